@@ -1,0 +1,297 @@
+"""TextRegion: an image becomes region tokens, one vector per segment, comparable with text; no training.
+
+    segmenter = TextRegionSegmenter.from_preset("clip-vit-l14-336")
+    result = segmenter.segment("photo.jpg", ["dog", "sofa", "floor"])
+
+Run as a program it is the demo: `python TextRegionSegmenter.py --help`.
+Paper: arXiv 2505.23769. The way of the data is written in README.md; the maths lives in utils/.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from utils.backbones import Backbone
+from utils.backbones.base import POOL_FEATURES, ViewFeatures
+from utils.errors import InputError
+from utils.images import ImageInput, load_image, resize_keep_ratio
+from utils.masks.base import MaskGenerator
+from utils.postprocess import label_pixels
+from utils.referring import Referral, largest_component_box
+from utils.runtime import Stages, resolve_device, resolve_dtype
+from utils.text import TEMPLATES, LabelPrompts
+from utils.tiling import TileGrid, cut_views, fuse_views
+from utils.tokens import difference_scores, nonempty, patch_weights, remove_patches
+from utils.types import PoolingRecipe, RegionMasks, RegionTokens, Segmentation, as_labels
+
+RESIZE_METHODS = ("multi_resolution", "resize")
+MASK_TYPES = ("soft", "hard")
+MASK_SIZES = ("resized", "original")
+
+
+class TextRegionSegmenter:
+    """A frozen image-text model and a mask source, joined as the method says.
+
+    backbone: ClipBackbone, SiglipBackbone or PerceptionBackbone.
+    mask_generator: what proposes regions, e.g. Sam2MaskGenerator; None is fine when masks are always given.
+    recipe: "demo", "semantic", "semantic-fp32" or a PoolingRecipe: the CLIP switches of spec 7.2.
+    scale: two side lengths in pixels the image is fitted into, aspect kept (spec 1.2); larger is finer and
+        slower: time grows with the number of tiles, (long side / crop_size) * (short side / crop_size).
+    crop_size: side of a view in pixels; None is the backbone's own.
+    resize_method: "multi_resolution" (whole image + tiles) or "resize" (one squashed view; fast, coarse).
+    antialias: whether views are shrunk with antialiasing; True for use, False to reproduce benchmarks (spec 1.5).
+    global_patch_threshold: patches scoring below it speak for no region, useful range 0..0.3 (scores lie in
+        [-2, 2]); None switches removal off (spec 6).
+    mask_type: "soft" or "hard" patch weights (ablation). pool_feature: "value", "input" or "output" of the last
+        block (CLIP ablation). upsample_times: 1 or more, finer patch grid (CLIP ablation, spec 4).
+    mask_size: full size of generated masks, "resized" (demo path) or "original" image (benchmarks; spec 5.2).
+    global_splits: parts (rows, columns) the whole-image view is split into, (1, 2) for Cityscapes (spec 2.4).
+    dense_fallback: label pixels outside all regions from dense CLIP features (spec 8.4a); off: first label.
+    views_per_batch: views encoded at once, at least 1; fewer need less memory.
+    device: "auto", "cpu", "cuda", "cuda:N" or "mps". dtype: "auto", "float32", "float16" or "bfloat16" of the
+        encoders; pooling is float32 always.
+    Every option is validated here: InputError says what was got and what is expected.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        mask_generator: MaskGenerator | None = None,
+        recipe: str | PoolingRecipe = "demo",
+        scale: tuple[int, int] = (2016, 672),
+        crop_size: int | None = None,
+        resize_method: str = "multi_resolution",
+        antialias: bool = True,
+        global_patch_threshold: float | None = 0.07,
+        mask_type: str = "soft",
+        pool_feature: str = "value",
+        upsample_times: int = 1,
+        mask_size: str = "resized",
+        global_splits: tuple[int, int] = (1, 1),
+        dense_fallback: bool = False,
+        views_per_batch: int = 32,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+    ) -> None:
+        if not isinstance(backbone, Backbone):
+            raise InputError(f"got a backbone of type {type(backbone).__name__}, expected ClipBackbone or another")
+        self.scale = _sides(scale)
+        self.global_splits = _sides(global_splits, "global_splits")
+        self.crop_size = _at_least("crop_size", backbone.crop_size if crop_size is None else crop_size)
+        backbone.check_crop_size(self.crop_size)
+        self.recipe = PoolingRecipe.named(recipe)
+        self.resize_method = _one_of("resize_method", resize_method, RESIZE_METHODS)
+        self.mask_type = _one_of("mask_type", mask_type, MASK_TYPES)
+        self.pool_feature = _one_of("pool_feature", pool_feature, POOL_FEATURES)
+        self.mask_size = _one_of("mask_size", mask_size, MASK_SIZES)
+        self.upsample_times = _at_least("upsample_times", upsample_times)
+        self.views_per_batch = _at_least("views_per_batch", views_per_batch)
+        self.antialias = bool(antialias)
+        if global_patch_threshold is not None and not -2 <= global_patch_threshold <= 2:
+            raise InputError(f"got global_patch_threshold {global_patch_threshold}, expected -2..2 or None for off")
+        self.global_patch_threshold = global_patch_threshold
+        if dense_fallback and not backbone.has_dense_fallback:
+            raise InputError(f"the {backbone.family} family has no dense features; leave dense_fallback off")
+        self.dense_fallback = dense_fallback
+        self.device = resolve_device(device)
+        self.backbone = backbone.to(self.device, resolve_dtype(dtype, self.device))
+        self.mask_generator = mask_generator.to(self.device) if mask_generator is not None else None
+        self.stages = Stages(device=self.device)
+        self._text_cache: dict[str, Tensor] = {}
+
+    @classmethod
+    def from_preset(cls, name: str = "clip-vit-l14-336", **options) -> "TextRegionSegmenter":
+        """Backbone, SAM 2 size, points and recipe under one name; weights are found or fetched (utils/presets.py).
+
+        options: any argument of the constructor but the parts, and the preset loader's own
+        (clip_checkpoint, clip_download_root, sam2_checkpoint, points_per_side, random_weights, …).
+        """
+        from utils.presets import build
+
+        return build(cls, name, **options)
+
+    # ------------------------------------------------------------------ image -> region tokens
+
+    @torch.inference_mode()
+    def encode_image(
+        self, image: ImageInput, masks: "RegionMasks | np.ndarray | Tensor | None" = None
+    ) -> RegionTokens:
+        """One unit vector per region of the image.
+
+        image: path, PIL image, (H, W, 3) uint8 RGB array or encoded bytes.
+        masks: own masks (R, h, w), soft or boolean, of any resolution; None asks the mask generator.
+        Regions without any patch (left) get no token; `kept` says which masks the tokens belong to. R = 0 is a
+        normal result. Raises InputError for an unreadable image, bad masks, or no masks and no generator.
+        """
+        pixels = load_image(image)
+        with self.stages("resize"):
+            resized = self.resize(pixels)
+        with self.stages("masks"):
+            masks = self._masks(pixels, resized, masks)
+        grid = TileGrid(
+            *resized.shape[:2], self.crop_size, self.global_splits, tiles=self.resize_method != "resize"
+        )
+        with self.stages("encode"):
+            features = self.encode_views(resized, grid)
+        with self.stages("pool"):
+            return self.pool(features, masks, grid)
+
+    def resize(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """The image as the mask generator and the tiling see it (spec 1.2, 1.3)."""
+        if self.resize_method == "resize":
+            return cv2.resize(image, (self.crop_size, self.crop_size), interpolation=cv2.INTER_LINEAR)
+        return resize_keep_ratio(image, self.scale)
+
+    def _masks(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        resized: UInt8[np.ndarray, "h w 3"],
+        masks: "RegionMasks | np.ndarray | Tensor | None",
+    ) -> RegionMasks:
+        if masks is not None:
+            return RegionMasks.from_array(masks, image.shape[:2], self.device)
+        if self.mask_generator is None:
+            raise InputError("this segmenter has no mask_generator; give encode_image(image, masks=…)")
+        full_size = image.shape[:2] if self.mask_size == "original" else resized.shape[:2]
+        return self.mask_generator.generate(resized, image_size=image.shape[:2], mask_size=full_size)
+
+    @torch.inference_mode()
+    def encode_views(self, resized: UInt8[np.ndarray, "h w 3"], grid: TileGrid) -> ViewFeatures:
+        """Patch features of every view, in the order of grid.windows; identical windows are encoded once."""
+        windows = list(dict.fromkeys(grid.windows))
+        pixels = torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float() / 255
+        parts = []
+        for start in range(0, len(windows), self.views_per_batch):
+            batch = windows[start : start + self.views_per_batch]
+            views = cut_views(pixels, batch, self.crop_size, self.backbone.interpolation, self.antialias)
+            views = self.backbone.normalise(views)
+            parts.append(self.backbone.encode_views(views, self.pool_feature, self.dense_fallback))
+        order = torch.tensor([windows.index(window) for window in grid.windows], device=self.device)
+        dense = torch.cat([p.dense for p in parts])[order] if self.dense_fallback else None
+        return ViewFeatures(torch.cat([p.pooled for p in parts])[order], dense)
+
+    @torch.inference_mode()
+    def pool(self, features: ViewFeatures, masks: RegionMasks, grid: TileGrid) -> RegionTokens:
+        """Fuse the views, weigh the patches, remove global ones, pool: R rows (spec 4 to 7)."""
+        maps = features.pooled.float()
+        if self.upsample_times > 1:
+            maps = F.interpolate(maps, scale_factor=self.upsample_times, mode="bilinear")
+        fused = fuse_views(maps, grid, self.backbone.global_weight)
+        shape = tuple(fused.shape[1:])
+        patches = fused.flatten(1).T
+        weights = patch_weights(masks.patch_grid(shape), self.mask_type)
+        kept = nonempty(weights).nonzero()[:, 0]
+        weights, scores = weights[kept], None
+        if self.global_patch_threshold is not None:
+            scores = difference_scores(patches, weights)
+            weights = remove_patches(weights, scores, self.global_patch_threshold)
+            left = nonempty(weights)
+            weights, kept = weights[left], kept[left]
+        unit_values = self.recipe.unit_values and scores is not None and grid.tiles
+        tokens = self.backbone.pool(patches, weights, self.recipe, unit_values, self.pool_feature)
+        dense = None if features.dense is None else fuse_views(features.dense, grid, self.backbone.global_weight)
+        return RegionTokens(
+            tokens,
+            masks.select(kept),
+            kept,
+            shape,
+            self.backbone.name,
+            self.recipe.name,
+            self.backbone.logit_scale,
+            self.backbone.logit_bias,
+            None if scores is None else scores.unflatten(0, shape),
+            dense,
+        )
+
+    # ------------------------------------------------------------------ words -> vectors
+
+    @torch.inference_mode()
+    def encode_text(self, labels: Sequence[str]) -> Float32[Tensor, "L D"]:
+        """Unit text embeddings: the 80 ImageNet templates of every label, averaged (spec 8.1); cached per label.
+
+        InputError for an empty list or a blank label; a label longer than the model's context is cut with a
+        warning.
+        """
+        labels = as_labels(labels)
+        new = [label for label in dict.fromkeys(labels) if label not in self._text_cache]
+        with self.stages("text"):
+            per_batch = max(2048 // len(TEMPLATES), 1)
+            for start in range(0, len(new), per_batch):
+                batch = new[start : start + per_batch]
+                self._text_cache.update(zip(batch, self.backbone.encode_labels(batch), strict=True))
+        return torch.stack([self._text_cache[label] for label in labels])
+
+    # ------------------------------------------------------------------ tasks
+
+    @torch.inference_mode()
+    def segment(
+        self,
+        image: "ImageInput | RegionTokens",
+        labels: "Sequence[str] | LabelPrompts",
+        probability_threshold: float = 0.0,
+        output_size: tuple[int, int] | None = None,
+        return_probabilities: bool = False,
+    ) -> Segmentation:
+        """A label for every pixel (spec 8.3, 8.4). With tokens instead of an image nothing is encoded again.
+
+        labels: words or phrases; synonyms of one label separated by ";".
+        probability_threshold: 0..1; less certain pixels get the first label (spec 8.4c). output_size: (H, W),
+        default the image's own. return_probabilities: keep (L, H, W).
+        """
+        prompts = LabelPrompts.parse(labels)
+        regions = self._regions(image)
+        text = self.encode_text(prompts.queries)
+        with self.stages("postprocess"):
+            uncovered = None
+            if self.dense_fallback and regions.dense is not None:
+                uncovered = torch.einsum("qd,dyx->qyx", text, regions.dense)
+            return label_pixels(
+                regions.logits(text),
+                regions.masks,
+                prompts,
+                output_size,
+                uncovered,
+                probability_threshold,
+                return_probabilities,
+            )
+
+    @torch.inference_mode()
+    def refer(self, image: "ImageInput | RegionTokens", sentence: str) -> Referral:
+        """The region a sentence refers to: the largest cosine; its mask > 0 and largest component's box (spec 10)."""
+        regions = self._regions(image)
+        (sentence,) = as_labels([sentence])
+        if len(regions) == 0:
+            return Referral(None, np.zeros(regions.masks.image_size, bool), None, None)
+        scores = regions.similarity(self.encode_text([sentence.lower()]))[:, 0]
+        best = int(scores.argmax())
+        mask = regions.masks.select(torch.tensor([best])).binary()[0].cpu().numpy()
+        return Referral(best, mask, largest_component_box(mask), float(scores[best]))
+
+    def _regions(self, image: "ImageInput | RegionTokens") -> RegionTokens:
+        if isinstance(image, RegionTokens):
+            return replace(image).to(self.device)
+        return self.encode_image(image)
+
+
+def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise InputError(f"got {name} {value!r}, expected one of {', '.join(choices)}")
+    return value
+
+
+def _at_least(name: str, value: int, least: int = 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"got {name} {value!r}, expected a whole number of at least {least}")
+    return value
+
+
+def _sides(pair: Sequence[int], name: str = "scale") -> tuple[int, int]:
+    if len(tuple(pair)) != 2 or any(not isinstance(n, int) or n < 1 for n in pair):
+        raise InputError(f"got {name} {pair!r}, expected two whole numbers of at least 1")
+    return tuple(pair)

@@ -1,0 +1,199 @@
+"""What every image-text model must offer to the method, and the registry of known variants."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.errors import InputError
+from utils.text import TEMPLATES
+from utils.types import PoolingRecipe
+
+Tokenizer = Callable[[list[str]], Int[Tensor, "N context"]]
+POOL_FEATURES = ("value", "input", "output")
+
+
+@dataclass(frozen=True)
+class ViewFeatures:
+    """What the encoder says about T views.
+
+    pooled: (T, C, g, g) features that regions pool. dense: (T, D, g, g) unit vectors of every patch, or None.
+    """
+
+    pooled: Float[Tensor, "T C g g"]
+    dense: Float[Tensor, "T D g g"] | None = None
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """One registry row: a variant and the published settings that belong to it.
+
+    open_clip: (model name, pretrained tag). tile: input side in pixels the method uses (crop_size).
+    width: D of the joint embedding. megabytes: download size of the weights.
+    """
+
+    name: str
+    family: str
+    open_clip: tuple[str, str]
+    tile: int
+    width: int
+    megabytes: int
+    note: str = ""
+    quick_gelu: bool = False
+
+
+class Backbone(ABC):
+    """A frozen open_clip model seen as: views in, patch features out; pool; encode text.
+
+    Class attributes are the family's published settings: mean, std, interpolation of the views, the weight of
+    the upsampled global map when views are fused (spec 4).
+    """
+
+    family: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    global_weight: float = 1.0
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, name: str, crop_size: int | None) -> None:
+        self.check(model)
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.crop_size = crop_size or _side(model.visual.image_size)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        name: str = "custom",
+        crop_size: int | None = None,
+    ) -> "Backbone":
+        """Wrap an open_clip model that already exists.
+
+        tokenizer: list of N strings -> (N, context) int64. crop_size: side of a view in pixels, default the
+        model's own input size. Raises InputError in one line when the model has not the form the method needs.
+        """
+        return cls(model, tokenizer, name=name, crop_size=crop_size)
+
+    @staticmethod
+    @abstractmethod
+    def check(model: nn.Module) -> None:
+        """Raise InputError saying why this model cannot be used by the family."""
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D, width of the joint image-text embedding."""
+
+    @abstractmethod
+    def encode_views(
+        self, views: Float[Tensor, "T 3 S S"], pool_feature: str = "value", dense: bool = False
+    ) -> ViewFeatures:
+        """Patch features of normalised views (spec 3)."""
+
+    @abstractmethod
+    def pool(
+        self,
+        features: Float32[Tensor, "P C"],
+        weights: Float32[Tensor, "R P"],
+        recipe: PoolingRecipe,
+        unit_values: bool,
+        pool_feature: str = "value",
+    ) -> Float32[Tensor, "R D"]:
+        """One unit vector per region (spec 7). unit_values: pool features / ||features|| (families that do)."""
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor from cosine to region logit (spec 8.2); 1 but for SigLIP."""
+        return 1.0
+
+    @property
+    def logit_bias(self) -> float:
+        """Offset from cosine to region logit (spec 8.2); 0 but for SigLIP."""
+        return 0.0
+
+    @property
+    def has_dense_fallback(self) -> bool:
+        """Whether `encode_views(dense=True)` gives dense features (spec 8.4a: CLIP only)."""
+        return False
+
+    @property
+    def patches_per_side(self) -> int:
+        """g, patches along a side of one view."""
+        return self.crop_size // self.patch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Arithmetic of the encoder; pooling is always float32."""
+        return next(self.model.parameters()).dtype
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Backbone":
+        """Move the model; returns self."""
+        self.model.to(device=device, dtype=dtype)
+        return self
+
+    def normalise(self, views: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T 3 S S"]:
+        """RGB in [0, 1] to the model's input range."""
+        mean = torch.tensor(self.mean, device=views.device)[:, None, None]
+        std = torch.tensor(self.std, device=views.device)[:, None, None]
+        return ((views - mean) / std).to(self.dtype)
+
+    def check_crop_size(self, crop_size: int) -> None:
+        """InputError when views of that side cannot be encoded."""
+        if crop_size < self.patch_size or crop_size % self.patch_size:
+            raise InputError(f"got crop_size {crop_size}, expected a multiple of the patch size {self.patch_size}")
+
+    @torch.inference_mode()
+    def encode_labels(self, labels: Sequence[str]) -> Float32[Tensor, "L D"]:
+        """Mean of the unit embeddings of every label's 80 prompts, unit length again (spec 8.1); one batch."""
+        prompts = [template(label) for label in labels for template in TEMPLATES]
+        unit = self.encode_prompts(prompts).unflatten(0, (len(labels), len(TEMPLATES)))
+        return F.normalize(unit.mean(1), dim=-1)
+
+    @torch.inference_mode()
+    def encode_prompts(self, prompts: Sequence[str]) -> Float32[Tensor, "N D"]:
+        """Unit text embeddings of ready-made prompts, in one batch."""
+        tokens = self.tokenizer(list(prompts)).to(self.device)
+        return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+
+
+FAMILIES: dict[str, type[Backbone]] = {}
+SPECS: dict[str, BackboneSpec] = {}
+
+
+def register(*rows: BackboneSpec) -> Callable[[type[Backbone]], type[Backbone]]:
+    """Class decorator: make a family and its variants known by name."""
+
+    def add(family: type[Backbone]) -> type[Backbone]:
+        FAMILIES[family.family] = family
+        SPECS.update({row.name: row for row in rows})
+        return family
+
+    return add
+
+
+def find_spec(name: str) -> BackboneSpec:
+    """The registry row of a variant; InputError listing the valid names."""
+    if name not in SPECS:
+        raise InputError(f"unknown backbone {name!r}; expected one of {', '.join(sorted(SPECS))}")
+    return SPECS[name]
+
+
+def _side(image_size: int | tuple[int, int]) -> int:
+    return image_size if isinstance(image_size, int) else int(image_size[0])

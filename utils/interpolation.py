@@ -1,0 +1,32 @@
+"""Bilinear resizing of chosen rows and columns only, with the arithmetic of torch's own `interpolate`."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def bilinear_taps(size_in: int, size_out: int, device: torch.device | str = "cpu") -> list[Tensor]:
+    """Both source indices and the weight of the second, per output position (align_corners=False).
+
+    Returns [lower (size_out,) int64, upper (size_out,) int64, weight (size_out,) float32 in [0, 1)].
+    """
+    scale = torch.tensor(size_in, dtype=torch.float32) / size_out
+    position = (torch.arange(size_out, dtype=torch.float32) + 0.5) * scale - 0.5
+    position = position.clamp(0, size_in - 1)
+    lower = position.floor().long()
+    upper = (lower + 1).clamp(max=size_in - 1)
+    return [lower.to(device), upper.to(device), (position - lower).to(device)]
+
+
+def lerp_columns(x: Float[Tensor, "m y w"], taps: Sequence[Tensor]) -> Float[Tensor, "m y x"]:
+    """Blend pairs of columns: x[..., lower] * (1 - weight) + x[..., upper] * weight."""
+    lower, upper, weight = taps
+    return x[..., lower] * (1 - weight) + x[..., upper] * weight
+
+
+def lerp_rows(x: Float[Tensor, "m h x"], taps: Sequence[Tensor]) -> Float[Tensor, "m y x"]:
+    """Blend pairs of rows: x[..., lower, :] * (1 - weight) + x[..., upper, :] * weight."""
+    lower, upper, weight = taps
+    return x[..., lower, :] * (1 - weight[:, None]) + x[..., upper, :] * weight[:, None]
