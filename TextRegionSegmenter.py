@@ -133,7 +133,7 @@ class TextRegionSegmenter:
         with self.stages("resize"):
             resized = self.resize(pixels)
         with self.stages("masks"):
-            masks = self._masks(pixels, resized, masks)
+            masks = replace(self._masks(pixels, resized, masks), hard=self.mask_type == "hard")
         grid = TileGrid(
             *resized.shape[:2], self.crop_size, self.global_splits, tiles=self.resize_method != "resize"
         )

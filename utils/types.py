@@ -71,6 +71,7 @@ class RegionMasks:
     group: (M,) int64 region of each part, every region 0..R-1 at least once; default one part per region.
     boxes: (R, 4) xyxy in pixels of the image, end-exclusive; derived from `soft > 0` when not given.
     predicted_iou, stability: (R,) of the region's first part; ones when not given.
+    hard: full-size values are 1 where they would be > 0 (ablation, spec 5.1).
     """
 
     soft: Shaped[Tensor, "M h w"]
@@ -80,6 +81,7 @@ class RegionMasks:
     boxes: Float[Tensor, "R 4"] | None = None
     predicted_iou: Float[Tensor, " R"] | None = None
     stability: Float[Tensor, " R"] | None = None
+    hard: bool = False
 
     def __post_init__(self) -> None:
         if self.soft.ndim != 3 or 0 in self.soft.shape[1:]:
@@ -179,6 +181,7 @@ class RegionMasks:
             self.boxes[index],
             self.predicted_iou[index],
             self.stability[index],
+            self.hard,
         )
 
     def at_size(self, mask_size: tuple[int, int]) -> "RegionMasks":
@@ -201,10 +204,9 @@ class RegionMasks:
         needed, inverse = torch.unique(torch.cat(y_taps[:2]), return_inverse=True)
         y_taps[:2] = inverse.chunk(2)
         parts = lerp_rows(lerp_columns(self.soft[:, needed].float(), x_taps), y_taps)
-        if len(parts) == len(self):
-            return parts[torch.argsort(self.group)]
         full = parts.new_zeros(len(self), *parts.shape[1:])
-        return full.scatter_reduce(0, self.group[:, None, None].expand_as(parts), parts, "amax")
+        full = full.scatter_reduce(0, self.group[:, None, None].expand_as(parts), parts, "amax")
+        return (full > 0).float() if self.hard else full
 
     def full(self) -> Float32[Tensor, "R h1 w1"]:
         """All soft masks at full size, values 0..3; R * h' * w' * 4 bytes."""
@@ -250,11 +252,12 @@ class RegionMasks:
         return {name: getattr(self, name) for name in names}
 
     def _sizes(self) -> dict:
-        return {"image_size": list(self.image_size), "mask_size": list(self.mask_size)}
+        return {"image_size": list(self.image_size), "mask_size": list(self.mask_size), "hard": self.hard}
 
     @classmethod
     def _restore(cls, tensors: dict[str, Tensor], meta: dict) -> "RegionMasks":
-        return cls(**tensors, image_size=tuple(meta["image_size"]), mask_size=tuple(meta["mask_size"]))
+        sizes = {name: tuple(meta[name]) for name in ("image_size", "mask_size")}
+        return cls(**tensors, **sizes, hard=meta["hard"])
 
 
 def _first(on: Bool[Tensor, "M n"]) -> Float32[Tensor, " M"]:
@@ -342,7 +345,7 @@ class RegionTokens:
 
         tensors, meta = load_tensors(path, kind="RegionTokens")
         parts = {n.removeprefix("masks."): tensors.pop(n) for n in list(tensors) if n.startswith("masks.")}
-        sizes = {n: meta.pop(n) for n in ("image_size", "mask_size")}
+        sizes = {n: meta.pop(n) for n in ("image_size", "mask_size", "hard")}
         meta["grid"] = tuple(meta["grid"])
         return cls(**tensors, masks=RegionMasks._restore(parts, sizes), **meta)
 

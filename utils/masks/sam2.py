@@ -1,0 +1,189 @@
+"""SAM 2.1 automatic masks: a grid of clicks, three masks each, filtered, sorted, fused (spec 9)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.errors import InputError
+from utils.masks import filters
+from utils.runtime import autocast
+from utils.types import MAX_SOFT_VALUE, RegionMasks
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+LOGIT_LIMIT = 32.0
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """SAM 2's embedding of one image: (1, C, s/16, s/16) and its two high-resolution maps."""
+
+    embedding: Float[Tensor, "1 C e e"]
+    high_resolution: list[Tensor]
+
+
+class Sam2MaskGenerator:
+    """Proposes regions with a SAM 2 model of the `sam2` package.
+
+    points_per_side: s * s clicks, at least 1; more finds smaller things, time grows with s^2 (16; Cityscapes 36).
+    points_per_batch: clicks decoded at once, at least 1; fewer need less memory, the result is the same.
+    pred_iou_thresh: 0..1, masks whose predicted IoU is not above it are dropped; higher is fewer and cleaner.
+    stability_score_thresh: 0..1, masks less stable under a shift of the logit threshold are dropped.
+    box_nms_thresh: 0..1, of two masks whose boxes overlap more, the worse is dropped; 1 keeps all.
+    min_size: masks of at most this many low-res pixels are dropped (0 keeps all).
+    fuse_mask: join masks that contain each other; fuse_mask_threshold: 0..1, share of the smaller one's mass.
+    return_non_overlapping: give every pixel to the first mask in order.
+    dtype: autocast type on CUDA (torch.float32 switches autocast off); a CPU always computes in float32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        points_per_side: int = 16,
+        points_per_batch: int = 2048,
+        pred_iou_thresh: float = 0.6,
+        stability_score_thresh: float = 0.6,
+        box_nms_thresh: float = 0.9,
+        min_size: int = 100,
+        fuse_mask: bool = True,
+        fuse_mask_threshold: float = 0.8,
+        return_non_overlapping: bool = False,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        for name, value, least in (
+            ("points_per_side", points_per_side, 1),
+            ("points_per_batch", points_per_batch, 1),
+            ("min_size", min_size, 0),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"got {name} {value!r}, expected a whole number of at least {least}")
+        for name, value in (
+            ("pred_iou_thresh", pred_iou_thresh),
+            ("stability_score_thresh", stability_score_thresh),
+            ("box_nms_thresh", box_nms_thresh),
+            ("fuse_mask_threshold", fuse_mask_threshold),
+        ):
+            if not 0 <= value <= 1:
+                raise InputError(f"got {name} {value!r}, expected a number in 0..1")
+        self.model = model.eval().requires_grad_(False)
+        self.points_per_side = points_per_side
+        self.points_per_batch = points_per_batch
+        self.pred_iou_thresh = pred_iou_thresh
+        self.stability_score_thresh = stability_score_thresh
+        self.box_nms_thresh = box_nms_thresh
+        self.min_size = min_size
+        self.fuse_mask = fuse_mask
+        self.fuse_mask_threshold = fuse_mask_threshold
+        self.return_non_overlapping = return_non_overlapping
+        self.dtype = dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: torch.device | str) -> "Sam2MaskGenerator":
+        """Move the model; returns self."""
+        self.model.to(device)
+        return self
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        image_size: tuple[int, int] | None = None,
+        mask_size: tuple[int, int] | None = None,
+    ) -> RegionMasks:
+        """Regions of an image, sorted whole, part, subpart, each by predicted IoU; R = 0 is a normal result.
+
+        image: RGB bytes as resized for the method. image_size: (H, W) of the original, for boxes and output.
+        mask_size: full size of the masks. Both default to the given image's own.
+        """
+        size = tuple(image.shape[:2])
+        features = self.encode(image)
+        logits, predicted_iou = self.decode_points(features, filters.point_grid(self.points_per_side))
+        return self.select(logits, predicted_iou, tuple(image_size or size), tuple(mask_size or size))
+
+    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> ImageFeatures:
+        """The image squashed to SAM 2's input (bilinear, no antialias), normalised, encoded (spec 9.1)."""
+        model, device = self.model, self.device
+        pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
+        side = model.image_size
+        pixels = F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False, antialias=False)
+        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
+        with autocast(device, self.dtype):
+            *high_resolution, embedding = model.forward_image((pixels - mean) / std)["backbone_fpn"]
+            if model.directly_add_no_mem_embed:
+                embedding = embedding + model.no_mem_embed.reshape(1, -1, 1, 1)
+        return ImageFeatures(embedding, high_resolution)
+
+    def decode_points(
+        self, features: ImageFeatures, points: Float32[Tensor, "N 2"]
+    ) -> tuple[Float[Tensor, "N 3 h w"], Float32[Tensor, "N 3"]]:
+        """Low-res logits (half precision, clamped to +-32) and predicted IoU of single clicks (spec 9.2, 9.3).
+
+        points: (x, y) in [0, 1] of the image.
+        """
+        points = (points.to(self.device) * self.model.image_size)[:, None]
+        outputs = [self._decode(features, batch) for batch in points.split(self.points_per_batch)]
+        return torch.cat([masks for masks, _ in outputs]), torch.cat([iou for _, iou in outputs])
+
+    def _decode(
+        self, features: ImageFeatures, points: Float32[Tensor, "N 1 2"]
+    ) -> tuple[Float[Tensor, "N 3 h w"], Float32[Tensor, "N 3"]]:
+        model = self.model
+        positive = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
+        with autocast(self.device, self.dtype):
+            sparse, dense = model.sam_prompt_encoder(points=(points, positive), boxes=None, masks=None)
+            masks, predicted_iou, _, _ = model.sam_mask_decoder(
+                image_embeddings=features.embedding,
+                image_pe=model.sam_prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=True,
+                repeat_image=True,
+                high_res_features=features.high_resolution,
+            )
+        return masks.clamp(-LOGIT_LIMIT, LOGIT_LIMIT).half(), predicted_iou.float()
+
+    def select(
+        self,
+        logits: Float[Tensor, "N 3 h w"],
+        predicted_iou: Float32[Tensor, "N 3"],
+        image_size: tuple[int, int],
+        mask_size: tuple[int, int],
+    ) -> RegionMasks:
+        """Filter, sort and fuse the candidates of N clicks (spec 9.3 to 9.9)."""
+        candidates, scores = filters.order_candidates(logits), filters.order_candidates(predicted_iou)
+        index, stability, boxes = self.filter(candidates, scores)
+        if self.fuse_mask or self.return_non_overlapping:  # otherwise best predicted IoU first, as NMS left them
+            order = filters.sort_by_level(index, scores[index], len(logits))
+            index, stability, boxes = index[order], stability[order], boxes[order]
+        if len(index) == 0:
+            return RegionMasks.empty(image_size, logits.device)
+        soft = candidates[index].clamp(0, MAX_SOFT_VALUE)
+        masks = RegionMasks(soft, image_size, mask_size, None, None, scores[index], stability)
+        if self.fuse_mask:
+            masks = filters.merge(masks, filters.fusion_groups(masks, boxes, self.fuse_mask_threshold))
+        return filters.without_overlap(masks, self.min_size) if self.return_non_overlapping else masks
+
+    def filter(
+        self, candidates: Float[Tensor, "M h w"], scores: Float32[Tensor, " M"]
+    ) -> tuple[Int[Tensor, " K"], Float32[Tensor, " K"], Int[Tensor, "K 4"]]:
+        """Candidates that pass predicted IoU, stability, box NMS and size, in NMS order (spec 9.4, 9.5).
+
+        Returns (index into candidates, stability, inclusive low-res box) of each survivor.
+        """
+        index = (scores > self.pred_iou_thresh).nonzero()[:, 0]
+        stability = filters.stability_scores(candidates[index])
+        stable = stability >= self.stability_score_thresh  # NaN compares false: 0/0 is dropped
+        index, stability = index[stable], stability[stable]
+        on = candidates[index] > 0
+        boxes = filters.inclusive_boxes(on)
+        keep = filters.suppress(boxes, scores[index], self.box_nms_thresh)
+        keep = keep[on[keep].sum((1, 2)) > self.min_size]
+        return index[keep], stability[keep], boxes[keep]
