@@ -1,0 +1,192 @@
+"""`results.json` and `results.md`: numbers that can be traced to what made them."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+import yaml
+
+from utils.runtime import resolve_device
+from utils.storage import write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
+PACKAGES = (
+    "torchvision",
+    "open_clip_torch",
+    "timm",
+    "sam2",
+    "numpy",
+    "opencv-python-headless",
+    "opencv-python",
+    "mmsegmentation",
+    "mmengine",
+    "mmcv-lite",
+    "mmcv",
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure from a paper or another group, never measured here. where: benchmark or metric."""
+
+    method: str
+    backbone: str
+    where: str
+    value: float
+    unit: str
+    source: str
+
+
+@dataclass
+class Results:
+    """One evaluation.
+
+    metrics: {"mIoU": 46.6, …}; per_class: {class: {"IoU": …}}; shares are in percent.
+    config: the full resolved settings. recipe: the pooling switches (spec 7.2). items: how many were counted.
+    skipped: [{"id", "reason"}]. measured: items done in this run (the others came from an earlier one).
+    seconds: {"total": wall clock of this run, "per_stage": {…} summed over its processes}.
+    """
+
+    task: str
+    benchmark: str
+    backbone: str
+    metrics: dict[str, float]
+    items: int
+    config: dict
+    recipe: dict = field(default_factory=dict)
+    per_class: dict[str, dict] = field(default_factory=dict)
+    skipped: list[dict] = field(default_factory=list)
+    seconds: dict = field(default_factory=dict)
+    measured: int = 0
+    processes: int = 1
+    device: dict = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: package_versions())
+    commit: dict = field(default_factory=lambda: git_commit())
+
+    @property
+    def items_per_second(self) -> float | None:
+        """Items of this run by its wall-clock time, all processes together; None when nothing was run."""
+        total = self.seconds.get("total", 0)
+        return self.measured / total if total and self.measured else None
+
+    def save(self, work_dir: str | Path) -> None:
+        """Write results.json and results.md, each in one step. NaN (class without a pixel) is null."""
+        published = [asdict(figure) for figure in published_for(self.benchmark, self.backbone)]
+        content = {**asdict(self), "images_per_second": self.items_per_second, "published": published}
+        data = json.dumps(_without_nan(content), indent=1, default=str)
+        write_atomically(Path(work_dir) / "results.json", data.encode())
+        write_atomically(Path(work_dir) / "results.md", self.markdown().encode())
+
+    def markdown(self) -> str:
+        """The same as a text: metrics beside published figures, what made them, classes, skipped items."""
+        lines = [f"# {self.benchmark}: {self.task}, {self.backbone}", ""]
+        lines += markdown_table(["metric", "here"], [[k, f"{v:.2f}"] for k, v in self.metrics.items()])
+        figures = published_for(self.benchmark, self.backbone)
+        rows = [[f"{f.method}, {f.backbone}", f"{f.value:g} {f.unit}", f.source] for f in figures]
+        if rows:
+            lines += ["", "Published figures (not measured here):", ""]
+            lines += markdown_table(["method", "published", "source"], rows)
+        lines += ["", *self._origin()]
+        if self.per_class:
+            names = list(next(iter(self.per_class.values())))
+            rows = [[c, *(_number(v[n]) for n in names)] for c, v in self.per_class.items()]
+            lines += ["", "## Classes", "", *markdown_table(["class", *names], rows)]
+        if self.skipped:
+            rows = [[s["id"], s["reason"]] for s in self.skipped]
+            lines += ["", "## Skipped", "", *markdown_table(["item", "reason"], rows)]
+        return "\n".join(lines) + "\n"
+
+    def _origin(self) -> list[str]:
+        speed = self.items_per_second
+        stages = ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.get("per_stage", {}).items())
+        return [
+            f"- items: {self.items}, skipped: {len(self.skipped)}, processes: {self.processes}",
+            f"- recipe: {json.dumps(self.recipe)}",
+            f"- device: {json.dumps(self.device)}",
+            f"- speed: {f'{speed:.3f} images/s' if speed else 'nothing new was run'}",
+            f"- seconds per stage: {stages}",
+            f"- commit: {self.commit.get('hash')}{', with changes' if self.commit.get('changed') else ''}",
+            "- packages: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()),
+            "- the full configuration is in results.json",
+        ]
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; "|" within a cell is escaped."""
+    table = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in table]
+
+
+@cache
+def published_figures(path: Path = PUBLISHED_FILE) -> tuple[Published, ...]:
+    """All figures of published.yaml."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return tuple(Published(**row) for row in content["figures"])
+
+
+def published_for(benchmark: str, backbone: str | None = None) -> list[Published]:
+    """Published figures of a benchmark, optionally of one backbone only."""
+    return [f for f in published_figures() if f.where == benchmark and backbone in (None, f.backbone)]
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that decide the numbers."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}  # with its CUDA version
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit(root: Path = ROOT) -> dict:
+    """{"hash", "changed": whether tracked files differ from it}; hash None outside a git checkout."""
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return {"hash": head, "changed": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"hash": None, "changed": None}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def describe_device(device: str | torch.device = "auto") -> dict:
+    """{"type", "name", "threads"} of where the numbers were made."""
+    device = resolve_device(device)
+    if device.type == "cuda":
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return {"type": device.type, "name": platform.machine(), "threads": torch.get_num_threads()}
+
+
+def sum_stages(stages: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds per stage, summed over processes."""
+    total: dict[str, float] = {}
+    for one in stages:
+        for name, seconds in one.items():
+            total[name] = total.get(name, 0.0) + seconds
+    return total
+
+
+def _number(value: object) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(k): _without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and value != value else value
