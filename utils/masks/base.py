@@ -1,6 +1,6 @@
 """What a source of regions must offer."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from utils.types import RegionMasks
 
 
+@runtime_checkable
 class MaskGenerator(Protocol):
     """Anything that proposes regions for an image."""
 

@@ -1,0 +1,93 @@
+"""From a registry row to a working backbone: architecture, tokenizer, weights in any published layout."""
+
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict
+from open_clip.pretrained import get_pretrained_cfg
+from timm.models import eva
+from torch import Tensor, nn
+
+from utils.backbones.base import FAMILIES, Backbone, BackboneSpec, Tokenizer
+from utils.backbones.tokenizers import stand_in_tokenizer
+from utils.checkpoints import load_strictly, read_state
+from utils.errors import InputError
+from utils.weights import CLIP_VARIABLE, Asset
+
+RANDOM_SEED = 0
+SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
+
+
+def weight_asset(spec: BackboneSpec) -> Asset:
+    """The weight file of a row, as open_clip's table says: safetensors first, then the older name."""
+    model, tag = spec.open_clip
+    entry = get_pretrained_cfg(model, tag)
+    repository, _, file = entry["hf_hub"].rpartition("/")
+    files = (file,) if file else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    if file.endswith((".bin", ".pth")):
+        files = (f"{file[:-4]}.safetensors", file)
+    original = (entry["url"].split("/")[-1],) if tag == "openai" and entry["url"] else ()
+    return Asset(spec.name, repository, files, CLIP_VARIABLE, "--clip_checkpoint", original)
+
+
+def build_model(spec: BackboneSpec) -> nn.Module:
+    """The row's architecture through open_clip, random weights, float32, no file read."""
+    return open_clip.create_model(spec.open_clip[0], pretrained=None, load_weights=False).eval()
+
+
+def random_backbone(spec: BackboneSpec, seed: int = RANDOM_SEED) -> Backbone:
+    """The real architecture with random weights: for trying a program, never for its results.
+
+    The global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = build_model(spec)
+    return wrap(spec, model, stand_in_tokenizer(model))
+
+
+def load_backbone(spec: BackboneSpec, path: str | Path, tokenizer: Tokenizer) -> Backbone:
+    """The row's model with the weights of a file; the row decides preprocessing, tile and pooling.
+
+    Raises InputError in one line: missing, truncated, unsafe, wrong architecture or wrong family.
+    """
+    model = build_model(spec)
+    load_strictly(model, to_open_clip(read_state(path), model), spec.name, path)
+    return wrap(spec, model, tokenizer)
+
+
+def wrap(spec: BackboneSpec, model: nn.Module, tokenizer: Tokenizer) -> Backbone:
+    """The family's class around a model of the row."""
+    return FAMILIES[spec.family].from_model(model, tokenizer, spec.name, spec.tile)
+
+
+def to_open_clip(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Published layouts as open_clip's own: OpenAI's CLIP, Meta's PE, text tower at the top level."""
+    state = {k: v for k, v in state.items() if k not in SIZE_ENTRIES and not k.endswith("attn_mask")}
+    if not isinstance(model, CustomTextCLIP):
+        return _fit_scalars(state, model)
+    if "visual.attn_pool.attn.in_proj_weight" in state and "visual.conv1.weight" in state:
+        state = _from_meta(state, model)
+    if "positional_embedding" in state:
+        state = convert_to_custom_text_state_dict(state)
+    return _fit_scalars(state, model)
+
+
+def _from_meta(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Meta's Perception Encoder: its image tower through timm's own converter."""
+    try:
+        trunk = eva.checkpoint_filter_fn(dict(state), model.visual.trunk)
+    except (KeyError, AttributeError, RuntimeError) as error:
+        raise InputError(f"the file is a Perception Encoder, but not of this form ({error})") from error
+    text = {k: v for k, v in state.items() if not k.startswith("visual.")}
+    return {**text, **{f"visual.trunk.{k}": v for k, v in trunk.items()}}
+
+
+def _fit_scalars(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """logit_scale and logit_bias are sometimes saved with one dimension more or less."""
+    own = dict(model.named_parameters())
+    for name in ("logit_scale", "logit_bias"):
+        if name in state and own.get(name) is not None and state[name].numel() == own[name].numel():
+            state[name] = state[name].reshape(own[name].shape)
+    return state

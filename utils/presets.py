@@ -1,0 +1,206 @@
+"""Presets: backbone, SAM 2 size, points and recipe under one name (configs/presets.yaml).
+
+    python -m utils.presets              # the table
+    python -m utils.presets --markdown   # the same for README.md
+"""
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from utils.backbones import SPECS, Backbone, BackboneSpec, ClipBackbone, find_spec
+from utils.backbones.loading import RANDOM_SEED, load_backbone, random_backbone, weight_asset
+from utils.backbones.tokenizers import tokenizer_asset, tokenizer_of
+from utils.errors import InputError
+from utils.masks.base import MaskGenerator
+from utils.masks.sam2 import Sam2MaskGenerator
+from utils.masks.sam2_model import build_sam2, load_sam2, sam2_asset, size_of
+from utils.tinyworld import models as tinyworld
+from utils.weights import Asset, locate_all
+
+if TYPE_CHECKING:
+    from TextRegionSegmenter import TextRegionSegmenter
+
+PRESETS_FILE = Path(__file__).parent.parent / "configs" / "presets.yaml"
+TINY_WORLD = "tinyworld"
+FROM_PRESET = "preset"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One line of configs/presets.yaml.
+
+    backbone: a row of the registry. sam2: a SAM 2.1 size. options: arguments of TextRegionSegmenter.
+    masks: arguments of Sam2MaskGenerator. published: figures of the paper for this pairing, or ''.
+    """
+
+    name: str
+    backbone: str
+    sam2: str = "large"
+    points_per_side: int = 16
+    recipe: str = "demo"
+    published: str = ""
+    note: str = ""
+    masks: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@cache
+def _table() -> dict[str, Preset]:
+    data = yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+    rows = {name: dict(data["defaults"], **row) for name, row in data["presets"].items()}
+    rows.update({name: dict(data["defaults"], backbone=name) for name in SPECS if name not in rows})
+    return {name: _preset(name, row) for name, row in rows.items()}
+
+
+def _preset(name: str, row: dict[str, Any]) -> Preset:
+    own = {key: row.pop(key) for key in list(row) if key in Preset.__dataclass_fields__}
+    if "scale" in row:
+        row["scale"] = tuple(row["scale"])
+    return Preset(name, options=row, **own)
+
+
+def preset_names() -> tuple[str, ...]:
+    """All names `find_preset` knows, `tiny` first."""
+    return tuple(_table())
+
+
+def find_preset(name: str) -> Preset:
+    """A preset by name; InputError listing the valid names.
+
+    Besides the table, "open_clip:MODEL/TAG" is any open_clip vision transformer with a class token.
+    """
+    if name.startswith("open_clip:"):
+        return _preset(name, dict(_defaults(), backbone=name))
+    if name not in _table():
+        raise InputError(f"unknown preset {name!r}; expected one of {', '.join(_table())} or open_clip:MODEL/TAG")
+    return _table()[name]
+
+
+def _defaults() -> dict[str, Any]:
+    return yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))["defaults"]
+
+
+def assets_of(name: str) -> list[Asset]:
+    """The files a preset needs; none for `tiny`, whose weights are in the repository."""
+    preset = find_preset(name)
+    return [asset for asset, _ in _requests(preset, None, None, None, wants_sam2=True).values()]
+
+
+def build(
+    segmenter_class: "type[TextRegionSegmenter]",
+    name: str,
+    *,
+    clip_checkpoint: str | Path | None = None,
+    clip_download_root: str | Path | None = None,
+    sam2_checkpoint: str | Path | None = None,
+    model_cfg: str | Path | None = None,
+    points_per_side: int | None = None,
+    min_size: int | None = None,
+    return_non_overlapping: bool | None = None,
+    mask_generator: MaskGenerator | str | None = FROM_PRESET,
+    random_weights: bool = False,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    **segmenter_options: Any,
+) -> "TextRegionSegmenter":
+    """A segmenter from a preset; weights are located as utils/weights.py says, all of them before any is loaded.
+
+    clip_checkpoint, sam2_checkpoint: explicit weight files (or folders made by utils.weights), which must exist.
+    clip_download_root: weights folder or hub cache, for both models. model_cfg: SAM 2.1 size, or YAML.
+    points_per_side, min_size, return_non_overlapping: override the preset's mask generator.
+    mask_generator: "preset" is the preset's SAM 2; None for given masks only; or a generator of your own.
+    random_weights: the real architectures without any file, the same every time; results mean nothing.
+    segmenter_options: arguments of the segmenter; they override the preset's.
+    Raises InputError in one line for anything that does not exist or fit.
+    """
+    preset = find_preset(name)
+    wants_sam2 = isinstance(mask_generator, str) and mask_generator == FROM_PRESET
+    explicit = {"--clip_checkpoint": clip_checkpoint, "--sam2_checkpoint": sam2_checkpoint}
+    if random_weights:
+        given = [flag for flag, path in explicit.items() if path is not None]
+        if given:
+            raise InputError(f"got {given[0]} and random weights, which exclude each other; leave one out")
+        backbone, sam2 = _random_models(preset, model_cfg, wants_sam2)
+    else:
+        requests = _requests(preset, clip_checkpoint, sam2_checkpoint, model_cfg, wants_sam2)
+        found = dict(zip(requests, locate_all(list(requests.values()), clip_download_root), strict=True))
+        backbone = _load_backbone(preset, found)
+        sam2 = _load_sam2(preset, found.get("sam2"), model_cfg, sam2_checkpoint is not None) if wants_sam2 else None
+    if wants_sam2:
+        own = {"min_size": min_size, "return_non_overlapping": return_non_overlapping}
+        own["points_per_side"] = preset.points_per_side if points_per_side is None else points_per_side
+        own = {key: value for key, value in own.items() if value is not None}
+        mask_generator = Sam2MaskGenerator(sam2, **{**preset.masks, **own})
+    options = {"recipe": preset.recipe, **preset.options, **segmenter_options}
+    return segmenter_class(backbone, mask_generator, device=device, dtype=dtype, **options)
+
+
+def _requests(
+    preset: Preset,
+    clip_checkpoint: str | Path | None,
+    sam2_checkpoint: str | Path | None,
+    model_cfg: str | Path | None,
+    wants_sam2: bool,
+) -> dict[str, tuple[Asset, str | Path | None]]:
+    """The files to look for, each with the path the user gave for it."""
+    requests: dict[str, tuple[Asset, str | Path | None]] = {}
+    if preset.backbone != TINY_WORLD:
+        spec = find_spec(preset.backbone)
+        requests["backbone"] = (weight_asset(spec), clip_checkpoint)
+        if (tokenizer := tokenizer_asset(spec)) is not None:
+            requests["tokenizer"] = (tokenizer, _beside(clip_checkpoint, tokenizer))
+    elif clip_checkpoint is not None:
+        raise InputError(f"preset {preset.name} brings its own image-text model; leave --clip_checkpoint out")
+    if wants_sam2 and (preset.sam2 != TINY_WORLD or sam2_checkpoint is not None or model_cfg is not None):
+        size = size_of(model_cfg) or (preset.sam2 if preset.sam2 != TINY_WORLD else "large")
+        if size_of(model_cfg) is None and model_cfg is not None and sam2_checkpoint is None:
+            raise InputError(f"model_cfg {model_cfg} is not a published size; give its weights as --sam2_checkpoint")
+        requests["sam2"] = (sam2_asset(size), sam2_checkpoint)
+    return requests
+
+
+def _beside(checkpoint: str | Path | None, tokenizer: Asset) -> Path | None:
+    """A tokenizer file lying beside an explicit weight file, if any."""
+    if checkpoint is None:
+        return None
+    folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
+    beside = [path for name in tokenizer.files if (path := folder / name).is_file()]
+    return beside[0] if beside else None
+
+
+def _load_backbone(preset: Preset, found: dict[str, Path]) -> Backbone:
+    if preset.backbone == TINY_WORLD:
+        return ClipBackbone.from_model(*tinyworld.load_clip(), name=preset.name)
+    spec = find_spec(preset.backbone)
+    return load_backbone(spec, found["backbone"], tokenizer_of(spec, found.get("tokenizer")))
+
+
+def _load_sam2(
+    preset: Preset, path: Path | None, model_cfg: str | Path | None, explicit: bool
+) -> torch.nn.Module:
+    """An explicit file without model_cfg may be of any published size; a found one is of the preset's."""
+    if path is None:
+        return tinyworld.load_sam2()
+    return load_sam2(path, model_cfg if explicit or model_cfg is not None else preset.sam2)
+
+
+def _random_models(
+    preset: Preset, model_cfg: str | Path | None, wants_sam2: bool
+) -> tuple[Backbone, torch.nn.Module | None]:
+    """Seeded, on the CPU, without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(RANDOM_SEED)
+        if preset.backbone == TINY_WORLD:
+            backbone = ClipBackbone.from_model(tinyworld.build_clip(), tinyworld.tokenizer(), name=preset.name)
+        else:
+            backbone = random_backbone(find_spec(preset.backbone))
+        torch.default_generator.manual_seed(RANDOM_SEED)
+        if not wants_sam2:
+            return backbone, None
+        own = model_cfg is None and preset.sam2 == TINY_WORLD
+        return backbone, tinyworld.build_sam2().eval() if own else build_sam2(model_cfg or preset.sam2)

@@ -1,0 +1,287 @@
+"""Where weights are found: explicit path, environment variable, local cache, hub; and fetching them for offline use.
+
+    python -m utils.weights --preset clip-vit-l14-336 --to weights     # on a machine with internet
+    python -m utils.weights --verify weights                           # after copying, anywhere
+    python TextRegionSegmenter.py --clip_download_root weights …       # looks there, for SAM 2 too
+
+Environment: TEXTREGION_CLIP and TEXTREGION_SAM2 name a weight file, or a folder made by `--to`, of the
+image-text model and of SAM 2. HF_HUB_OFFLINE=1 never asks the network; HF_HOME moves the cache.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from tqdm import tqdm
+
+from utils.errors import InputError
+
+CLIP_VARIABLE = "TEXTREGION_CLIP"
+SAM2_VARIABLE = "TEXTREGION_SAM2"
+CHECKSUMS = "SHA256SUMS"
+OLD_CLIP_CACHE = Path("~/.cache/clip")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file that a model needs, and where it is published.
+
+    what: the model, as shown to the user. repository: "owner/name" on the hub. files: names of the same
+    content in the order of preference (safetensors first). variable, option: the environment variable and the
+    command-line flag that give a path.
+    """
+
+    what: str
+    repository: str
+    files: tuple[str, ...]
+    variable: str
+    option: str
+    also_known_as: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """The folder of this asset inside a weights folder: the repository's own name."""
+        return self.repository.split("/")[-1]
+
+    @property
+    def wanted(self) -> str:
+        """How the file is called in messages, e.g. sam2.1-hiera-tiny/sam2.1_hiera_tiny.pt."""
+        return f"{self.folder}/{self.files[0]}"
+
+
+class WeightsNotFoundError(InputError):
+    """No step of the search found the file; the message names every step and what to do."""
+
+
+def locate(asset: Asset, explicit: str | Path | None = None, root: str | Path | None = None) -> Path:
+    """The file of an asset: explicit path, environment variable, local cache, hub, in this order (spec: issue 3).
+
+    explicit: a path given by the user, which must exist: nothing else is tried then. The same holds for the
+    environment variable when it is set. root: a weights folder or hub cache to look in and to download to.
+    Raises InputError (one line) when an explicit path is missing, or when nothing is found: the message then
+    names each step and the exact place where the file may be put.
+    """
+    if explicit is not None:
+        return _given(asset, Path(explicit), asset.option)
+    if os.environ.get(asset.variable):
+        return _given(asset, Path(os.environ[asset.variable]), asset.variable)
+    cached = next(_cached(asset, root), None)
+    return cached or _download(asset, root)
+
+
+def _given(asset: Asset, path: Path, origin: str) -> Path:
+    path = path.expanduser()
+    if path.is_dir():
+        found = next(_in_folder(asset, path), None)
+        if found is None:
+            raise InputError(f"{origin} is the folder {path} without {asset.wanted}, which {asset.what} needs")
+        return found
+    if not path.is_file():
+        raise InputError(f"{origin} names {path}, which does not exist; give the file of {asset.what}'s weights")
+    return path
+
+
+def _in_folder(asset: Asset, folder: Path) -> Iterator[Path]:
+    """Layouts of a weights folder: repository folder, the file itself where its name is its own, hub cache."""
+    for name in asset.files:
+        yield from (p for p in (folder / asset.folder / name,) if p.is_file())
+    own_names = [name for name in asset.files if not name.startswith("open_clip") and name != "tokenizer.json"]
+    for name in (*own_names, *asset.also_known_as):
+        yield from (p for p in (folder / name,) if p.is_file())
+    for name in asset.files:
+        cached = huggingface_hub.try_to_load_from_cache(asset.repository, name, cache_dir=folder)
+        if isinstance(cached, str):
+            yield Path(cached)
+
+
+def _cached(asset: Asset, root: str | Path | None) -> Iterator[Path]:
+    for folder in _cache_folders(root):
+        yield from _in_folder(asset, folder)
+
+
+def _cache_folders(root: str | Path | None) -> list[Path]:
+    roots = [Path(root).expanduser()] if root else []
+    return [*roots, Path(constants.HF_HUB_CACHE), OLD_CLIP_CACHE.expanduser()]
+
+
+def _download(asset: Asset, root: str | Path | None) -> Path:
+    """From the hub, with its progress bar, into the cache (or `root`)."""
+    why = _no_network()
+    for name in () if why else asset.files:
+        try:
+            folder = str(Path(root).expanduser()) if root else None
+            path = huggingface_hub.hf_hub_download(
+                asset.repository, name, cache_dir=folder, endpoint=constants.ENDPOINT
+            )
+            return Path(path)
+        except (OfflineModeIsEnabled, LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                why = f"{asset.repository} has no {name}"
+                continue
+            why = _reason(error)
+            break
+    raise WeightsNotFoundError(_not_found(asset, root, why))
+
+
+def _no_network() -> str:
+    """Why the hub cannot be asked at all, or ''; spares the client's half minute of retries."""
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    if urllib.request.getproxies():
+        return ""
+    address = urlparse(constants.ENDPOINT)
+    try:
+        socket.getaddrinfo(address.hostname, address.port or 443)
+    except OSError:
+        return "no network"
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return " ".join(str(cause).split())[:160] or type(cause).__name__
+
+
+def _not_found(asset: Asset, root: str | Path | None, why: str) -> str:
+    looked = ", ".join(str(folder) for folder in _cache_folders(root))
+    target = Path(root or "weights") / asset.wanted
+    return (
+        f"no weights for {asset.what}: {asset.option} not given, {asset.variable} not set, not in {looked}, "
+        f"not from the hub ({why}); fetch {asset.files[0]} of {asset.repository} and give it as {asset.option} "
+        f"FILE, or put it at {target} and give --clip_download_root {Path(root or 'weights')}"
+    )
+
+
+def locate_all(requests: Sequence[tuple[Asset, str | Path | None]], root: str | Path | None = None) -> list[Path]:
+    """`locate` for several assets; what is not found is reported for all of them in one line."""
+    found, missing = [], []
+    for asset, explicit in requests:
+        try:
+            found.append(locate(asset, explicit, root))
+        except WeightsNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise WeightsNotFoundError("; and ".join(missing))
+    return found
+
+
+# ---------------------------------------------------------------------- fetching for use without internet
+
+
+def fetch(assets: Sequence[Asset], to: str | Path) -> list[Path]:
+    """Copy or download every asset into the folder `to`, and write their SHA-256 sums beside them.
+
+    Files land at `to`/<repository name>/<file>; a folder made so is what --clip_download_root and the
+    environment variables take. Files already there are kept. Raises InputError when one is nowhere to be had.
+    """
+    folder, targets = Path(to), []
+    for asset in assets:
+        source = next(_in_folder(asset, folder), None) or locate(asset)
+        target = folder / asset.folder / source.name
+        if not target.exists():
+            _copy(source, target)
+        targets.append(target)
+    write_checksums(folder)
+    return targets
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    shutil.copyfile(source, partial)
+    os.replace(partial, target)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, with a progress bar for large ones."""
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    with path.open("rb") as file, tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size < 1e8) as bar:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS and ".partial" not in p.name)
+
+
+def write_checksums(folder: Path) -> Path:
+    """Write `SHA256SUMS` over all files below the folder, in the format of the sha256sum program."""
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    sums = folder / CHECKSUMS
+    sums.write_text("".join(lines), encoding="utf-8")
+    return sums
+
+
+def verify(folder: str | Path) -> list[Path]:
+    """The files of a weights folder, all of which have the checksum written down; InputError naming those that do not."""
+    folder = Path(folder)
+    sums = folder / CHECKSUMS
+    if not sums.is_file():
+        raise InputError(f"no {CHECKSUMS} in {folder}; make the folder with python -m utils.weights --to {folder}")
+    entries = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not entries or any(len(entry) != 2 for entry in entries):
+        raise InputError(f"{sums} is damaged; make the folder again with python -m utils.weights --to {folder}")
+    paths = [folder / name for _, name in entries]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(f"{len(missing)} files of {sums} are missing: {', '.join(missing)}; copy them again")
+    wrong = [str(path) for path, (digest, _) in zip(paths, entries, strict=True) if sha256(path) != digest]
+    if wrong:
+        raise InputError(f"{len(wrong)} files are damaged: {', '.join(wrong)}; copy or fetch them again")
+    return paths
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m utils.weights", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets whose files are wanted")
+    parser.add_argument("--to", metavar="DIR", default="weights", help="folder to put them in (default: weights)")
+    parser.add_argument("--verify", metavar="DIR", help="check a folder against its checksums, fetch nothing")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; 0, or 2 after one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.verify:
+            print(f"{len(verify(options.verify))} files in {options.verify} are as they were fetched")
+            return 0
+        if not options.preset:
+            raise InputError("nothing to do; give --preset NAME [NAME …] --to DIR, or --verify DIR")
+        from utils.presets import assets_of
+
+        assets = [asset for name in options.preset for asset in assets_of(name)]
+        if not assets:
+            print(f"{', '.join(options.preset)} needs no files: its weights are in the repository")
+            return 0
+        for path in fetch(assets, options.to):
+            print(f"{path}  {path.stat().st_size / 1e6:.0f} MB")
+        print(f"checksums in {Path(options.to) / CHECKSUMS}; use with --clip_download_root {options.to}")
+        return 0
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
