@@ -1,0 +1,44 @@
+"""Run-time checks of every annotated signature, and the models the tests share."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["utils", "TextRegionSegmenter"], "beartype.beartype")  # before anything imports them
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+import tiny_models  # noqa: E402
+
+settings.register_profile("tests", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip():
+    """A ClipBackbone with random weights: 32 px, patch 8, 4 x 4 patches, D = 24."""
+    return tiny_models.clip()
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip():
+    """A SiglipBackbone with random weights: 64 px, patch 8."""
+    return tiny_models.siglip()
+
+
+@pytest.fixture(scope="session")
+def tiny_perception():
+    """A PerceptionBackbone with random weights: 64 px, patch 8."""
+    return tiny_models.perception()
+
+
+@pytest.fixture(scope="session")
+def tiny_sam2():
+    """A SAM 2 model of the `sam2` package with random weights: 256 px, 64 x 64 low-res masks."""
+    return tiny_models.sam2()
+
+
+@pytest.fixture
+def random():
+    """A seeded torch generator."""
+    return torch.Generator().manual_seed(7)
