@@ -1,0 +1,247 @@
+"""The set-up script and the requirement files. Nothing here installs anything."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "setup_env.sh"
+REQUIREMENT_FILES = sorted((ROOT / "configs" / "requirements").glob("*.txt"))
+SUPPORTED_PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+
+
+def read_requirements(path: Path) -> list[Requirement]:
+    """The requirements of a file, one a line, comments and empty lines left out."""
+    lines = (line.strip() for line in path.read_text(encoding="ascii").splitlines())
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def run_setup(*args: str, script: Path = SCRIPT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run setup_env.sh with only PATH, HOME and `environment` set."""
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        ["bash", str(script), *args],
+        env=inherited | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def empty_checkout(tmp_path: Path) -> Path:
+    """The script and the requirement files alone, in a folder with a blank in its name."""
+    folder = tmp_path / "a checkout"
+    shutil.copytree(ROOT / "configs" / "requirements", folder / "configs" / "requirements")
+    shutil.copy(SCRIPT, folder)
+    return folder
+
+
+def fake_python(folder: Path, body: str) -> str:
+    """An executable named python in `folder` that runs `body`, in bash; returns its path."""
+    path = folder / "python"
+    path.write_text(f"#!/usr/bin/env bash\n{body}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+class Rehearsal:
+    """setup_env.sh run with a Python that only notes what venv and pip are asked to do."""
+
+    def __init__(self, checkout: Path, folder: Path) -> None:
+        self.checkout = checkout
+        self.log = folder / "log"
+        self.pip_fails = folder / "pip fails on torch"
+        self.python = fake_python(
+            folder,
+            f"""
+            case "$1 $2 $3" in
+              "-m venv --clear")
+                echo "${{*:2:$#-2}}" >> "{self.log}"
+                rm -rf "${{!#}}" && mkdir -p "${{!#}}/bin" && cp "$0" "${{!#}}/bin/python" ;;
+              "-m pip install")
+                echo "pip ${{*:7}}" | sed "s|{checkout.resolve()}/configs/requirements/||g" >> "{self.log}"
+                case "$*" in *torch.txt*) [ ! -e "{self.pip_fails}" ] ;; esac ;;
+              "-m pip --version") ;;
+              "-W ignore -c") ;;
+              "-W ignore -") echo "torch 9, torchvision 9" ;;
+              *) exec "{sys.executable}" "$@" ;;
+            esac""",
+        )
+
+    def run(self, **environment: str) -> tuple[int, list[str], str]:
+        """The exit code, what venv and pip were asked to do, and the output, of one run."""
+        self.log.write_text("", encoding="utf-8")
+        done = run_setup(script=self.checkout / "setup_env.sh", **environment)
+        return done.returncode, self.log.read_text(encoding="utf-8").splitlines(), done.stdout + done.stderr
+
+
+@pytest.fixture
+def rehearsal(empty_checkout: Path, tmp_path: Path) -> Rehearsal:
+    """A rehearsal in an empty checkout."""
+    return Rehearsal(empty_checkout, tmp_path)
+
+
+AFTER_TORCH = [
+    "pip --no-build-isolation -r core.txt",
+    "pip --no-deps --no-build-isolation -r sam2.txt -r mm.txt",
+    "pip -r dev.txt",
+]
+PINNED = ["pip -r build.txt", "pip -r torch.txt -c core.txt", *AFTER_TORCH]
+
+
+def test_the_requirement_files_are_the_ones_the_script_installs():
+    named = set(re.findall(r"\$requirements/(\w+\.txt)", SCRIPT.read_text(encoding="utf-8")))
+    assert named == {path.name for path in REQUIREMENT_FILES}
+
+
+@pytest.mark.parametrize("path", REQUIREMENT_FILES, ids=lambda path: path.name)
+def test_every_requirement_is_one_exact_version(path: Path):
+    assert "://" not in path.read_text(encoding="ascii")
+    for requirement in read_requirements(path):
+        assert re.fullmatch(r"==[\w.]+", str(requirement.specifier)), f"{path.name}: {requirement}"
+        assert requirement.url is None
+
+
+@pytest.mark.parametrize("version", SUPPORTED_PYTHONS)
+def test_each_python_gets_each_package_once(version: str):
+    requirements = [r for path in REQUIREMENT_FILES for r in read_requirements(path)]
+    wanted = [
+        canonicalize_name(r.name)
+        for r in requirements
+        if r.marker is None or r.marker.evaluate({"python_version": version})
+    ]
+    assert sorted(wanted) == sorted(set(wanted))
+    assert {"torch", "torchvision", "numpy", "open-clip-torch", "sam2", "mmengine", "pytest"} <= set(wanted)
+    assert "opencv-python-headless" in wanted
+    assert "opencv-python" not in wanted
+
+
+def test_the_script_is_valid_bash():
+    checked = subprocess.run(["bash", "-n", str(SCRIPT)], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_help_documents_both_variables():
+    helped = run_setup("--help")
+    assert helped.returncode == 0
+    for word in ("PYTHON", "TEXTREGION_TORCH", "pinned", "system", "unset", "--index-url"):
+        assert word in helped.stdout
+
+
+def test_an_unknown_argument_is_refused_in_one_line():
+    refused = run_setup("--hlep")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "setup_env.sh: does not know '--hlep'; see bash setup_env.sh --help\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (None, "was not found"),
+        ("exit 1", "does not run"),
+        # Answers the version test with no, and the question for its version with 3.9.
+        ('case "$2" in "") ;; *sys.exit*) exit 1 ;; *) echo 3.9 ;; esac', "is Python 3.9"),
+        ('case "$2" in *ensurepip*) exit 1 ;; esac', "has no venv module"),
+    ],
+    ids=["missing", "broken", "old", "without venv"],
+)
+def test_a_python_that_does_not_fit_gives_one_line_and_exit_code_2(
+    empty_checkout: Path, tmp_path: Path, body: str | None, complaint: str
+):
+    python = str(tmp_path / "python") if body is None else fake_python(tmp_path, body)
+    refused = run_setup(script=empty_checkout / "setup_env.sh", PYTHON=python)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert len(refused.stderr.splitlines()) == 1
+    assert f"{python} {complaint}" in refused.stderr
+    assert "PYTHON" in refused.stderr.partition("is needed:")[2]
+    assert not (empty_checkout / ".venv").exists()
+
+
+def test_system_torch_that_is_not_there_is_said_before_anything_is_made(empty_checkout: Path, tmp_path: Path):
+    # -S -E leave site-packages and PYTHONPATH out, so that no torch is there to import.
+    python = fake_python(tmp_path, f'exec "{sys.executable}" -S -E "$@"')
+    refused = run_setup(script=empty_checkout / "setup_env.sh", PYTHON=python, TEXTREGION_TORCH="system")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert len(refused.stderr.splitlines()) == 1
+    assert "torch cannot be imported (ModuleNotFoundError" in refused.stderr
+    assert not (empty_checkout / ".venv").exists()
+
+
+def test_a_first_run_installs_torch_before_what_needs_it_and_a_second_run_nothing(rehearsal: Rehearsal):
+    code, asked, said = rehearsal.run(PYTHON=rehearsal.python)
+    assert (code, asked) == (0, ["venv --clear", *PINNED]), said
+    assert [line.split(maxsplit=1)[0] for line in said.splitlines()[:3]] == ["[1/6]", "[2/6]", "[3/6]"]
+    assert said.splitlines()[-1].startswith("Ready after ")
+    for environment in ({}, {"PYTHON": rehearsal.python}, {"TEXTREGION_TORCH": "pinned"}):
+        code, asked, said = rehearsal.run(**environment)
+        assert (code, asked) == (0, []), said
+        assert said == f"Nothing to do: {rehearsal.checkout.resolve()}/.venv is up to date.\n"
+
+
+def test_an_interrupted_run_is_carried_on_in_the_same_environment(rehearsal: Rehearsal):
+    rehearsal.pip_fails.touch()
+    code, asked, said = rehearsal.run(PYTHON=rehearsal.python)
+    assert (code, asked) == (2, ["venv --clear", *PINNED[:2]])
+    assert said.splitlines()[-1].startswith("setup_env.sh: pip could not install this")
+    rehearsal.pip_fails.unlink()
+    assert rehearsal.run()[:2] == (0, PINNED)
+    assert rehearsal.run()[:2] == (0, [])
+
+
+def test_a_changed_requirement_is_installed_into_the_same_environment(rehearsal: Rehearsal):
+    rehearsal.run(PYTHON=rehearsal.python)
+    with (rehearsal.checkout / "configs" / "requirements" / "dev.txt").open("a", encoding="ascii") as file:
+        file.write("another==1.0\n")
+    assert rehearsal.run()[:2] == (0, PINNED)
+    assert rehearsal.run()[:2] == (0, [])
+
+
+def test_another_torch_gets_a_new_environment_and_is_remembered(rehearsal: Rehearsal):
+    rehearsal.run(PYTHON=rehearsal.python)
+    words = "torch==2.11.0 torchvision==0.26.0 --index-url mine*"
+    code, asked, said = rehearsal.run(PYTHON=rehearsal.python, TEXTREGION_TORCH=words)
+    expected = ["venv --clear", "pip -r build.txt", f"pip {words}", *AFTER_TORCH]
+    assert (code, asked) == (0, expected), said
+    assert rehearsal.run()[:2] == (0, [])
+
+    system = {"PYTHON": rehearsal.python, "TEXTREGION_TORCH": "system"}
+    code, asked, said = rehearsal.run(**system)
+    expected = ["venv --clear --system-site-packages", "pip -r build.txt", *AFTER_TORCH]
+    assert (code, asked) == (0, expected), said
+    assert rehearsal.run()[:2] == (0, [])
+
+
+def test_a_moved_checkout_gets_a_new_environment(rehearsal: Rehearsal):
+    rehearsal.run(PYTHON=rehearsal.python)
+    rehearsal.checkout = rehearsal.checkout.rename(rehearsal.checkout.with_name("moved"))
+    code, asked, said = rehearsal.run(PYTHON=rehearsal.python)
+    assert (code, asked[0]) == (0, "venv --clear"), said
+
+
+def test_a_second_run_in_this_environment_changes_nothing_and_is_quick():
+    stamp = ROOT / ".venv" / "textregion-stamp"
+    if not stamp.is_file():
+        pytest.skip("this .venv was not made, or not completed, by setup_env.sh")
+    if any(path.stat().st_mtime > stamp.stat().st_mtime for path in REQUIREMENT_FILES):
+        pytest.skip("the requirement files are newer than this .venv: run setup_env.sh first")
+    before = stamp.stat().st_mtime_ns
+    started = time.monotonic()
+    again = run_setup()
+    took = time.monotonic() - started
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == f"Nothing to do: {ROOT}/.venv is up to date.\n"
+    assert stamp.stat().st_mtime_ns == before
+    assert took < 10
