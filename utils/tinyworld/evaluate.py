@@ -139,16 +139,18 @@ def _truths(scene: Scene, kind: str) -> list[str | None]:
     return [word and (word if kind == "shape" else f"{word} shape") for word in said]
 
 
-def score_clip(models: tuple[CLIP, SimpleTokenizer], count: int, easy: bool = True) -> dict[str, float]:
-    """Accuracy of value pooling with true masks on fresh scenes, for each question of CLIP_NAMES."""
-    clip, vocabulary = models[0], Vocabulary(*models)
-    hits: dict[str, list[bool]] = {kind: [] for kind in CLIP_NAMES}
+def score_clip(
+    vocabulary: Vocabulary, count: int, easy: bool = True, kinds: Sequence[str] = tuple(CLIP_NAMES)
+) -> dict[str, float]:
+    """Accuracy of value pooling with true masks on fresh scenes, for questions of CLIP_NAMES."""
+    clip, hits = vocabulary.clip, {kind: [] for kind in kinds}
     for scene in evaluation_scenes(count, easy):
         features, large = (
             pool_values(clip, stitched_values(clip, scene.image), scene.masks),
             scene.masks.sum((1, 2)),
         )
-        for kind, names in CLIP_NAMES.items():
+        for kind in kinds:
+            names = CLIP_NAMES[kind]
             guesses = (features @ vocabulary.encode(names).T).argmax(1).tolist()
             truths = zip(_truths(scene, kind), guesses, large >= MIN_PIXELS, strict=True)
             hits[kind] += [names[guess] == truth for truth, guess, scored in truths if truth and scored]
@@ -167,10 +169,9 @@ def score_sam2(model: SAM2Base, count: int, easy: bool = True) -> dict[str, floa
     return covered | {f"{kind} best IoU": float(np.mean(found)) for kind, found in overlaps.items()}
 
 
-def segment(
-    clip: CLIP, vocabulary: Vocabulary, image: np.ndarray, masks: np.ndarray, names: Sequence[str]
-) -> np.ndarray:
+def segment(vocabulary: Vocabulary, image: np.ndarray, masks: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Names every pixel (S, S): single patches first, then masks over them in the given order."""
+    clip = vocabulary.clip
     values, text = stitched_values(clip, image), vocabulary.encode(names)
     with torch.no_grad():
         scores = text @ embed_values(clip.visual, values.flatten(1).T).T
@@ -182,26 +183,25 @@ def segment(
     return np.array(names)[picture]
 
 
-def score_together(
-    sam2: SAM2Base, models: tuple[CLIP, SimpleTokenizer], count: int, easy: bool = True
-) -> dict[str, float]:
+def score_together(sam2: SAM2Base, vocabulary: Vocabulary, count: int, easy: bool = True) -> dict[str, float]:
     """Mean IoU from picture to names.
 
     "own labels": each scene is asked for the names it holds ("red star", "grass"). "17 classes": every scene
     is asked for CLASS_NAMES. "true masks" replaces the generated masks.
     """
-    generator, vocabulary, pairs = mask_generator(sam2), Vocabulary(*models), defaultdict(list)
+    generator, pairs = mask_generator(sam2), defaultdict(list)
     for scene in tqdm(evaluation_scenes(count, easy), "scenes", leave=False):
         generated = generate_masks(generator, scene.image)
         truths = {"own labels": (scene.labels, scene.label_map), "17 classes": (CLASS_NAMES, scene.class_map)}
         for task, (names, truth) in truths.items():
             for source, masks in (("", generated), (", true masks", scene.masks)):
-                guess = segment(models[0], vocabulary, scene.image, masks, names)
+                guess = segment(vocabulary, scene.image, masks, names)
                 pairs[f"mean IoU, {task}{source}"].append((np.array(names)[truth], guess))
     return {name: mean_iou(found) for name, found in pairs.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Prints all scores of the shipped models."""
     parser = argparse.ArgumentParser(prog="python -m utils.tinyworld.evaluate", description=__doc__)
     parser.add_argument("--scenes", type=int, default=40, help="fresh scenes per world (default: 40)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
@@ -209,11 +209,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", message="cannot import name '_C'")  # sam2's optional CUDA extension
-    models, sam2 = load_clip(), load_sam2()
+    vocabulary, sam2 = Vocabulary(*load_clip()), load_sam2()
     for world in ("easy", "standard") if options.world == "both" else (options.world,):
         easy = world == "easy"
-        scores = score_sam2(sam2, options.scenes, easy) | score_clip(models, options.scenes, easy)
-        scores |= score_together(sam2, models, options.scenes, easy)
+        scores = score_sam2(sam2, options.scenes, easy) | score_clip(vocabulary, options.scenes, easy)
+        scores |= score_together(sam2, vocabulary, options.scenes, easy)
         print(f"{world} world, {options.scenes} scenes")
         print("\n".join(f"  {name:<36}{value:.3f}" for name, value in scores.items()))
 

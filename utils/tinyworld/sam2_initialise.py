@@ -51,11 +51,11 @@ def _initialise_decoder(decoder: MaskDecoder) -> None:
     decoder.mask_tokens.weight.mul_(0.3)
     for network in decoder.output_hypernetworks_mlps:
         for layer in network.layers:
-            _normal(layer, 2, layer.in_features)
+            _normal(layer, 2.0, layer.in_features)
     for layer in (decoder.output_upscaling[0], decoder.output_upscaling[3]):
-        _normal(layer, 2, layer.in_channels)
+        _normal(layer, 2.0, layer.in_channels)
     for layer in (decoder.conv_s0, decoder.conv_s1):
-        _normal(layer, 1, layer.in_channels)
+        _normal(layer, 1.0, layer.in_channels)
 
 
 @torch.no_grad()

@@ -43,9 +43,9 @@ def _things(scene: Scene) -> np.ndarray:
     return np.array(indices + [-1] * (MAX_REGIONS - len(indices)), np.int16)
 
 
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+def _box(mask: np.ndarray) -> np.ndarray:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+    return np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
 
 
 def _boxes(scene: Scene) -> np.ndarray:

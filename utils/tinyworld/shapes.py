@@ -50,14 +50,14 @@ def _points(*points: tuple[float, float]) -> Callable[[], np.ndarray]:
 _OUTLINES: dict[str, Callable[[], np.ndarray]] = {
     "circle": _circle,
     "square": _points((-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)),
-    "triangle": _points((0, -1), (0.95, 0.75), (-0.95, 0.75)),
+    "triangle": _points((0.0, -1.0), (0.95, 0.75), (-0.95, 0.75)),
     "star": _star,
     "heart": _heart,
     "cross": _cross,
     "ring": _circle,
     "moon": _circle,
     "hexagon": _hexagon,
-    "arrow": _points((-1, -0.3), (0.1, -0.3), (0.1, -0.8), (1, 0), (0.1, 0.8), (0.1, 0.3), (-1, 0.3)),
+    "arrow": _points((-1.0, -0.3), (0.1, -0.3), (0.1, -0.8), (1.0, 0.0), (0.1, 0.8), (0.1, 0.3), (-1.0, 0.3)),
 }
 
 

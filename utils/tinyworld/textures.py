@@ -51,21 +51,21 @@ def _blend(amount: np.ndarray, low: tuple[int, int, int], high: tuple[int, int, 
 
 
 def _grass(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
-    blades = smooth_noise(rng, size, 21 * scale, aspect=3)
-    amount = 0.5 * blades + 0.5 * smooth_noise(rng, size, 64)
+    blades = smooth_noise(rng, size, 21 * scale, aspect=3.0)
+    amount = 0.5 * blades + 0.5 * smooth_noise(rng, size, 64.0)
     return _blend(amount, (35, 95, 25), (110, 175, 60))
 
 
 def _water(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
     y, x = coordinates(size) / np.float32(size / REFERENCE_SIZE)
-    phase = 6 * smooth_noise(rng, size, 6) + 0.8 * np.sin(x / 17 * scale)
+    phase = 6 * smooth_noise(rng, size, 6.0) + 0.8 * np.sin(x / 17 * scale)
     waves = 0.5 + 0.5 * np.sin(y * 2 * math.pi / (14 * scale) + phase)
-    amount = 0.8 * waves + 0.2 * smooth_noise(rng, size, 12, aspect=0.4)
+    amount = 0.8 * waves + 0.2 * smooth_noise(rng, size, 12.0, aspect=0.4)
     return _blend(amount, (20, 80, 135), (80, 155, 195))
 
 
 def _sand(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
-    amount = 0.35 * smooth_noise(rng, size, 8) + 0.65 * _grain(rng, size)
+    amount = 0.35 * smooth_noise(rng, size, 8.0) + 0.65 * _grain(rng, size)
     return _blend(amount, (195, 165, 105), (235, 210, 155))
 
 
@@ -91,7 +91,7 @@ def _brick(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
 
 def _wood(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
     y, x = coordinates(size) / np.float32(size / REFERENCE_SIZE)
-    phase = 8 * smooth_noise(rng, size, 4) + 4 * smooth_noise(rng, size, 3, aspect=0.4) + 0.03 * y
+    phase = 8 * smooth_noise(rng, size, 4.0) + 4 * smooth_noise(rng, size, 3.0, aspect=0.4) + 0.03 * y
     fibres = 0.5 + 0.5 * np.sin(x * 2 * math.pi / (18 * scale) * 0.7 + phase)
     amount = 0.75 * fibres + 0.25 * _grain(rng, size)
     amount[y % (52 * scale) < 2] = -0.5  # gaps between planks
@@ -99,7 +99,7 @@ def _wood(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
 
 
 def _snow(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
-    amount = 0.7 * smooth_noise(rng, size, 7) + 0.3 * _grain(rng, size)
+    amount = 0.7 * smooth_noise(rng, size, 7.0) + 0.3 * _grain(rng, size)
     return _blend(amount, (205, 215, 232), (252, 252, 255))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from utils.tinyworld.clip_training import ClipTraining
-from utils.tinyworld.evaluate import score_clip, score_sam2
+from utils.tinyworld.evaluate import Vocabulary, score_clip, score_sam2
 from utils.tinyworld.models import CLIP_WEIGHTS, SAM2_WEIGHTS, load_clip, load_sam2
 from utils.tinyworld.sam2_training import Sam2Training
 from utils.tinyworld.scene_cache import DEFAULT_CACHE, training_scenes
@@ -22,6 +22,7 @@ SCORED_SCENES = 20
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.tinyworld.train", description="Train a model of the tiny world on a CPU."
     )
@@ -63,15 +64,15 @@ def make_training(options: argparse.Namespace) -> Training:
 
 def print_scores(model: str, path: Path) -> None:
     """Scores of freshly saved weights on easy scenes never trained on."""
-    scores = (
-        score_clip(load_clip(path), SCORED_SCENES)
-        if model == "clip"
-        else score_sam2(load_sam2(path), SCORED_SCENES)
-    )
+    if model == "clip":
+        scores = score_clip(Vocabulary(*load_clip(path)), SCORED_SCENES)
+    else:
+        scores = score_sam2(load_sam2(path), SCORED_SCENES)
     print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Trains, saves and scores one model."""
     options = parse_arguments(arguments)
     torch.set_num_threads(options.threads)
     checkpoint = options.cache / f"{options.model}.checkpoint.pt"

@@ -4,7 +4,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ FINAL_RATE = 0.02  # of the peak learning rate
 CHECKPOINT_SECONDS = 60
 
 
+@runtime_checkable
 class Training(Protocol):
     """What a training brings along.
 
@@ -58,6 +59,7 @@ def rate(progress: float, step: int, warm_up: int) -> float:
 
 
 def make_optimizer(training: Training) -> torch.optim.AdamW:
+    """AdamW over the training's groups; a group's "scale" stays with it."""
     groups = [{"scale": 1.0, **group} for group in training.groups]
     return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98))
 

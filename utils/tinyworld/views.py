@@ -91,7 +91,7 @@ def _said_objects(view: View, rng: np.random.Generator) -> list[Mention]:
     weights = np.sqrt(view.shares[present])
     count = min(len(present), int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])))
     chosen = rng.choice(present, count, replace=False, p=weights / weights.sum())
-    return [mention_object(thing, rng) for thing in view.things[chosen]]
+    return [mention_object(thing, rng) for thing in view.things[chosen].tolist()]
 
 
 def _said_grounds(view: View, with_objects: bool, rng: np.random.Generator) -> list[Mention]:
@@ -101,7 +101,7 @@ def _said_grounds(view: View, with_objects: bool, rng: np.random.Generator) -> l
         chosen = present[np.argsort(-view.shares[present])][: rng.integers(2)]
     else:
         chosen = rng.permutation(present)[: rng.integers(1, 3)]
-    return [mention_ground(thing, rng) for thing in view.things[chosen]]
+    return [mention_ground(thing, rng) for thing in view.things[chosen].tolist()]
 
 
 def describe(view: View, rng: np.random.Generator) -> tuple[str, list[Mention]]:
