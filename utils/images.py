@@ -97,9 +97,7 @@ def keep_ratio_size(height: int, width: int, scale: tuple[int, int]) -> tuple[in
     return max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)
 
 
-def resize_keep_ratio(
-    image: UInt8[np.ndarray, "H W 3"], scale: tuple[int, int]
-) -> UInt8[np.ndarray, "h w 3"]:
+def resize_keep_ratio(image: UInt8[np.ndarray, "H W 3"], scale: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """Keep-ratio resize of bytes by OpenCV's bilinear without antialias, as mmcv's `imrescale` (spec 1.2)."""
     height, width = keep_ratio_size(*image.shape[:2], scale)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -55,8 +55,7 @@ def label_pixels(
         raise InputError(f"got probability_threshold {probability_threshold}, expected a number in 0..1")
     if region_logits.shape != (len(masks), len(prompts.queries)):
         raise InputError(
-            f"got region logits of shape {tuple(region_logits.shape)}, "
-            f"expected ({len(masks)}, {len(prompts.queries)})"
+            f"got region logits of shape {tuple(region_logits.shape)}, expected ({len(masks)}, {len(prompts.queries)})"
         )
     height, width = output_size or masks.image_size
     device = region_logits.device
@@ -82,9 +81,7 @@ def label_pixels(
     return Segmentation(label_map, confidence, region_map, prompts.names, probabilities)
 
 
-def label_probabilities(
-    logits: Float32[Tensor, "Q y x"], prompts: LabelPrompts
-) -> Float32[Tensor, "L y x"]:
+def label_probabilities(logits: Float32[Tensor, "Q y x"], prompts: LabelPrompts) -> Float32[Tensor, "L y x"]:
     """Softmax of 50 * logits over all queries, then the maximum over each label's queries (spec 8.3, 8.4b)."""
     probability = (TEMPERATURE * logits).softmax(0)
     if not prompts.has_synonyms:
@@ -94,18 +91,14 @@ def label_probabilities(
     return out.scatter_reduce(0, label, probability, "amax")
 
 
-def _rows_per_band(
-    regions: int, queries: int, mask_size: tuple[int, int], size: tuple[int, int], budget: int
-) -> int:
+def _rows_per_band(regions: int, queries: int, mask_size: tuple[int, int], size: tuple[int, int], budget: int) -> int:
     """Rows of output so that about three copies of masks and four of query maps stay within the budget."""
     enlarged = max(mask_size[0] / size[0], 1.0)
     bytes_per_row = 4 * max(mask_size[1], size[1]) * (3 * regions + 4 * queries) * enlarged
     return max(int(budget / max(bytes_per_row, 1)), 1)
 
 
-def _band(
-    mask_size: tuple[int, int], size: tuple[int, int], rows: slice, device: torch.device
-) -> _Band:
+def _band(mask_size: tuple[int, int], size: tuple[int, int], rows: slice, device: torch.device) -> _Band:
     if tuple(mask_size) == tuple(size):
         return _Band(torch.arange(rows.start, rows.stop, device=device), [], [], resized=False)
     lower, upper, weight = (tap[rows] for tap in bilinear_taps(mask_size[0], size[0], device))

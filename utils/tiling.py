@@ -122,9 +122,7 @@ def _assemble_global(
     parts = []
     for i in range(rows):
         row = [
-            F.interpolate(
-                maps[i * columns + j][None], (ys[i + 1] - ys[i], xs[j + 1] - xs[j]), mode="bilinear"
-            )
+            F.interpolate(maps[i * columns + j][None], (ys[i + 1] - ys[i], xs[j + 1] - xs[j]), mode="bilinear")
             for j in range(columns)
         ]
         parts.append(torch.cat(row, 3))

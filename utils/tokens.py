@@ -1,6 +1,5 @@
 """Who speaks for a region: patch weights, global-patch removal, weighted sums and means (spec 5 to 7)."""
 
-import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 from torch.nn import functional as F
@@ -8,9 +7,7 @@ from torch.nn import functional as F
 EPSILON = 1e-9
 
 
-def patch_weights(
-    grid_masks: Float32[Tensor, "R Ph Pw"], mask_type: str = "soft"
-) -> Float32[Tensor, "R P"]:
+def patch_weights(grid_masks: Float32[Tensor, "R Ph Pw"], mask_type: str = "soft") -> Float32[Tensor, "R P"]:
     """Weight of every patch in every region (spec 5.1).
 
     grid_masks: masks on the patch grid, values 0..3. mask_type: "soft" clamps to [0, 1], "hard" takes > 0.
@@ -19,9 +16,7 @@ def patch_weights(
     return (flat > 0).float() if mask_type == "hard" else flat.clamp(0, 1)
 
 
-def difference_scores(
-    features: Float32[Tensor, "P C"], weights: Float32[Tensor, "R P"]
-) -> Float32[Tensor, " P"]:
+def difference_scores(features: Float32[Tensor, "P C"], weights: Float32[Tensor, "R P"]) -> Float32[Tensor, " P"]:
     """d_p: how much more alike patch p is to the regions it belongs to than to the others (spec 6.1, 6.2).
 
     The mean similarity of p with the patches of region r is its product with the region's mean unit feature,
@@ -50,16 +45,12 @@ def nonempty(weights: Float32[Tensor, "R P"]) -> Bool[Tensor, " R"]:
     return weights.sum(1) > 0
 
 
-def weighted_sum(
-    features: Float32[Tensor, "P C"], weights: Float32[Tensor, "R P"]
-) -> Float32[Tensor, "R C"]:
+def weighted_sum(features: Float32[Tensor, "P C"], weights: Float32[Tensor, "R P"]) -> Float32[Tensor, "R C"]:
     """Soft sum s_r = sum_p m_rp v_p (spec 7.1)."""
     return weights @ features
 
 
-def masked_mean(
-    features: Float32[Tensor, "P C"], weights: Float32[Tensor, "R P"]
-) -> Float32[Tensor, "R C"]:
+def masked_mean(features: Float32[Tensor, "P C"], weights: Float32[Tensor, "R P"]) -> Float32[Tensor, "R C"]:
     """Mean over the patches with weight > 0: attention pooling with one constant key (spec 7.3, 7.4)."""
     inside = (weights > 0).float()
     return (inside @ features) / inside.sum(1, keepdim=True).clamp(min=1)

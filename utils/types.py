@@ -188,9 +188,7 @@ class RegionMasks:
         """The same parts, meant at another full size (say the original instead of the resized image)."""
         return replace(self, mask_size=tuple(mask_size))
 
-    def pixels(
-        self, rows: Int[Tensor, " y"], columns: Int[Tensor, " x"]
-    ) -> Float32[Tensor, "R y x"]:
+    def pixels(self, rows: Int[Tensor, " y"], columns: Int[Tensor, " x"]) -> Float32[Tensor, "R y x"]:
         """Full-size soft values 0..3 at the crossings of some rows and columns of `mask_size`.
 
         Equal to resizing every part bilinearly (align_corners=False, no antialias), taking the maximum over a
@@ -223,15 +221,15 @@ class RegionMasks:
         columns = lerp_columns(crossings, (x_index, x_index + grid[1], x))
         return lerp_rows(columns, (y_index, y_index + grid[0], y))
 
-    def binary(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "R H W"]:
-        """`mask > 0` at `size` (default: the image's own), one region at a time to bound memory."""
+    def binary(self, size: tuple[int, int] | None = None, threshold: float = 0.0) -> Bool[Tensor, "R H W"]:
+        """`mask > threshold` at `size` (default: the image's own), one region at a time to bound memory."""
         size = tuple(size or self.image_size)
         out = torch.zeros(len(self), *size, dtype=torch.bool, device=self.soft.device)
         for r in range(len(self)):
             full = self.select(torch.tensor([r])).full()
             if tuple(full.shape[1:]) != size:
                 full = torch.nn.functional.interpolate(full[None], size, mode="bilinear")[0]
-            out[r] = full[0] > 0
+            out[r] = full[0] > threshold
         return out
 
     def save(self, path: str | Path) -> None:
@@ -400,8 +398,8 @@ class Segmentation:
 
         label_map_image(self).save(path)
 
-    def overlay(self, image: UInt8[np.ndarray, "H W 3"], opacity: float = 0.55) -> UInt8[np.ndarray, "H W 3"]:
-        """The image with every label's colour laid over it; pixels without a region stay grey."""
+    def overlay(self, image: UInt8[np.ndarray, "h w 3"], opacity: float = 0.6) -> UInt8[np.ndarray, "H W 3"]:
+        """The image in grey with every label's colour laid over it, fainter where no region lies."""
         from utils.visualize import overlay
 
         return overlay(image, self, opacity)

@@ -1,0 +1,54 @@
+"""What every program of the project does alike: one-line errors, exit codes, argument types."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+
+from utils.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line and whose flags may not be abbreviated."""
+
+    def __init__(self, **options) -> None:
+        options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options}
+        super().__init__(**options)
+
+    def error(self, message: str) -> None:
+        """Print one line to stderr and exit with code 2."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def run_program(body: Callable[[], None]) -> int:
+    """Run a program's body; returns its exit code: 0, 2 after one line about bad input, 130 when stopped."""
+    try:
+        body()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; what was already written is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def boolean(text: str) -> bool:
+    """Argument type: true or false in the usual spellings."""
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"got {text!r}, expected True or False")
+
+
+class Sides(argparse.Action):
+    """Two whole numbers, as `2016 672`, `2016,672` or `(2016, 672)`."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Store a (int, int) tuple or stop with one line."""
+        words = " ".join(values)
+        numbers = re.findall(r"\d+", words)
+        if len(numbers) != 2 or re.sub(r"[\d\s,()\[\]x]", "", words):
+            parser.error(f"got {option_string} {words}, expected two whole numbers such as 2016 672")
+        setattr(namespace, self.dest, tuple(int(n) for n in numbers))
