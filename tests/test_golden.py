@@ -119,7 +119,7 @@ def score_bound(case: Case) -> float:
     """Float32 rounding; the half-precision run of the program; rounded weights."""
     if case.variant == "fp16":
         return 1e-3
-    return 1e-6 if case.golden.complete else 5e-4
+    return 1e-6 if case.golden.complete else 1e-4
 
 
 def grid_of(case: Case) -> tuple[np.ndarray, TileGrid]:
@@ -208,10 +208,8 @@ def test_fused_value_map(case):
 # ---------------------------------------------------------------- region tokens
 
 
-@each_case
+@pytest.mark.parametrize("case", [c for c in CASES if c["low_res_masks"] is not None], ids=str)
 def test_patch_masks(case):
-    if case["low_res_masks"] is None:
-        return
     masks = RegionMasks.from_array(case.masks, case.golden.rgb(case.image).shape[:2])
     weights = patch_weights(masks.patch_grid(encoded(case).grid), "hard" if case.variant == "hard" else "soft")
     close(weights, case["low_res_masks"].reshape(len(weights), -1), 1e-6)
@@ -228,15 +226,8 @@ def test_difference_scores(case):
 
 @each_case
 def test_kept_regions(case):
-    first = case["keep_masks1"] if case["keep_masks1"] is not None else case.data.get("base/keep_masks1")
-    expected = np.flatnonzero(first)
-    if not (case.variant.startswith("rope_fixed") or case.family == "siglip2"):
-        expected = expected[case["keep_masks2"]]  # these two store the flags of regions, before removal empties some
-    features = case["region_features"].reshape(-1, case["region_features"].shape[-1])
-    assert len(features) == len(encoded(case))
-    if len(expected) == len(features):
-        np.testing.assert_array_equal(encoded(case).kept, expected)
-    assert set(encoded(case).kept.tolist()) <= set(expected.tolist())
+    not_empty = case["keep_masks1"] if case["keep_masks1"] is not None else case.data["base/keep_masks1"]
+    np.testing.assert_array_equal(encoded(case).kept, np.flatnonzero(not_empty)[case["keep_masks2"]])
 
 
 @each_case
@@ -293,10 +284,7 @@ def segment(case: Case):
 @each_case
 def test_label_maps(case):
     result = segment(case)
-    agreement = AGREEMENT
-    if case.variant == "fp16" or not case.golden.complete:
-        agreement = 0.995  # half-precision arithmetic or rounded weights move borders by a few pixels
-    assert (result.label_map == case["seg_preds"][0]).mean() >= agreement
+    assert (result.label_map == case["seg_preds"][0]).mean() >= least_agreement(case)
     probabilities = result.probabilities if case.path == "eval" else result.confidence[None]
     bound = probability_bound(case)
     if case["seg_logits"] is not None:
@@ -305,10 +293,17 @@ def test_label_maps(case):
         close(probabilities[:, ::4, ::4].copy(), case["seg_logits_stride4"], bound)
 
 
+def least_agreement(case: Case) -> float:
+    """The program's half-precision run and our rounded weights move borders by a few pixels."""
+    if case.variant == "fp16":
+        return 0.997
+    return AGREEMENT if case.golden.complete else 0.9998
+
+
 def probability_bound(case: Case) -> float:
     """50 * logits amplifies rounding; SigLIP's logits are ten times a cosine already."""
     if case.variant == "fp16":
-        return 0.05
-    if not case.golden.complete:
         return 0.02
+    if not case.golden.complete:
+        return 1e-3
     return 1e-5 if case.family != "siglip2" else 3e-4
