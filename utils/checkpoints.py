@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from utils.errors import InputError
 
-WRAPPERS = ("state_dict", "model")
+WRAPPERS = ("state_dict", "model", "weights")
 SHOWN_KEYS = 3
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a weight file by name, on the CPU, floats as float32.
+    """All tensors of a weight file by name, on the CPU, in the file's own types.
 
-    path: `.safetensors`, a PyTorch file holding tensors only (also under `state_dict` or `model`, also with
-    `module.` before every name), or a TorchScript archive as OpenAI published CLIP (read, not run).
+    path: `.safetensors`, a PyTorch file holding tensors only (also under `state_dict`, `model` or
+    `weights`, also with `module.` before every name), or a TorchScript archive as OpenAI published CLIP (read, not run).
     Raises InputError in one line: missing, truncated, not a weight file, or a pickle with code in it.
     """
     path = Path(path)
@@ -34,7 +34,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
-    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    return state
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

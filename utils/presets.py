@@ -1,24 +1,29 @@
 """Presets: backbone, SAM 2 size, points and recipe under one name (configs/presets.yaml).
 
-    python -m utils.presets              # the table
-    python -m utils.presets --markdown   # the same for README.md
+python -m utils.presets              # the table
+python -m utils.presets --markdown   # the same for README.md
 """
 
+import argparse
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import open_clip
 import torch
 import yaml
 
 from utils.backbones import SPECS, Backbone, BackboneSpec, ClipBackbone, find_spec
+from utils.backbones.base import OPEN_CLIP_PREFIX
 from utils.backbones.loading import RANDOM_SEED, load_backbone, random_backbone, weight_asset
 from utils.backbones.tokenizers import tokenizer_asset, tokenizer_of
 from utils.errors import InputError
 from utils.masks.base import MaskGenerator
 from utils.masks.sam2 import Sam2MaskGenerator
-from utils.masks.sam2_model import build_sam2, load_sam2, sam2_asset, size_of
+from utils.masks.sam2_model import build_sam2, find_size, load_sam2, sam2_asset, size_of
 from utils.tinyworld import models as tinyworld
 from utils.weights import Asset, locate_all
 
@@ -74,10 +79,11 @@ def find_preset(name: str) -> Preset:
 
     Besides the table, "open_clip:MODEL/TAG" is any open_clip vision transformer with a class token.
     """
-    if name.startswith("open_clip:"):
+    if name.startswith(OPEN_CLIP_PREFIX):
         return _preset(name, dict(_defaults(), backbone=name))
     if name not in _table():
-        raise InputError(f"unknown preset {name!r}; expected one of {', '.join(_table())} or open_clip:MODEL/TAG")
+        valid = ", ".join(_table())
+        raise InputError(f"unknown preset {name!r}; expected one of {valid}, or {OPEN_CLIP_PREFIX}MODEL/TAG")
     return _table()[name]
 
 
@@ -153,7 +159,7 @@ def _requests(
         spec = find_spec(preset.backbone)
         requests["backbone"] = (weight_asset(spec), clip_checkpoint)
         if (tokenizer := tokenizer_asset(spec)) is not None:
-            requests["tokenizer"] = (tokenizer, _beside(clip_checkpoint, tokenizer))
+            requests["tokenizer"] = (tokenizer, clip_checkpoint)
     elif clip_checkpoint is not None:
         raise InputError(f"preset {preset.name} brings its own image-text model; leave --clip_checkpoint out")
     if wants_sam2 and (preset.sam2 != TINY_WORLD or sam2_checkpoint is not None or model_cfg is not None):
@@ -164,15 +170,6 @@ def _requests(
     return requests
 
 
-def _beside(checkpoint: str | Path | None, tokenizer: Asset) -> Path | None:
-    """A tokenizer file lying beside an explicit weight file, if any."""
-    if checkpoint is None:
-        return None
-    folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
-    beside = [path for name in tokenizer.files if (path := folder / name).is_file()]
-    return beside[0] if beside else None
-
-
 def _load_backbone(preset: Preset, found: dict[str, Path]) -> Backbone:
     if preset.backbone == TINY_WORLD:
         return ClipBackbone.from_model(*tinyworld.load_clip(), name=preset.name)
@@ -180,9 +177,7 @@ def _load_backbone(preset: Preset, found: dict[str, Path]) -> Backbone:
     return load_backbone(spec, found["backbone"], tokenizer_of(spec, found.get("tokenizer")))
 
 
-def _load_sam2(
-    preset: Preset, path: Path | None, model_cfg: str | Path | None, explicit: bool
-) -> torch.nn.Module:
+def _load_sam2(preset: Preset, path: Path | None, model_cfg: str | Path | None, explicit: bool) -> torch.nn.Module:
     """An explicit file without model_cfg may be of any published size; a found one is of the preset's."""
     if path is None:
         return tinyworld.load_sam2()
@@ -204,3 +199,104 @@ def _random_models(
             return backbone, None
         own = model_cfg is None and preset.sam2 == TINY_WORLD
         return backbone, tinyworld.build_sam2().eval() if own else build_sam2(model_cfg or preset.sam2)
+
+
+# ---------------------------------------------------------------------- names of the published programs
+
+
+PUBLISHED_DEFAULTS = {
+    "openai": "clip-vit-l14-336",
+    "laion2b_s32b_b79k": "openclip-vit-h14",
+    "siglip2": "siglip2-l16-256",
+    "meta": "pe-core-l14-336",
+}
+
+
+def preset_for(clip_pretrained: str | None = None, clip_architecture: str | None = None) -> str:
+    """The preset that the published programs' two flags mean.
+
+    clip_pretrained: openai, laion2b_s32b_b79k, siglip2 or meta (default openai), or another tag of open_clip.
+    clip_architecture: in any published spelling, e.g. ViT-L/14@336px, ViT-H-14, ViT-L-16-SigLIP2-256,
+    PE-Core-L14-336, PE-Core-B16-224; default: the one the published programs used with these weights.
+    Raises InputError for a pair that does not exist, listing those that do.
+    """
+    pretrained = clip_pretrained or "openai"
+    rows = {name: spec for name, spec in SPECS.items() if pretrained in _pretrained_names(spec)}
+    if clip_architecture is None and pretrained in PUBLISHED_DEFAULTS:
+        return PUBLISHED_DEFAULTS[pretrained]
+    wanted = _plain(clip_architecture or "")
+    for name, spec in rows.items():
+        if wanted in _spellings(spec):
+            return name
+    if clip_architecture and pretrained in open_clip.list_pretrained_tags_by_model(clip_architecture):
+        return f"{OPEN_CLIP_PREFIX}{clip_architecture}/{pretrained}"
+    valid = "; ".join(f"{tag}: {', '.join(_architectures(tag))}" for tag in PUBLISHED_DEFAULTS)
+    raise InputError(f"no model {clip_architecture!r} with weights {pretrained!r}; expected one of {valid}")
+
+
+def _architectures(pretrained: str) -> list[str]:
+    rows = (spec for spec in SPECS.values() if pretrained in _pretrained_names(spec))
+    return [spec.open_clip[0].removesuffix("-quickgelu") for spec in rows]
+
+
+def _pretrained_names(spec: BackboneSpec) -> tuple[str, ...]:
+    return (spec.open_clip[1], "siglip2") if spec.name.startswith("siglip2") else (spec.open_clip[1],)
+
+
+def _spellings(spec: BackboneSpec) -> set[str]:
+    names = (spec.name, spec.open_clip[0].removesuffix("-quickgelu"), spec.original.removesuffix(".pt"))
+    return {_plain(name) for name in names if name}
+
+
+def _plain(name: str) -> str:
+    """ViT-L/14@336px -> vitl14336."""
+    return "".join(c for c in name.lower().removesuffix("px") if c.isalnum())
+
+
+# ---------------------------------------------------------------------- the table
+
+COLUMNS = ("preset", "open_clip model", "D", "tile", "SAM 2.1", "points", "download", "published result")
+
+
+def list_presets() -> list[tuple[str, ...]]:
+    """One row of text per preset, under COLUMNS: name, model, embedding width D, tile side in pixels, SAM 2.1
+    size, points per side, download size of everything, figures of the paper (theirs, not measured here).
+    """
+    return [_row(find_preset(name)) for name in preset_names()]
+
+
+def _row(preset: Preset) -> tuple[str, ...]:
+    if preset.backbone == TINY_WORLD:
+        config = tinyworld.clip_config()
+        model, width, tile = "tiny world", config["embed_dim"], config["vision_cfg"]["image_size"]
+        return preset.name, model, str(width), str(tile), "tiny world", str(preset.points_per_side), "none", "–"
+    spec, sam2 = find_spec(preset.backbone), find_size(preset.sam2)
+    size = f"{(spec.megabytes + sam2.megabytes) / 1000:.1f} GB"
+    model = " ".join(spec.open_clip)
+    points = str(preset.points_per_side)
+    return preset.name, model, str(spec.width), str(spec.tile), sam2.name, points, size, preset.published or "–"
+
+
+def text_table() -> str:
+    """`list_presets` in aligned columns, for a terminal."""
+    rows = [COLUMNS, *list_presets()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
+    return "\n".join("  ".join([*map(str.ljust, row, widths), row[-1]]) for row in rows)
+
+
+def markdown_table() -> str:
+    """`list_presets` for README.md, which holds it between `<!-- presets -->` and `<!-- /presets -->`."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *((f"`{row[0]}`", *row[1:]) for row in list_presets())]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program: print the table."""
+    parser = argparse.ArgumentParser(prog="python -m utils.presets", description="Print the table of presets.")
+    parser.add_argument("--markdown", action="store_true", help="as it stands in README.md")
+    print(markdown_table() if parser.parse_args(arguments).markdown else text_table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Where weights are found: explicit path, environment variable, local cache, hub; and fetching them for offline use.
+"""Where weights are found: explicit path, environment variable, local cache, hub; fetching them for offline use.
 
     python -m utils.weights --preset clip-vit-l14-336 --to weights     # on a machine with internet
     python -m utils.weights --verify weights                           # after copying, anywhere
@@ -21,14 +21,9 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import huggingface_hub
-from huggingface_hub import constants
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from httpx2 import HTTPError
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RemoteEntryNotFoundError
 from tqdm import tqdm
 
 from utils.errors import InputError
@@ -36,6 +31,7 @@ from utils.errors import InputError
 CLIP_VARIABLE = "TEXTREGION_CLIP"
 SAM2_VARIABLE = "TEXTREGION_SAM2"
 CHECKSUMS = "SHA256SUMS"
+SHARED_NAMES = {"open_clip_model.safetensors", "open_clip_pytorch_model.bin", "tokenizer.json"}
 OLD_CLIP_CACHE = Path("~/.cache/clip")
 
 
@@ -45,7 +41,8 @@ class Asset:
 
     what: the model, as shown to the user. repository: "owner/name" on the hub. files: names of the same
     content in the order of preference (safetensors first). variable, option: the environment variable and the
-    command-line flag that give a path.
+    command-line flag that give a path. original: its name where the authors first published it.
+    companion: a file that belongs beside another (a tokenizer): a given path names that other file's place.
     """
 
     what: str
@@ -53,7 +50,8 @@ class Asset:
     files: tuple[str, ...]
     variable: str
     option: str
-    also_known_as: tuple[str, ...] = ()
+    original: str = ""
+    companion: bool = False
 
     @property
     def folder(self) -> str:
@@ -62,49 +60,88 @@ class Asset:
 
     @property
     def wanted(self) -> str:
-        """How the file is called in messages, e.g. sam2.1-hiera-tiny/sam2.1_hiera_tiny.pt."""
+        """How the file is called in a weights folder, e.g. sam2.1-hiera-tiny/sam2.1_hiera_tiny.pt."""
         return f"{self.folder}/{self.files[0]}"
 
 
 class WeightsNotFoundError(InputError):
-    """No step of the search found the file; the message names every step and what to do."""
+    """No step of the search found the files `assets`; the one-line message names the steps and what to do."""
+
+    def __init__(self, assets: Sequence[Asset], root: str | Path | None, why: str) -> None:
+        self.assets, self.why = tuple(assets), why
+        files = ", ".join(f"{asset.files[0]} of {asset.repository} ({asset.what})" for asset in assets)
+        flags = ", ".join(f"{flag} not given" for flag in dict.fromkeys(asset.option for asset in assets))
+        variables = ", ".join(f"{name} not set" for name in dict.fromkeys(asset.variable for asset in assets))
+        looked = ", ".join(str(folder) for folder in _cache_folders(root))
+        target = Path(root or "weights")
+        places = " and ".join(str(target / asset.wanted) for asset in assets)
+        super().__init__(
+            f"weights not found: {files}; {flags}; {variables}; not in {looked}; not from the hub: {why}; fetch "
+            f"them where there is internet (python -m utils.weights --preset NAME --to {target}), or put them at "
+            f"{places}, and give --clip_download_root {target}"
+        )
 
 
 def locate(asset: Asset, explicit: str | Path | None = None, root: str | Path | None = None) -> Path:
-    """The file of an asset: explicit path, environment variable, local cache, hub, in this order (spec: issue 3).
+    """The file of an asset: explicit path, environment variable, local cache, hub, in this order.
 
     explicit: a path given by the user, which must exist: nothing else is tried then. The same holds for the
-    environment variable when it is set. root: a weights folder or hub cache to look in and to download to.
-    Raises InputError (one line) when an explicit path is missing, or when nothing is found: the message then
-    names each step and the exact place where the file may be put.
+    environment variable when it is set. Either may be a folder made by `fetch`. root: a weights folder or hub
+    cache to look in first and to download to.
+    Raises InputError (one line) when an explicit path is missing, WeightsNotFoundError when nothing is found:
+    its message names each step and the exact place where the file may be put.
     """
-    if explicit is not None:
-        return _given(asset, Path(explicit), asset.option)
-    if os.environ.get(asset.variable):
-        return _given(asset, Path(os.environ[asset.variable]), asset.variable)
+    given, origin = (explicit, asset.option) if explicit is not None else _from_environment(asset)
+    if given is not None:
+        path = _given(asset, Path(given).expanduser(), origin)
+        if path is not None:
+            return path
     cached = next(_cached(asset, root), None)
     return cached or _download(asset, root)
 
 
-def _given(asset: Asset, path: Path, origin: str) -> Path:
-    path = path.expanduser()
+def locate_all(requests: Sequence[tuple[Asset, str | Path | None]], root: str | Path | None = None) -> list[Path]:
+    """`locate` for several (asset, explicit path); whatever is not found is reported in one line."""
+    found: list[Path] = []
+    missing: list[Asset] = []
+    why = ""
+    for asset, explicit in requests:
+        try:
+            found.append(locate(asset, explicit, root))
+        except WeightsNotFoundError as error:
+            missing.append(asset)
+            why = error.why
+    if missing:
+        raise WeightsNotFoundError(missing, root, why)
+    return found
+
+
+def _from_environment(asset: Asset) -> tuple[str | None, str]:
+    return os.environ.get(asset.variable) or None, asset.variable
+
+
+def _given(asset: Asset, path: Path, origin: str) -> Path | None:
+    """The file that a given path means; None for a companion that does not lie there."""
     if path.is_dir():
         found = next(_in_folder(asset, path), None)
-        if found is None:
+        if found is None and not asset.companion:
             raise InputError(f"{origin} is the folder {path} without {asset.wanted}, which {asset.what} needs")
         return found
     if not path.is_file():
-        raise InputError(f"{origin} names {path}, which does not exist; give the file of {asset.what}'s weights")
-    return path
+        raise InputError(f"{origin} names {path}, which does not exist; give the weight file of {asset.what}")
+    if not asset.companion:
+        return path
+    return next((beside for name in asset.files if (beside := path.with_name(name)).is_file()), None)
 
 
 def _in_folder(asset: Asset, folder: Path) -> Iterator[Path]:
-    """Layouts of a weights folder: repository folder, the file itself where its name is its own, hub cache."""
-    for name in asset.files:
-        yield from (p for p in (folder / asset.folder / name,) if p.is_file())
-    own_names = [name for name in asset.files if not name.startswith("open_clip") and name != "tokenizer.json"]
-    for name in (*own_names, *asset.also_known_as):
-        yield from (p for p in (folder / name,) if p.is_file())
+    """Layouts of a weights folder: repository folder, a file of its own name, a clone of it, hub cache."""
+    own_names = [asset.original] if asset.original else []
+    own_names += [name for name in asset.files if name not in SHARED_NAMES]
+    candidates = [folder / asset.folder / name for name in asset.files] + [folder / name for name in own_names]
+    if folder.name == asset.folder:
+        candidates += [folder / name for name in asset.files]
+    yield from (path for path in candidates if path.is_file())
     for name in asset.files:
         cached = huggingface_hub.try_to_load_from_cache(asset.repository, name, cache_dir=folder)
         if isinstance(cached, str):
@@ -121,23 +158,19 @@ def _cache_folders(root: str | Path | None) -> list[Path]:
     return [*roots, Path(constants.HF_HUB_CACHE), OLD_CLIP_CACHE.expanduser()]
 
 
-def _download(asset: Asset, root: str | Path | None) -> Path:
-    """From the hub, with its progress bar, into the cache (or `root`)."""
+def _download(asset: Asset, root: str | Path | None, **target: str) -> Path:
+    """From the hub with its progress bar, into `root`, the usual cache, or as `target` says."""
+    where = target or ({"cache_dir": str(Path(root).expanduser())} if root else {})
     why = _no_network()
     for name in () if why else asset.files:
         try:
-            folder = str(Path(root).expanduser()) if root else None
-            path = huggingface_hub.hf_hub_download(
-                asset.repository, name, cache_dir=folder, endpoint=constants.ENDPOINT
-            )
-            return Path(path)
-        except (OfflineModeIsEnabled, LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
-            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-                why = f"{asset.repository} has no {name}"
-                continue
-            why = _reason(error)
+            return Path(hf_hub_download(asset.repository, name, endpoint=constants.ENDPOINT, **where))
+        except RemoteEntryNotFoundError:
+            why = f"{asset.repository} has none of {', '.join(asset.files)}"
+        except (OfflineModeIsEnabled, HfHubHTTPError, HTTPError, OSError) as error:
+            why = " ".join(str(error.__cause__ or error).split())[:160]
             break
-    raise WeightsNotFoundError(_not_found(asset, root, why))
+    raise WeightsNotFoundError([asset], root, why)
 
 
 def _no_network() -> str:
@@ -154,57 +187,37 @@ def _no_network() -> str:
     return ""
 
 
-def _reason(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return " ".join(str(cause).split())[:160] or type(cause).__name__
-
-
-def _not_found(asset: Asset, root: str | Path | None, why: str) -> str:
-    looked = ", ".join(str(folder) for folder in _cache_folders(root))
-    target = Path(root or "weights") / asset.wanted
-    return (
-        f"no weights for {asset.what}: {asset.option} not given, {asset.variable} not set, not in {looked}, "
-        f"not from the hub ({why}); fetch {asset.files[0]} of {asset.repository} and give it as {asset.option} "
-        f"FILE, or put it at {target} and give --clip_download_root {Path(root or 'weights')}"
-    )
-
-
-def locate_all(requests: Sequence[tuple[Asset, str | Path | None]], root: str | Path | None = None) -> list[Path]:
-    """`locate` for several assets; what is not found is reported for all of them in one line."""
-    found, missing = [], []
-    for asset, explicit in requests:
-        try:
-            found.append(locate(asset, explicit, root))
-        except WeightsNotFoundError as error:
-            missing.append(str(error))
-    if missing:
-        raise WeightsNotFoundError("; and ".join(missing))
-    return found
-
-
 # ---------------------------------------------------------------------- fetching for use without internet
 
 
 def fetch(assets: Sequence[Asset], to: str | Path) -> list[Path]:
-    """Copy or download every asset into the folder `to`, and write their SHA-256 sums beside them.
+    """Bring every asset into the folder `to`, and write SHA-256 sums of all its files beside them.
 
     Files land at `to`/<repository name>/<file>; a folder made so is what --clip_download_root and the
-    environment variables take. Files already there are kept. Raises InputError when one is nowhere to be had.
+    environment variables take. Files already there are kept, cached ones copied, others downloaded (an
+    interrupted download goes on where it stopped). Raises InputError when one is nowhere to be had.
     """
-    folder, targets = Path(to), []
-    for asset in assets:
-        source = next(_in_folder(asset, folder), None) or locate(asset)
-        target = folder / asset.folder / source.name
-        if not target.exists():
-            _copy(source, target)
-        targets.append(target)
+    folder = Path(to)
+    paths = [_fetch_one(asset, folder) for asset in assets]
     write_checksums(folder)
-    return targets
+    return paths
+
+
+def _fetch_one(asset: Asset, folder: Path) -> Path:
+    here = [path for name in asset.files if (path := folder / asset.folder / name).is_file()]
+    if here:
+        return here[0]
+    cached = next(_cached(asset, None), None)
+    if cached is None:
+        return _download(asset, folder, local_dir=str(folder / asset.folder))
+    target = folder / asset.folder / cached.name
+    _copy(cached, target)
+    return target
 
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
+    partial = target.with_name(f".{target.name}.partial")
     shutil.copyfile(source, partial)
     os.replace(partial, target)
 
@@ -213,7 +226,10 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, with a progress bar for large ones."""
     digest = hashlib.sha256()
     size = path.stat().st_size
-    with path.open("rb") as file, tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size < 1e8) as bar:
+    with (
+        path.open("rb") as file,
+        tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size < 1e8) as bar,
+    ):
         while block := file.read(1 << 22):
             digest.update(block)
             bar.update(len(block))
@@ -221,7 +237,9 @@ def sha256(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS and ".partial" not in p.name)
+    """Every file of a weights folder but the sums and what the download client keeps in hidden folders."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    return sorted(path for path in files if not any(p.startswith(".") for p in path.relative_to(folder).parts))
 
 
 def write_checksums(folder: Path) -> Path:
@@ -233,7 +251,7 @@ def write_checksums(folder: Path) -> Path:
 
 
 def verify(folder: str | Path) -> list[Path]:
-    """The files of a weights folder, all of which have the checksum written down; InputError naming those that do not."""
+    """The files of a weights folder; InputError naming those missing or unlike their written checksum."""
     folder = Path(folder)
     sums = folder / CHECKSUMS
     if not sums.is_file():

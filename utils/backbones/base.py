@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import open_clip
 import torch
 from jaxtyping import Float, Float32, Int
+from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +17,8 @@ from utils.types import PoolingRecipe
 
 Tokenizer = Callable[[list[str]], Int[Tensor, "N context"]]
 POOL_FEATURES = ("value", "input", "output")
+OPEN_CLIP_PREFIX = "open_clip:"
+CLIP_TILE = 336
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,10 @@ class ViewFeatures:
 class BackboneSpec:
     """One registry row: a variant and the published settings that belong to it.
 
-    open_clip: (model name, pretrained tag). tile: input side in pixels the method uses (crop_size).
-    width: D of the joint embedding. megabytes: download size of the weights.
+    open_clip: (model name, pretrained tag); the tag's entry in open_clip says where the weights are.
+    tile: input side in pixels the method uses (crop_size). width: D of the joint embedding.
+    megabytes: download size of the weights, 0 if unknown. original: the file's name where the authors first
+    published it, if that differs. mean, std, interpolation: only where a row differs from its family.
     """
 
     name: str
@@ -41,9 +47,11 @@ class BackboneSpec:
     open_clip: tuple[str, str]
     tile: int
     width: int
-    megabytes: int
-    note: str = ""
-    quick_gelu: bool = False
+    megabytes: int = 0
+    original: str = ""
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: str | None = None
 
 
 class Backbone(ABC):
@@ -65,6 +73,15 @@ class Backbone(ABC):
         self.tokenizer = tokenizer
         self.name = name
         self.crop_size = crop_size or _side(model.visual.image_size)
+
+    @classmethod
+    def from_spec(cls, spec: BackboneSpec, model: nn.Module, tokenizer: Tokenizer) -> "Backbone":
+        """Wrap a model of a registry row; the row decides tile and preprocessing."""
+        backbone = cls(model, tokenizer, spec.name, spec.tile)
+        backbone.mean = spec.mean or cls.mean
+        backbone.std = spec.std or cls.std
+        backbone.interpolation = spec.interpolation or cls.interpolation
+        return backbone
 
     @classmethod
     def from_model(
@@ -189,10 +206,37 @@ def register(*rows: BackboneSpec) -> Callable[[type[Backbone]], type[Backbone]]:
 
 
 def find_spec(name: str) -> BackboneSpec:
-    """The registry row of a variant; InputError listing the valid names."""
+    """The row of a variant, or of "open_clip:MODEL/TAG"; InputError listing the valid names.
+
+    The second form is any model and tag of open_clip; whether its image tower has the form the method needs is
+    checked when the model is built.
+    """
+    if name.startswith(OPEN_CLIP_PREFIX):
+        return _open_clip_row(name)
     if name not in SPECS:
-        raise InputError(f"unknown backbone {name!r}; expected one of {', '.join(sorted(SPECS))}")
+        valid = ", ".join(sorted(SPECS))
+        raise InputError(f"unknown backbone {name!r}; expected one of {valid}, or {OPEN_CLIP_PREFIX}MODEL/TAG")
     return SPECS[name]
+
+
+def _open_clip_row(name: str) -> BackboneSpec:
+    """Tile as published for CLIP (336) where the patches allow it, else the model's own input size."""
+    model, _, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition("/")
+    config, tags = open_clip.get_model_config(model), open_clip.list_pretrained_tags_by_model(model)
+    if config is None:
+        raise InputError(f"open_clip has no model {model!r}; its names are those of open_clip.list_models()")
+    if tag not in tags:
+        raise InputError(f"open_clip has no weights {tag!r} for {model}; expected one of {', '.join(tags) or 'none'}")
+    entry, vision = get_pretrained_cfg(model, tag), config["vision_cfg"]
+    if entry.get("quick_gelu", False) and not config.get("quick_gelu", False):
+        model = f"{model}-quickgelu"  # these weights were trained so; open_clip only warns
+    tower = vision.get("timm_model_name", "")
+    family = "pe" if "pe_core" in tower else "siglip" if "siglip" in tower else "clip"
+    own = _side(vision.get("image_size", 224))
+    patch = vision.get("patch_size", own)
+    tile = CLIP_TILE if family == "clip" and own < CLIP_TILE and CLIP_TILE % patch == 0 else own
+    preprocessing = {key: entry[key] for key in ("mean", "std", "interpolation") if entry.get(key)}
+    return BackboneSpec(name, family, (model, tag), tile, config["embed_dim"], **preprocessing)
 
 
 def _side(image_size: int | tuple[int, int]) -> int:

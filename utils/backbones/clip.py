@@ -14,14 +14,18 @@ from utils.errors import InputError
 from utils.tokens import weighted_sum
 from utils.types import PoolingRecipe
 
+HALF = (0.5, 0.5, 0.5)
+
 
 @register(
-    BackboneSpec("clip-vit-b16", "clip", ("ViT-B-16-quickgelu", "openai"), 336, 512, 351, quick_gelu=True),
-    BackboneSpec("clip-vit-l14", "clip", ("ViT-L-14-quickgelu", "openai"), 336, 768, 933, quick_gelu=True),
-    BackboneSpec(
-        "clip-vit-l14-336", "clip", ("ViT-L-14-336-quickgelu", "openai"), 336, 768, 934, quick_gelu=True
-    ),
+    BackboneSpec("clip-vit-b32", "clip", ("ViT-B-32-quickgelu", "openai"), 224, 512, 605),
+    BackboneSpec("clip-vit-b16", "clip", ("ViT-B-16-quickgelu", "openai"), 336, 512, 598),
+    BackboneSpec("clip-vit-l14", "clip", ("ViT-L-14-quickgelu", "openai"), 336, 768, 1710),
+    BackboneSpec("clip-vit-l14-336", "clip", ("ViT-L-14-336-quickgelu", "openai"), 336, 768, 1712),
+    BackboneSpec("openclip-vit-b16", "clip", ("ViT-B-16", "laion2b_s34b_b88k"), 336, 512, 598),
+    BackboneSpec("openclip-vit-l14", "clip", ("ViT-L-14", "laion2b_s32b_b82k"), 336, 768, 1710, mean=HALF, std=HALF),
     BackboneSpec("openclip-vit-h14", "clip", ("ViT-H-14", "laion2b_s32b_b79k"), 336, 1024, 3944),
+    BackboneSpec("openclip-vit-bigg14", "clip", ("ViT-bigG-14", "laion2b_s39b_b160k"), 336, 1280, 10158),
 )
 class ClipBackbone(Backbone):
     """A CLIP model of open_clip whose image tower is its own `VisionTransformer` with a class token."""

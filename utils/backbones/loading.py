@@ -16,6 +16,7 @@ from utils.errors import InputError
 from utils.weights import CLIP_VARIABLE, Asset
 
 RANDOM_SEED = 0
+KINDS = {"clip": "a CLIP", "siglip": "a SigLIP", "pe": "a Perception Encoder", "sam2": "a SAM 2"}
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -27,13 +28,20 @@ def weight_asset(spec: BackboneSpec) -> Asset:
     files = (file,) if file else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
     if file.endswith((".bin", ".pth")):
         files = (f"{file[:-4]}.safetensors", file)
-    original = (entry["url"].split("/")[-1],) if tag == "openai" and entry["url"] else ()
+    original = spec.original or (entry["url"].split("/")[-1] if tag == "openai" else "")
     return Asset(spec.name, repository, files, CLIP_VARIABLE, "--clip_checkpoint", original)
 
 
 def build_model(spec: BackboneSpec) -> nn.Module:
-    """The row's architecture through open_clip, random weights, float32, no file read."""
-    return open_clip.create_model(spec.open_clip[0], pretrained=None, load_weights=False).eval()
+    """The row's architecture from open_clip's configuration, random weights, float32, no file read.
+
+    InputError when its text tower is not open_clip's own (those need another library and its files).
+    """
+    config = open_clip.get_model_config(spec.open_clip[0])
+    if "hf_model_name" in config["text_cfg"] or "multimodal_cfg" in config:
+        raise InputError(f"{spec.name} has a text tower outside open_clip or a caption decoder, which is not supported")
+    model_class = CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    return model_class(**config).eval()
 
 
 def random_backbone(spec: BackboneSpec, seed: int = RANDOM_SEED) -> Backbone:
@@ -52,14 +60,29 @@ def load_backbone(spec: BackboneSpec, path: str | Path, tokenizer: Tokenizer) ->
 
     Raises InputError in one line: missing, truncated, unsafe, wrong architecture or wrong family.
     """
+    state = read_state(path)
+    kind = kind_of(state)
+    if kind not in (None, spec.family):
+        raise InputError(f"{path} is {KINDS[kind]}, but {spec.name} is {KINDS[spec.family]}; give its own weights")
     model = build_model(spec)
-    load_strictly(model, to_open_clip(read_state(path), model), spec.name, path)
+    load_strictly(model, to_open_clip(state, model), spec.name, path)
     return wrap(spec, model, tokenizer)
 
 
 def wrap(spec: BackboneSpec, model: nn.Module, tokenizer: Tokenizer) -> Backbone:
     """The family's class around a model of the row."""
-    return FAMILIES[spec.family].from_model(model, tokenizer, spec.name, spec.tile)
+    return FAMILIES[spec.family].from_spec(spec, model, tokenizer)
+
+
+def kind_of(state: dict[str, Tensor]) -> str | None:
+    """The family whose weights these are, "sam2", or None where the names do not tell."""
+    if any(name.startswith("image_encoder.trunk.") for name in state):
+        return "sam2"
+    if "visual.trunk.attn_pool.latent" in state:
+        return "pe" if any(name.startswith("visual.trunk.norm_pre.") for name in state) else "siglip"
+    if "visual.attn_pool.probe" in state:
+        return "pe"
+    return "clip" if "visual.class_embedding" in state and "visual.proj" in state else None
 
 
 def to_open_clip(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -22,7 +22,8 @@ def tokenizer_asset(spec: BackboneSpec) -> Asset | None:
     repository = _text_config(spec).get("hf_tokenizer_name")
     if not repository:
         return None
-    return Asset(f"the tokenizer of {spec.name}", repository, (TOKENIZER_FILE,), CLIP_VARIABLE, "--clip_checkpoint")
+    what = f"tokenizer of {spec.name}"
+    return Asset(what, repository, (TOKENIZER_FILE,), CLIP_VARIABLE, "--clip_checkpoint", companion=True)
 
 
 def tokenizer_of(spec: BackboneSpec, path: Path | None = None) -> Tokenizer:
@@ -58,7 +59,7 @@ class FileTokenizer:
             raise InputError("SigLIP's tokenizer needs the package tokenizers; pip install tokenizers") from error
         try:
             self.pieces = PieceTokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # noqa: BLE001 (tokenizers raises nothing more special)
+        except Exception as error:
             raise InputError(f"{path} is not a readable tokenizer file ({error}); download it again") from error
         self.clean = get_clean_fn(clean)
         self.context_length = context_length
