@@ -9,6 +9,7 @@ Paper: arXiv 2505.23769. The way of the data is written in README.md; the maths 
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -30,7 +31,7 @@ from utils.postprocess import label_pixels
 from utils.presets import build, list_presets, preset_for
 from utils.referring import Referral, largest_component_box
 from utils.runtime import Stages, resolve_device, resolve_dtype
-from utils.text import TEMPLATES, LabelPrompts
+from utils.text import TEMPLATES, LabelPrompts, fills_context
 from utils.tiling import TileGrid, cut_views, fuse_views
 from utils.tokens import difference_scores, nonempty, patch_weights, remove_patches
 from utils.types import PoolingRecipe, RegionMasks, RegionTokens, Segmentation, as_labels
@@ -219,6 +220,9 @@ class TextRegionSegmenter:
         """
         labels = as_labels(labels)
         new = [label for label in dict.fromkeys(labels) if label not in self._text_cache]
+        for label in new:
+            if fills_context(label, self.backbone.tokenizer):
+                warnings.warn(f"the label {label[:40]!r}… is longer than the model reads; its end is cut", stacklevel=2)
         with self.stages("text"):
             per_batch = max(2048 // len(TEMPLATES), 1)
             for start in range(0, len(new), per_batch):

@@ -13,7 +13,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """ "auto" is the first of CUDA, MPS, CPU that exists. InputError for an unknown or absent device."""
+    """Resolve a name; "auto" is the first of CUDA, MPS, CPU that exists. InputError for an unknown or absent device."""
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -29,7 +29,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """ "auto" is float16 on CUDA (as published) and float32 elsewhere. InputError for an unknown name."""
+    """Resolve a name; "auto" is float16 on CUDA (as published), float32 elsewhere. InputError for an unknown name."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":

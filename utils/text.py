@@ -1,15 +1,17 @@
 """From label words to unit text embeddings: class files, synonyms, 80 templates, cache (spec 8.1, 8.4b, 8.6)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from open_clip import OPENAI_IMAGENET_TEMPLATES
+from torch import Tensor
 
 from utils.errors import InputError
 from utils.types import as_labels
 
 TEMPLATES = tuple(OPENAI_IMAGENET_TEMPLATES)
+LONGEST_TEMPLATE = max(TEMPLATES, key=lambda template: len(template("")))
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ class LabelPrompts:
     def has_synonyms(self) -> bool:
         """Whether any label has more than one query."""
         return len(self.queries) > len(self.names)
+
+
+def fills_context(label: str, tokenizer: Callable[[list[str]], Tensor]) -> bool:
+    """Whether the label's longest prompt reaches the end of the model's context, so that words may be cut off."""
+    prompt = LONGEST_TEMPLATE(label)
+    plain, longer = tokenizer([prompt, f"{prompt} more"])
+    return bool((plain == longer).all())
 
 
 def read_class_file(path: str | Path) -> list[str]:

@@ -1,0 +1,99 @@
+"""Everything README.md shows is run: its commands, its Python, its links."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from utils.tinyworld.scenes import draw_scene
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every line of every bash block, without the set-up that the tests already run in."""
+    lines = [line.split(" #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line.removeprefix("bash setup_env.sh && ") for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder with the files that the README's examples name."""
+    folder = tmp_path_factory.mktemp("readme")
+    Image.fromarray(data.chelsea()).resize((151, 101)).save(folder / "photo.jpg")
+    Image.fromarray(draw_scene(3).image).save(folder / "scene.png")
+    (folder / "queries.yaml").write_text("photo.jpg: [wood, snow]\n")
+    return folder
+
+
+def run(command: str, folder: Path, **environment) -> subprocess.CompletedProcess:
+    """Run a README command from `folder` with this Python and the checkout's programs."""
+    words = shlex.split(command)
+    words = [sys.executable if word == ".venv/bin/python" else word for word in words]
+    words = [str(ROOT / word) if (ROOT / word).is_file() and word.endswith((".py", ".sh")) else word for word in words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def cheap(command: str) -> str:
+    """The same program, quick: the tiny preset instead of real weights, pytest only collecting."""
+    if "pytest" in command:
+        return f"{command} --collect-only -q --rootdir {ROOT} -c {ROOT / 'pyproject.toml'}"
+    needs_weights = "--image" in command and "--preset" not in command and "--help" not in command
+    return f"{command} --preset tiny" if needs_weights and "TextRegionSegmenter.py" in command else command
+
+
+def test_the_two_commands_are_exactly_these():
+    assert "bash setup_env.sh && .venv/bin/python TextRegionSegmenter.py\n" in blocks("bash")[0]
+    assert "bash setup_env.sh && .venv/bin/python -m pytest\n" in "".join(blocks("bash"))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_runs(command, folder):
+    done = run(cheap(command), folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_photo_command_without_weights_says_what_it_wants(folder, tmp_path):
+    command = next(c for c in commands() if "--image photo.jpg" in c)
+    done = run(command, folder, HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no weights for")
+    assert done.stderr.count("\n") == 1
+
+
+def test_python_block_runs_and_does_what_its_comments_say(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    names: dict = {}
+    exec(compile("\n".join(blocks("python")), "README.md", "exec"), names)
+    regions, scores = names["regions"], names["scores"]
+    assert scores.shape == (len(regions), 2)
+    assert np.allclose(regions.tokens.norm(dim=1), 1, atol=1e-5)
+    assert names["result"].labels == ("blue circle", "sky")
+    assert Image.open(folder / "labels.png").size == (256, 256)
+
+
+def test_links_lead_somewhere():
+    targets = [t for t in re.findall(r"\]\(([^)]+)\)", README) if "://" not in t]
+    assert targets
+    missing = [target for target in targets if not (ROOT / target.split("#")[0]).exists()]
+    assert missing == []
+
+
+def test_named_paths_exist():
+    paths = re.findall(r"^\| .* \| `([^`]+)` \|$", README, re.MULTILINE)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []

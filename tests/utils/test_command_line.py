@@ -1,0 +1,62 @@
+"""Command-line habits: one line, exit code 2, never a traceback."""
+
+import argparse
+
+import pytest
+
+from utils.command_line import Parser, Sides, boolean, run_program
+from utils.errors import InputError
+
+
+def test_unknown_flag_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        Parser(prog="p").parse_args(["--nope"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: --nope; see p --help\n"
+
+
+def test_flags_may_not_be_abbreviated():
+    parser = Parser()
+    parser.add_argument("--labels")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--lab", "x"])
+
+
+@pytest.mark.parametrize(("text", "value"), [("True", True), ("false", False), ("1", True), ("no", False)])
+def test_boolean(text, value):
+    assert boolean(text) is value
+
+
+def test_boolean_refuses_other_words():
+    with pytest.raises(argparse.ArgumentTypeError, match="maybe"):
+        boolean("maybe")
+
+
+@pytest.mark.parametrize("words", [["2016", "672"], ["2016,672"], ["(2016,", "672)"]])
+def test_sides(words):
+    parser = Parser()
+    parser.add_argument("--scale", nargs="+", action=Sides)
+    assert parser.parse_args(["--scale", *words]).scale == (2016, 672)
+
+
+@pytest.mark.parametrize("words", [["7"], ["7", "x"], ["1", "2", "3"], ["__import__('os')", "1", "2"]])
+def test_sides_refuses(words, capsys):
+    parser = Parser()
+    parser.add_argument("--scale", nargs="+", action=Sides)
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--scale", *words])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_run_program_codes(capsys):
+    def bad():
+        raise InputError("got 3, expected 4")
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    assert run_program(lambda: None) == 0
+    assert run_program(bad) == 2
+    assert capsys.readouterr().err == "error: got 3, expected 4\n"
+    assert run_program(stopped) == 130
