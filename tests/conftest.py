@@ -1,6 +1,6 @@
 """Run-time checks of every annotated signature, and the models the tests share."""
 
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 install_import_hook(["utils", "TextRegionSegmenter"], "beartype.beartype")  # before anything imports them
 
@@ -42,3 +42,11 @@ def tiny_sam2():
 def random():
     """A seeded torch generator."""
     return torch.Generator().manual_seed(7)
+
+
+@pytest.fixture
+def untyped():
+    """Run-time checks of annotations off: what a user with wrong types sees."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from utils.errors import InputError
 
 MAX_PIXELS = 100_000_000
-ImageInput = str | Path | bytes | Image.Image | np.ndarray
+ImageInput = str | Path | bytes | bytearray | Image.Image | np.ndarray
 
 
 def load_image(image: ImageInput, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
