@@ -54,9 +54,7 @@ class Processes:
 
 
 @contextmanager
-def processes(
-    launcher: str = "none", device: str = "auto", local_rank: int | None = None
-) -> Iterator[Processes]:
+def processes(launcher: str = "none", device: str = "auto", local_rank: int | None = None) -> Iterator[Processes]:
     """The process group for as long as the body runs.
 
     launcher: "none", "pytorch" (torchrun) or "slurm" (srun); the address comes from its environment.

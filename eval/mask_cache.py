@@ -1,0 +1,157 @@
+"""Masks kept on disk, so that the second backbone on a benchmark does not run SAM 2 again.
+
+One file per image: the low-res soft masks, losslessly compressed, with everything they depend on in the name: the
+image's pixels, SAM 2's weights, the generator's options, sizes and arithmetic.
+"""
+
+import hashlib
+import json
+import logging
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from utils.errors import InputError
+from utils.masks.base import MaskGenerator
+from utils.storage import load_tensors, save_tensors
+from utils.types import RegionMasks
+
+KIND = "CachedMasks"
+FORMAT = 1
+LEVEL = 6
+SMALL = ("group", "boxes", "predicted_iou", "stability")
+logger = logging.getLogger(__name__)
+
+
+class CachedMasks:
+    """A mask generator that remembers.
+
+    generator: what makes masks that are not there yet. folder: where they are kept; may be shared by any number
+    of processes and benchmarks. A damaged or foreign file is made again.
+    """
+
+    def __init__(self, generator: MaskGenerator, folder: str | Path) -> None:
+        self.generator = generator
+        self.folder = Path(folder)
+        self.hits = 0
+        self.misses = 0
+        self._identity: str | None = None
+
+    def to(self, device: torch.device | str) -> "CachedMasks":
+        """Move the generator; returns self."""
+        self.generator.to(device)
+        self._identity = None
+        return self
+
+    def generate(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        image_size: tuple[int, int] | None = None,
+        mask_size: tuple[int, int] | None = None,
+    ) -> RegionMasks:
+        """As MaskGenerator.generate: equal to the wrapped generator's result, bit by bit."""
+        key = self.key(image, image_size, mask_size)
+        path = self.folder / key[:2] / f"{key}.safetensors"
+        masks = self._load(path, key)
+        if masks is not None:
+            self.hits += 1
+            return masks.to(self._device())
+        self.misses += 1
+        masks = self.generator.generate(image, image_size=image_size, mask_size=mask_size)
+        try:
+            save_masks(path, masks, key)
+        except OSError as error:
+            raise InputError(f"cannot write the mask cache {path} ({error}); free space or leave it out") from error
+        return masks
+
+    def key(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        image_size: tuple[int, int] | None,
+        mask_size: tuple[int, int] | None,
+    ) -> str:
+        """Hash of all that the masks depend on."""
+        if self._identity is None:
+            self._identity = generator_identity(self.generator)
+        sizes = [list(image.shape), list(image_size or ()), list(mask_size or ())]
+        digest = hashlib.sha256(json.dumps([FORMAT, self._identity, sizes]).encode())
+        digest.update(np.ascontiguousarray(image).tobytes())
+        return digest.hexdigest()
+
+    def _load(self, path: Path, key: str) -> RegionMasks | None:
+        if not path.is_file():
+            return None
+        try:
+            return load_masks(path, key)
+        except InputError as error:
+            logger.warning("mask cache: %s; made again", error)
+            return None
+
+    def _device(self) -> torch.device | str:
+        return getattr(self.generator, "device", "cpu")
+
+
+def save_masks(path: Path, masks: RegionMasks, key: str) -> None:
+    """Write masks compressed, in one step. OSError passes through."""
+    soft = masks.soft.detach().cpu().contiguous()
+    raw = _interleave(soft.view(torch.uint8).numpy().reshape(-1, soft.element_size()))
+    tensors = {name: getattr(masks, name).detach().cpu() for name in SMALL}
+    packed = np.frombuffer(zlib.compress(raw, LEVEL), np.uint8).copy()
+    meta = {
+        "kind": KIND,
+        "key": key,
+        "soft": [str(soft.dtype).removeprefix("torch."), list(soft.shape)],
+        "checksum": _checksum(soft, tensors),
+        **masks._sizes(),
+    }
+    save_tensors(path, {"soft": torch.from_numpy(packed), **tensors}, meta)
+
+
+def load_masks(path: Path, key: str) -> RegionMasks:
+    """Read what `save_masks` wrote; InputError when damaged, of another kind, or made for something else."""
+    tensors, meta = load_tensors(path, KIND)
+    if meta.get("key") != key:
+        raise InputError(f"{path} was made for another image or with other options")
+    try:
+        name, shape = meta["soft"]
+        dtype = getattr(torch, name)
+        raw = zlib.decompress(tensors.pop("soft").numpy().tobytes())
+        planes = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, -1)
+        tensors["soft"] = torch.from_numpy(planes.T.copy().reshape(-1)).view(dtype).reshape(shape)
+        small = {name: tensors[name] for name in SMALL}
+        masks = RegionMasks._restore(tensors, meta)
+    except (zlib.error, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error})") from error
+    if _checksum(masks.soft, small) != meta.get("checksum"):
+        raise InputError(f"{path} is damaged (checksum)")
+    return masks
+
+
+def _interleave(data: np.ndarray) -> bytes:
+    """(N, bytes per value) to all first bytes, all second bytes, …: long runs, which compress well."""
+    return np.ascontiguousarray(data.T).tobytes()
+
+
+def _checksum(soft: Tensor, small: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in (soft, *(small[name] for name in SMALL)):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def generator_identity(generator: MaskGenerator) -> str:
+    """Hash of a generator's class, plain options, device type and model weights."""
+    options = {k: v for k, v in vars(generator).items() if k not in ("model", "points_per_batch")}
+    device = torch.device(getattr(generator, "device", "cpu")).type
+    described = [type(generator).__name__, device, json.dumps(options, sort_keys=True, default=str)]
+    digest = hashlib.sha256(json.dumps(described).encode())
+    model = getattr(generator, "model", None)
+    if model is not None:
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,64 @@
+"""mmseg, made importable beside mmcv-lite. What is used of it is taken from here.
+
+mmseg 1.2.2 imports `mmcv.ops`, whose functions live in a compiled module that mmcv-lite lacks and that cannot be
+built against current torch. None of them is used here, so a stand-in is there while mmseg is imported, and only
+then. An mmcv with its compiled module is left alone.
+"""
+
+import importlib.util
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+COMPILED = "mmcv._ext"
+
+
+class _Absent(types.ModuleType):
+    """Has every function; calling one says why it is not there."""
+
+    def __getattr__(self, name: str) -> Callable:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def absent(*_: object, **__: object) -> None:
+            raise RuntimeError(f"mmcv.ops needs {name} of the compiled mmcv; mmcv-lite is installed")
+
+        return absent
+
+
+@contextmanager
+def compiled_operations() -> Iterator[None]:
+    """`mmcv._ext` can be imported in the body: the real one, or a stand-in that is removed afterwards."""
+    if COMPILED in sys.modules or importlib.util.find_spec(COMPILED) is not None:
+        yield
+        return
+    sys.modules[COMPILED] = _Absent(COMPILED)
+    try:
+        yield
+    finally:
+        del sys.modules[COMPILED]
+
+
+with compiled_operations(), warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import mmseg.engine
+    import mmseg.models
+    import mmseg.visualization  # noqa: F401
+    from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs
+    from mmseg.evaluation import IoUMetric
+    from mmseg.registry import DATA_SAMPLERS, DATASETS, METRICS, MODELS, TRANSFORMS
+    from mmseg.structures import SegDataSample
+
+__all__ = [
+    "DATASETS",
+    "DATA_SAMPLERS",
+    "METRICS",
+    "MODELS",
+    "TRANSFORMS",
+    "IoUMetric",
+    "LoadAnnotations",
+    "PackSegInputs",
+    "SegDataSample",
+]

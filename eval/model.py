@@ -1,0 +1,182 @@
+"""The model mmseg sees: a shell around TextRegionSegmenter, registered under its name.
+
+model = MODELS.build(dict(type="TextRegionSegmenter", preset="clip-vit-b16", classes="voc21"))
+samples = model(inputs, data_samples, mode="predict")
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.structures import PixelData
+from torch import Tensor
+
+from eval.class_names import read_classes
+from eval.mask_cache import CachedMasks
+from eval.mm import MODELS, SegDataSample
+from TextRegionSegmenter import TextRegionSegmenter
+from utils.backbones import SPECS, Backbone
+from utils.errors import InputError
+from utils.images import load_image
+from utils.presets import find_preset
+from utils.text import LabelPrompts
+
+GROUND_TRUTH = "ground-truth"
+MASK_SOURCES = ("sam2", GROUND_TRUTH, "slic")
+
+
+@MODELS.register_module()
+class Unchanged(BaseDataPreprocessor):
+    """Hands the batch on as it is: the method resizes and normalises by its own rules."""
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """The same data."""
+        return data
+
+
+@MODELS.register_module(name="TextRegionSegmenter")
+class TextRegionModel(BaseModel):
+    """mmseg's view of the method: images in, SegDataSamples with `pred_sem_seg` out; prediction only.
+
+    preset: name of utils/presets.py. segmenter: a TextRegionSegmenter instead of a preset.
+    classes: a list of configs/classes, a class file, or labels. names: "published" or "natural" spelling.
+    probability_threshold: 0..1, less certain pixels become class 0 (spec 8.4c).
+    recipe: of spec 7.2; "auto" is "semantic" for OpenAI's CLIP, "semantic-fp32" for others.
+    dense_fallback: spec 8.4a; "auto" is on where the family has it (CLIP).
+    masks: "sam2", "ground-truth" (from gt_sem_seg; ablation) or "slic" (ablation).
+    mask_cache: folder that keeps SAM 2's masks, None for none.
+    return_probabilities: also `seg_logits`, the (K, H, W) class probabilities; costs K * H * W * 4 bytes.
+    options: any other argument of TextRegionSegmenter.from_preset (scale, points_per_side, device, …).
+    """
+
+    def __init__(
+        self,
+        preset: str = "clip-vit-b16",
+        segmenter: TextRegionSegmenter | None = None,
+        classes: str | Sequence[str] = "voc21",
+        names: str = "published",
+        probability_threshold: float = 0.0,
+        recipe: str = "auto",
+        dense_fallback: bool | str = "auto",
+        masks: str = "sam2",
+        mask_cache: str | Path | None = None,
+        return_probabilities: bool = False,
+        data_preprocessor: None = None,
+        init_cfg: None = None,
+        **options: object,
+    ) -> None:
+        if data_preprocessor is not None or init_cfg is not None:
+            raise InputError("the method prepares images itself; leave data_preprocessor and init_cfg out")
+        super().__init__(data_preprocessor={"type": "Unchanged"})
+        if masks not in MASK_SOURCES:
+            raise InputError(f"got masks {masks!r}, expected one of {', '.join(MASK_SOURCES)}")
+        self.prompts = LabelPrompts.parse(read_classes(classes, names))
+        self.probability_threshold = probability_threshold
+        self.masks = masks
+        self.return_probabilities = return_probabilities
+        self.segmenter = segmenter or _build(preset, recipe, dense_fallback, masks, options)
+        if mask_cache is not None and masks == "sam2":
+            self.segmenter.mask_generator = CachedMasks(self.segmenter.mask_generator, mask_cache)
+
+    def forward(
+        self,
+        inputs: "Sequence[UInt8[Tensor, '3 H W']] | UInt8[Tensor, 'B 3 H W']",
+        data_samples: Sequence[SegDataSample] | None = None,
+        mode: str = "predict",
+    ) -> list[SegDataSample]:
+        """Predictions for a batch of any size, images of any sizes.
+
+        inputs: uint8 BGR, as mmseg's loading gives them; an image that a pipeline has resized or normalised is
+        read again from its img_path. Results are on the CPU. InputError for another mode than "predict".
+        """
+        if mode != "predict":
+            raise InputError(f"got mode {mode!r}; the method is not trained, only mode 'predict' exists")
+        samples = list(data_samples) if data_samples is not None else [SegDataSample() for _ in inputs]
+        return [self.predict(image, sample) for image, sample in zip(inputs, samples, strict=True)]
+
+    def predict(self, image: Tensor, sample: SegDataSample) -> SegDataSample:
+        """One image; what cannot be read or segmented gets the reason as `unreadable` and no prediction."""
+        if "unreadable" in sample:
+            return sample
+        try:
+            pixels = _original(image, sample)
+            regions = self.segmenter.encode_image(pixels, masks=self._given_masks(sample))
+        except InputError as error:
+            sample.set_metainfo({"unreadable": str(error)})
+            return sample
+        result = self.segmenter.segment(
+            regions,
+            self.prompts,
+            self.probability_threshold,
+            return_probabilities=self.return_probabilities,
+        )
+        sample.pred_sem_seg = PixelData(data=torch.from_numpy(result.label_map)[None])
+        if result.probabilities is not None:
+            sample.seg_logits = PixelData(data=torch.from_numpy(result.probabilities))
+        return sample
+
+    def _given_masks(self, sample: SegDataSample) -> "np.ndarray | None":
+        if self.masks != GROUND_TRUTH:
+            return None
+        if "gt_sem_seg" not in sample:
+            raise InputError("masks 'ground-truth' need the label map of every image")
+        return masks_of_label_map(sample.gt_sem_seg.data[0].cpu().numpy())
+
+
+def masks_of_label_map(label_map: np.ndarray, ignore: int = 255) -> np.ndarray:
+    """(R, H, W) bool, one mask per value that occurs in (H, W), `ignore` left out; R may be 0."""
+    values = np.unique(label_map)
+    return label_map == values[values != ignore][:, None, None]
+
+
+def _original(image: Tensor, sample: SegDataSample) -> np.ndarray:
+    """(H, W, 3) uint8 RGB as the photograph is."""
+    size = tuple(image.shape[1:])
+    if image.dtype == torch.uint8 and tuple(sample.get("ori_shape", size)) == size:
+        return image.flip(0).permute(1, 2, 0).contiguous().cpu().numpy()
+    if not sample.get("img_path"):
+        raise InputError("got a resized image without img_path; give the original as (3, H, W) uint8 BGR")
+    return load_image(sample.img_path)
+
+
+def _build(preset: str, recipe: str, dense_fallback: bool | str, masks: str, options: dict) -> TextRegionSegmenter:
+    chosen = dict(options, recipe=automatic_recipe(preset) if recipe == "auto" else recipe)
+    if masks == GROUND_TRUTH:
+        chosen["mask_generator"] = None
+    elif masks == "slic":
+        from utils.masks.slic import SlicMaskGenerator
+
+        chosen["mask_generator"] = SlicMaskGenerator()
+    chosen["dense_fallback"] = False
+    segmenter = TextRegionSegmenter.from_preset(preset, **chosen)
+    has_it = segmenter.backbone.has_dense_fallback
+    if dense_fallback not in ("auto", False) and not has_it:
+        raise InputError(f"the {segmenter.backbone.family} family has no dense features; leave dense_fallback off")
+    segmenter.dense_fallback = has_it if dense_fallback == "auto" else bool(dense_fallback)
+    return segmenter
+
+
+def automatic_recipe(preset: str) -> str:
+    """What the published benchmark figures were made with (spec 7.2): by where the CLIP weights come from."""
+    backbone = find_preset(preset).backbone
+    published_by = SPECS[backbone].open_clip[1] if backbone in SPECS else "nobody"
+    return "semantic" if published_by == "openai" else "semantic-fp32"
+
+
+def describe(model: TextRegionModel) -> dict:
+    """What decides the model's numbers, JSON-able: for results.json and the journal's fingerprint."""
+    segmenter = model.segmenter
+    backbone: Backbone = segmenter.backbone
+    return {
+        "backbone": backbone.name,
+        "recipe": {name: getattr(segmenter.recipe, name) for name in ("name", "unit_values", "mlp_residual")},
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "device": segmenter.device.type,
+        "masks": model.masks,
+        "labels": list(model.prompts.names),
+        "queries": list(model.prompts.queries),
+        "probability_threshold": model.probability_threshold,
+    }

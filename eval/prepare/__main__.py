@@ -1,0 +1,39 @@
+"""Make the label maps the benchmarks need: bash process_dataset.sh [NAME …]."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.prepare.converters import CONVERTERS
+from utils.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the converters; 0, or 2 when one could not do its work (the others are done nevertheless)."""
+    parser = argparse.ArgumentParser(prog="process_dataset.sh", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CONVERTERS)}; all when left out")
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        default=Path(os.environ.get("TEXTREGION_DATA", "data")),
+        help="where the data lie (default: $TEXTREGION_DATA, else data)",
+    )
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if name not in CONVERTERS]
+    if unknown:
+        print(f"error: got {unknown[0]!r}, expected one of {', '.join(CONVERTERS)}", file=sys.stderr)
+        return 2
+    failed = 0
+    for name in options.names or CONVERTERS:
+        try:
+            print(f"{name}: {CONVERTERS[name](options.data_root)}", flush=True)
+        except (InputError, OSError) as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            failed += 1
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
