@@ -18,14 +18,16 @@ from eval.class_names import read_classes
 from eval.mask_cache import CachedMasks
 from eval.mm import MODELS, SegDataSample
 from TextRegionSegmenter import TextRegionSegmenter
-from utils.backbones import SPECS, Backbone
+from utils.backbones import Backbone, find_spec
 from utils.errors import InputError
 from utils.images import load_image
-from utils.presets import find_preset
+from utils.masks import find_source
+from utils.masks.ground_truth import label_masks
+from utils.presets import TINY_WORLD, find_preset
 from utils.text import LabelPrompts
 
 GROUND_TRUTH = "ground-truth"
-MASK_SOURCES = ("sam2", GROUND_TRUTH, "slic")
+MASK_SOURCES = ("sam2", GROUND_TRUTH, "slic")  # those of utils.masks that need nothing but the image or its labels
 
 
 @MODELS.register_module()
@@ -123,13 +125,8 @@ class TextRegionModel(BaseModel):
             return None
         if "gt_sem_seg" not in sample:
             raise InputError("masks 'ground-truth' need the label map of every image")
-        return masks_of_label_map(sample.gt_sem_seg.data[0].cpu().numpy())
-
-
-def masks_of_label_map(label_map: np.ndarray, ignore: int = 255) -> np.ndarray:
-    """(R, H, W) bool, one mask per value that occurs in (H, W), `ignore` left out; R may be 0."""
-    values = np.unique(label_map)
-    return label_map == values[values != ignore][:, None, None]
+        masks, _ = label_masks(sample.gt_sem_seg.data[0].cpu().numpy())
+        return masks
 
 
 def _original(image: Tensor, sample: SegDataSample) -> np.ndarray:
@@ -146,10 +143,8 @@ def _build(preset: str, recipe: str, dense_fallback: bool | str, masks: str, opt
     chosen = dict(options, recipe=automatic_recipe(preset) if recipe == "auto" else recipe)
     if masks == GROUND_TRUTH:
         chosen["mask_generator"] = None
-    elif masks == "slic":
-        from utils.masks.slic import SlicMaskGenerator
-
-        chosen["mask_generator"] = SlicMaskGenerator()
+    elif masks != "sam2":
+        chosen["mask_generator"] = find_source(masks).generator()
     chosen["dense_fallback"] = False
     segmenter = TextRegionSegmenter.from_preset(preset, **chosen)
     has_it = segmenter.backbone.has_dense_fallback
@@ -160,10 +155,14 @@ def _build(preset: str, recipe: str, dense_fallback: bool | str, masks: str, opt
 
 
 def automatic_recipe(preset: str) -> str:
-    """What the published benchmark figures were made with (spec 7.2): by where the CLIP weights come from."""
-    backbone = find_preset(preset).backbone
-    published_by = SPECS[backbone].open_clip[1] if backbone in SPECS else "nobody"
-    return "semantic" if published_by == "openai" else "semantic-fp32"
+    """What the published benchmark figures were made with (spec 7.2), by whose weights they are.
+
+    A preset that is no row of the registry (the tiny world) keeps its own.
+    """
+    found = find_preset(preset)
+    if found.backbone == TINY_WORLD:
+        return found.recipe
+    return "semantic" if find_spec(found.backbone).open_clip[1] == "openai" else "semantic-fp32"
 
 
 def describe(model: TextRegionModel) -> dict:

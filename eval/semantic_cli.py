@@ -17,7 +17,7 @@ def shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that both programs have."""
     add = parser.add_argument
     add("--data-root", metavar="DIR", help="where the data lie (default: $TEXTREGION_DATA, else data)")
-    add("--limit", type=_positive, metavar="N", help="only the first N images of each benchmark")
+    add("--limit", type=positive, metavar="N", help="only the first N images of each benchmark")
     add("--resume", action="store_true", help="go on where an interrupted run in the same work dir stopped")
     add("--masks", choices=("sam2", "ground-truth", "slic"), help="source of the regions (default: sam2)")
     add("--mask-cache", metavar="DIR", help="keep SAM 2's masks there and use those that are there")
@@ -97,7 +97,8 @@ def _plain(name: str) -> str:
     return "".join(character for character in name if character.isalnum())
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
     try:
         number = int(text)
     except ValueError as error:

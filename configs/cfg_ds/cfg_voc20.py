@@ -12,8 +12,25 @@ test_dataloader = dict(
         # Leaving a class out makes mmseg map it to 255 and count the others from 0: the same as reducing it.
         metainfo=dict(
             classes=(
-                "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-                "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+                "aeroplane",
+                "bicycle",
+                "bird",
+                "boat",
+                "bottle",
+                "bus",
+                "car",
+                "cat",
+                "chair",
+                "cow",
+                "diningtable",
+                "dog",
+                "horse",
+                "motorbike",
+                "person",
+                "pottedplant",
+                "sheep",
+                "sofa",
+                "train",
                 "tvmonitor",
             )
         ),

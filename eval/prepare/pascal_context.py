@@ -16,11 +16,13 @@ from utils.storage import write_atomically
 IMAGES = "https://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
 ANNOTATIONS = "https://codalabuser.blob.core.windows.net/public/trainval_merged.json"
 # Categories of the file that are classes, in the order of their labels; 0 is background.
-CATEGORIES = (  # fmt: skip
+# fmt: off
+CATEGORIES = (
     0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113,
     115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326,
     347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
-)  # fmt: skip
+)
+# fmt: on
 
 
 def pascal_context(root: Path) -> str:

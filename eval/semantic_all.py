@@ -1,0 +1,152 @@
+"""All segmentation benchmarks with any number of backbones (the program eval_all_semantic.py).
+
+Every run is a process of its own, so one that fails, whatever the reason, does not stop the others.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eval.results import ROOT
+from eval.semantic_cli import MODEL_FLAGS, positive, shared_arguments
+from eval.table import BENCHMARKS, overview
+from utils.errors import InputError
+from utils.presets import find_preset
+from utils.storage import write_atomically
+
+CONFIGS = ROOT / "configs" / "cfg_ds"
+PROGRAM = ROOT / "eval_semantic.py"
+
+
+@dataclass
+class Outcome:
+    """What became of the runs. scores: {backbone: {benchmark: mIoU}}."""
+
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of eval_all_semantic.py."""
+    made = argparse.ArgumentParser(prog="eval_all_semantic.py", description="Evaluate all segmentation benchmarks.")
+    add = made.add_argument
+    add("--presets", nargs="+", default=["clip-vit-b16"], metavar="NAME", help="backbones (default: clip-vit-b16)")
+    add("--datasets", nargs="+", default=list(BENCHMARKS), metavar="NAME", help="default: the eight benchmarks")
+    add("--work-dir", type=Path, default=Path("out/semantic"), metavar="DIR", help="default: out/semantic")
+    add("--nproc", type=positive, default=1, metavar="N", help="processes (GPUs) per run (default: 1)")
+    shared_arguments(made)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; 0 when all that is there was evaluated, 1 when a run failed, 2 when nothing could be run."""
+    options = parser().parse_args(arguments)
+    if options.data_root:
+        os.environ["TEXTREGION_DATA"] = options.data_root
+    try:
+        outcome = run_all(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    lines = overview(outcome.scores, f"first {options.limit} images" if options.limit else "")
+    print("\n".join(["", *lines]))
+    save(options.work_dir, outcome, lines)
+    for line in outcome.failed:
+        print(f"failed: {line}", file=sys.stderr)
+    if outcome.failed:
+        return 1
+    return 0 if outcome.scores else 2
+
+
+def run_all(options: argparse.Namespace) -> Outcome:
+    """Every backbone on every benchmark whose data are there. InputError for names that do not exist."""
+    for name in options.datasets:
+        if not config_of(name).is_file():
+            known = sorted(path.stem.removeprefix("cfg_") for path in CONFIGS.glob("cfg_*.py"))
+            raise InputError(f"unknown data set {name!r}; expected some of {', '.join(known)}")
+    for preset in options.presets:
+        find_preset(preset)
+    outcome = Outcome()
+    there = [name for name in options.datasets if _is_there(name, outcome)]
+    for preset in options.presets:
+        for name in there:
+            _run_one(options, preset, name, outcome)
+    return outcome
+
+
+def config_of(name: str) -> Path:
+    """The config file of a benchmark."""
+    return CONFIGS / f"cfg_{name}.py"
+
+
+def _is_there(name: str, outcome: Outcome) -> bool:
+    from eval.data import check_folders
+    from eval.semantic import load_config
+
+    config = load_config(config_of(name))
+    if name == "tiny":  # drawn on first use
+        return True
+    try:
+        check_folders(config)
+    except InputError as error:
+        print(f"skipped: {name}: {error}", flush=True)
+        outcome.skipped.append(f"{name}: {error}")
+        return False
+    return True
+
+
+def _run_one(options: argparse.Namespace, preset: str, name: str, outcome: Outcome) -> None:
+    work_dir = options.work_dir / preset.replace("/", "-") / name
+    print(f"running: {name}, {preset} (log: {work_dir / 'run.log'})", flush=True)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    (work_dir / "results.json").unlink(missing_ok=True)  # so that an old result is not taken for this run's
+    with (work_dir / "run.log").open("w") as log:
+        code = subprocess.run(command(options, preset, name, work_dir), stdout=log, stderr=log, check=False).returncode
+    if code:
+        outcome.failed.append(f"{name}, {preset}: {_last_line(work_dir / 'run.log')} (exit code {code})")
+    try:
+        results = json.loads((work_dir / "results.json").read_text())
+    except FileNotFoundError:
+        return
+    if results["metrics"]["mIoU"] is not None:
+        outcome.scores.setdefault(preset, {})[name] = results["metrics"]["mIoU"]
+
+
+def command(options: argparse.Namespace, preset: str, name: str, work_dir: Path) -> list[str]:
+    """The command line of one run."""
+    start = [sys.executable]
+    launcher = []
+    if options.nproc > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.nproc}"]
+        launcher = ["--launcher", "pytorch"]
+    made = [*start, str(PROGRAM), "--config", str(config_of(name)), "--work-dir", str(work_dir), "--preset", preset]
+    for flag in (*MODEL_FLAGS, "limit", "device"):
+        if (value := getattr(options, flag)) is not None:
+            made += [_flag(flag), str(value)]
+    made += [f"--{flag}" for flag in ("resume", "random-weights") if getattr(options, flag.replace("-", "_"))]
+    pairs = [f"{key}={value}" for key, value in options.cfg_options.items()]
+    return [*made, *launcher, *(["--cfg-options", *pairs] if pairs else [])]
+
+
+def _flag(name: str) -> str:
+    return f"--{name}" if name.startswith(("clip_", "sam2_")) else f"--{name.replace('_', '-')}"
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["no output"])[-1]
+
+
+def save(work_dir: Path, outcome: Outcome, lines: list[str]) -> None:
+    """Write table.md and table.json to the work dir."""
+    told = [f"- skipped: {line}" for line in outcome.skipped] + [f"- failed: {line}" for line in outcome.failed]
+    write_atomically(work_dir / "table.md", "\n".join([*lines, "", *told, ""]).encode())
+    content = {"mIoU": outcome.scores, "skipped": outcome.skipped, "failed": outcome.failed}
+    write_atomically(work_dir / "table.json", json.dumps(content, indent=1).encode())
