@@ -4,7 +4,6 @@ python -m utils.presets              # the table
 python -m utils.presets --markdown   # the same for README.md
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,9 @@ from utils.backbones import SPECS, Backbone, BackboneSpec, ClipBackbone, find_sp
 from utils.backbones.base import OPEN_CLIP_PREFIX
 from utils.backbones.loading import RANDOM_SEED, load_backbone, random_backbone, weight_asset
 from utils.backbones.tokenizers import tokenizer_asset, tokenizer_of
+from utils.command_line import Parser
 from utils.errors import InputError
-from utils.masks.base import MaskGenerator
-from utils.masks.sam2 import Sam2MaskGenerator
+from utils.masks import MaskGenerator, Sam2MaskGenerator, find_source
 from utils.masks.sam2_model import build_sam2, find_size, load_sam2, sam2_asset, size_of
 from utils.tinyworld import models as tinyworld
 from utils.weights import Asset, locate_all
@@ -119,13 +118,16 @@ def build(
     clip_checkpoint, sam2_checkpoint: explicit weight files (or folders made by utils.weights), which must exist.
     clip_download_root: weights folder or hub cache, for both models. model_cfg: SAM 2.1 size, or YAML.
     points_per_side, min_size, return_non_overlapping: override the preset's mask generator.
-    mask_generator: "preset" is the preset's SAM 2; None for given masks only; or a generator of your own.
+    mask_generator: "preset" or "sam2" is the preset's SAM 2, "slic" superpixels; None for given masks only; or
+        a generator of your own.
     random_weights: the real architectures without any file, the same every time; results mean nothing.
     segmenter_options: arguments of the segmenter; they override the preset's.
     Raises InputError in one line for anything that does not exist or fit.
     """
     preset = find_preset(name)
-    wants_sam2 = isinstance(mask_generator, str) and mask_generator == FROM_PRESET
+    if isinstance(mask_generator, str) and mask_generator not in (FROM_PRESET, "sam2"):
+        mask_generator = _source_by_name(mask_generator)
+    wants_sam2 = isinstance(mask_generator, str)
     explicit = {"--clip_checkpoint": clip_checkpoint, "--sam2_checkpoint": sam2_checkpoint}
     if random_weights:
         given = [flag for flag, path in explicit.items() if path is not None]
@@ -144,6 +146,14 @@ def build(
         mask_generator = Sam2MaskGenerator(sam2, **{**preset.masks, **own})
     options = {"recipe": preset.recipe, **preset.options, **segmenter_options}
     return segmenter_class(backbone, mask_generator, device=device, dtype=dtype, **options)
+
+
+def _source_by_name(name: str) -> MaskGenerator:
+    """A registered mask source that needs nothing but its defaults."""
+    source = find_source(name)
+    if source.needs:
+        raise InputError(f"the mask source {name} must be given {source.needs}; make it and pass the object itself")
+    return source.generator()
 
 
 def _requests(
@@ -292,7 +302,7 @@ def markdown_table() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: print the table."""
-    parser = argparse.ArgumentParser(prog="python -m utils.presets", description="Print the table of presets.")
+    parser = Parser(prog="python -m utils.presets", description="Print the table of presets.")
     parser.add_argument("--markdown", action="store_true", help="as it stands in README.md")
     print(markdown_table() if parser.parse_args(arguments).markdown else text_table())
     return 0

@@ -26,6 +26,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RemoteEntryNotFoundError
 from tqdm import tqdm
 
+from utils.command_line import Parser, run_program
 from utils.errors import InputError
 
 CLIP_VARIABLE = "TEXTREGION_CLIP"
@@ -269,8 +270,8 @@ def verify(folder: str | Path) -> list[Path]:
     return paths
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m utils.weights", description=__doc__.split("\n\n")[0])
+def _parser() -> Parser:
+    parser = Parser(prog="python -m utils.weights", description=__doc__)
     parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets whose files are wanted")
     parser.add_argument("--to", metavar="DIR", default="weights", help="folder to put them in (default: weights)")
     parser.add_argument("--verify", metavar="DIR", help="check a folder against its checksums, fetch nothing")
@@ -280,26 +281,30 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; 0, or 2 after one line on stderr."""
     options = _parser().parse_args(arguments)
-    try:
-        if options.verify:
-            print(f"{len(verify(options.verify))} files in {options.verify} are as they were fetched")
-            return 0
-        if not options.preset:
-            raise InputError("nothing to do; give --preset NAME [NAME …] --to DIR, or --verify DIR")
-        from utils.presets import assets_of
+    return run_program(lambda: _run(options))
 
-        assets = [asset for name in options.preset for asset in assets_of(name)]
-        if not assets:
-            print(f"{', '.join(options.preset)} needs no files: its weights are in the repository")
-            return 0
+
+def _run(options: argparse.Namespace) -> None:
+    if options.verify:
+        print(f"{len(verify(options.verify))} files in {options.verify} are as they were fetched")
+        return
+    if not options.preset:
+        raise InputError("nothing to do; give --preset NAME [NAME …] --to DIR, or --verify DIR")
+    from utils.presets import assets_of
+
+    assets = list(dict.fromkeys(asset for name in options.preset for asset in assets_of(name)))
+    if not assets:
+        print(f"{', '.join(options.preset)} needs no files: its weights are in the repository")
+        return
+    try:
         for path in fetch(assets, options.to):
-            print(f"{path}  {path.stat().st_size / 1e6:.0f} MB")
-        print(f"checksums in {Path(options.to) / CHECKSUMS}; use with --clip_download_root {options.to}")
-        return 0
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    except OSError as error:
+        raise InputError(f"cannot write to {options.to} ({error}); give another folder as --to") from error
+    print(f"checksums in {Path(options.to) / CHECKSUMS}; use it with --clip_download_root {options.to}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from utils import weights  # the same module under its real name, so that its exception classes are one
+
+    sys.exit(weights.main())

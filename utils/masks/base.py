@@ -24,5 +24,6 @@ class MaskGenerator(Protocol):
         mask_size: tuple[int, int] | None = None,
     ) -> RegionMasks:
         """Masks of the image. image_size: the original's (H, W); mask_size: at which masks are meant; both default
-        to the given image's own."""
+        to the given image's own.
+        """
         ...

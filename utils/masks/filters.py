@@ -39,16 +39,12 @@ def inclusive_boxes(on: Bool[Tensor, "M h w"]) -> Int[Tensor, "M 4"]:
     return torch.stack([x1, y1, x2, y2], 1) * rows.any(1, keepdim=True)
 
 
-def suppress(
-    boxes: Int[Tensor, "M 4"], scores: Float[Tensor, " M"], threshold: float
-) -> Int[Tensor, " K"]:
+def suppress(boxes: Int[Tensor, "M 4"], scores: Float[Tensor, " M"], threshold: float) -> Int[Tensor, " K"]:
     """Indices that survive box NMS (IoU > threshold suppressed), best score first (spec 9.4)."""
     return nms(boxes.float(), scores.float(), threshold)
 
 
-def sort_by_level(
-    index: Int[Tensor, " K"], predicted_iou: Float[Tensor, " K"], points: int
-) -> Int[Tensor, " K"]:
+def sort_by_level(index: Int[Tensor, " K"], predicted_iou: Float[Tensor, " K"], points: int) -> Int[Tensor, " K"]:
     """Order whole, part, subpart, each by predicted IoU descending, stable (spec 9.7).
 
     index: candidate numbers in the order of `order_candidates` for `points` prompts; returns positions.
@@ -57,9 +53,7 @@ def sort_by_level(
     return by_score[torch.argsort(index[by_score] // points, stable=True)]
 
 
-def box_overlaps(
-    box: Int[Tensor, " 4"], boxes: Int[Tensor, "K 4"]
-) -> Float32[Tensor, " K"]:
+def box_overlaps(box: Int[Tensor, " 4"], boxes: Int[Tensor, "K 4"]) -> Float32[Tensor, " K"]:
     """IoU of one inclusive low-res box with others, lengths taken as x2 - x1, union + 1e-8 (spec 9.8)."""
     low, high = torch.maximum(box[:2], boxes[:, :2]), torch.minimum(box[2:], boxes[:, 2:])
     intersection = (high - low).clamp(min=0).prod(1).float()
@@ -68,9 +62,7 @@ def box_overlaps(
     return intersection / (area + areas - intersection + 1e-8)
 
 
-def fusion_groups(
-    masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: float = 0.8
-) -> list[list[int]]:
+def fusion_groups(masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: float = 0.8) -> list[list[int]]:
     """Which masks are one region (spec 9.8): [seed, joined, …] per group, in the order of the seeds.
 
     masks: M single-part masks in their order; compared at full size, soft, float32. boxes: low-res inclusive xyxy.
@@ -105,9 +97,7 @@ def _contained(
     if len(near) == 0:
         return []
     full = masks.select(torch.tensor([seed])).full()
-    shared = torch.cat(
-        [torch.minimum(full, masks.select(chunk).full()).sum((1, 2)).cpu() for chunk in near.split(32)]
-    )
+    shared = torch.cat([torch.minimum(full, masks.select(chunk).full()).sum((1, 2)).cpu() for chunk in near.split(32)])
     return near[shared / torch.minimum(sums[seed], sums[near]) > threshold].tolist()
 
 

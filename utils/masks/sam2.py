@@ -128,23 +128,41 @@ class Sam2MaskGenerator:
 
         points: (x, y) in [0, 1] of the image.
         """
-        points = (points.to(self.device) * self.model.image_size)[:, None]
-        outputs = [self._decode(features, batch) for batch in points.split(self.points_per_batch)]
+        return self.decode_prompts(features, points[:, None], torch.ones(len(points), 1, dtype=torch.int))
+
+    def decode_prompts(
+        self,
+        features: ImageFeatures,
+        points: Float32[Tensor, "N K 2"],
+        labels: Int[Tensor, "N K"],
+        multimask_output: bool = True,
+    ) -> tuple[Float[Tensor, "N M h w"], Float32[Tensor, "N M"]]:
+        """Low-res logits (half precision, clamped to +-32) and predicted IoU of N prompts of K points each.
+
+        points: (x, y) in [0, 1] of the image. labels: 1 part of the region, 0 not, 2 and 3 the top left and
+        bottom right corners of a box. multimask_output: M = 3 masks (whole, part, subpart), else M = 1.
+        """
+        points, labels = points.to(self.device) * self.model.image_size, labels.to(self.device)
+        batches = zip(points.split(self.points_per_batch), labels.split(self.points_per_batch), strict=True)
+        outputs = [self._decode(features, *batch, multimask_output) for batch in batches]
         return torch.cat([masks for masks, _ in outputs]), torch.cat([iou for _, iou in outputs])
 
     def _decode(
-        self, features: ImageFeatures, points: Float32[Tensor, "N 1 2"]
-    ) -> tuple[Float[Tensor, "N 3 h w"], Float32[Tensor, "N 3"]]:
+        self,
+        features: ImageFeatures,
+        points: Float32[Tensor, "N K 2"],
+        labels: Int[Tensor, "N K"],
+        multimask_output: bool,
+    ) -> tuple[Float[Tensor, "N M h w"], Float32[Tensor, "N M"]]:
         model = self.model
-        positive = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
         with autocast(self.device, self.dtype):
-            sparse, dense = model.sam_prompt_encoder(points=(points, positive), boxes=None, masks=None)
+            sparse, dense = model.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)
             masks, predicted_iou, _, _ = model.sam_mask_decoder(
                 image_embeddings=features.embedding,
                 image_pe=model.sam_prompt_encoder.get_dense_pe(),
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
-                multimask_output=True,
+                multimask_output=multimask_output,
                 repeat_image=True,
                 high_res_features=features.high_resolution,
             )

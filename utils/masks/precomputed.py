@@ -1,0 +1,131 @@
+"""Masks that somebody made before: arrays, or files (.npy, .npz, .safetensors, COCO-RLE .json, label map .png)."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from utils.errors import InputError
+from utils.masks.ground_truth import IGNORED, label_masks, read_label_map
+from utils.masks.registry import register
+from utils.types import RegionMasks
+
+SUFFIXES = (".safetensors", ".npz", ".npy", ".json", ".png")
+
+
+def read_masks(path: str | Path, image_size: tuple[int, int], name: str | None = None) -> RegionMasks:
+    """Masks of one image from a file, or from a folder that has one file per image.
+
+    path: a file, or a folder with `<name>.png` and so on. name: the image's file name without its ending.
+    image_size: (H, W) of the image. Label maps and RLE must have this size; arrays (R, h, w) any.
+    `.npz` files hold `masks`; `.json` files a list of COCO annotations or RLEs, or {"annotations": […]}.
+    Raises InputError: missing, damaged, of another size.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _file_of(path, name)
+    if not path.is_file():
+        raise InputError(f"no mask file at {path}; expected {', '.join(SUFFIXES)} or a folder of such files")
+    readers = {".json": _read_json, ".png": _read_png, ".npy": _read_numpy, ".npz": _read_numpy}
+    if path.suffix == ".safetensors":
+        return _same_size(RegionMasks.load(path), image_size, path)
+    if path.suffix not in readers:
+        raise InputError(f"got the mask file {path}, expected one of {', '.join(SUFFIXES)}")
+    masks = readers[path.suffix](path, image_size)
+    return RegionMasks.from_array(masks, image_size)
+
+
+def _file_of(folder: Path, name: str | None) -> Path:
+    if name is None:
+        raise InputError(f"{folder} is a folder of masks; the image needs a file name to find its own in it")
+    found = [candidate for suffix in SUFFIXES if (candidate := folder / f"{name}{suffix}").is_file()]
+    if not found:
+        raise InputError(f"no masks for {name} in {folder}; expected {name} with one of {', '.join(SUFFIXES)}")
+    return found[0]
+
+
+def _same_size(masks: RegionMasks, image_size: tuple[int, int], path: Path) -> RegionMasks:
+    if masks.image_size != tuple(image_size):
+        raise InputError(f"{path} holds masks of an image of size {masks.image_size}, expected {tuple(image_size)}")
+    return masks
+
+
+def _read_png(path: Path, image_size: tuple[int, int]) -> Bool[np.ndarray, "R H W"]:
+    label_map = read_label_map(path)
+    if label_map.shape != tuple(image_size):
+        raise InputError(f"{path} has size {label_map.shape}, expected the image's {tuple(image_size)}")
+    return label_masks(label_map, IGNORED)[0]
+
+
+def _read_numpy(path: Path, image_size: tuple[int, int]) -> np.ndarray:
+    try:
+        content = np.load(path, allow_pickle=False)
+        return content["masks"] if isinstance(content, np.lib.npyio.NpzFile) else content
+    except KeyError as error:
+        raise InputError(f"{path} has no array named masks; save it with np.savez(path, masks=…)") from error
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a readable array file; save it again with np.save or np.savez") from error
+
+
+def _read_json(path: Path, image_size: tuple[int, int]) -> Bool[np.ndarray, "R H W"]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON ({error}); expected COCO annotations with RLE masks") from error
+    entries = content.get("annotations") if isinstance(content, dict) else content
+    if not isinstance(entries, list):
+        raise InputError(f"{path} holds no list of annotations; expected COCO annotations with RLE masks")
+    masks = [_decode(entry, image_size, path) for entry in entries]
+    return np.stack(masks) if masks else np.zeros((0, *image_size), bool)
+
+
+def _decode(entry: object, image_size: tuple[int, int], path: Path) -> Bool[np.ndarray, "H W"]:
+    """One annotation: RLE with compressed or plain counts, or polygons."""
+    shape = entry.get("segmentation", entry) if isinstance(entry, dict) else entry
+    try:
+        if isinstance(shape, dict) and tuple(shape["size"]) != tuple(image_size):
+            raise InputError(f"{path} has a mask of size {shape['size']}, expected the image's {list(image_size)}")
+        if isinstance(shape, dict) and isinstance(shape["counts"], str):
+            return coco_mask.decode(shape).astype(bool)
+        rle = coco_mask.frPyObjects(shape, *image_size)
+        return coco_mask.decode(coco_mask.merge(rle) if isinstance(rle, list) else rle).astype(bool)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} has an entry that is no COCO mask; expected size and counts, or polygons") from error
+
+
+@register("precomputed", needs="masks: array (R, h, w), RegionMasks, or the path of a file or folder")
+class PrecomputedMasks:
+    """Given masks as mask source.
+
+    masks: array (R, h, w), RegionMasks, a file, or a folder with one file per image; see `read_masks`.
+    name: for a folder, the file name (without ending) of the image that comes next; may be set anew.
+    """
+
+    def __init__(self, masks: np.ndarray | Tensor | RegionMasks | str | Path, name: str | None = None) -> None:
+        self.masks = masks
+        self.name = name
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> "PrecomputedMasks":
+        """Where the masks shall be put; returns self."""
+        self.device = torch.device(device)
+        return self
+
+    def generate(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        image_size: tuple[int, int] | None = None,
+        mask_size: tuple[int, int] | None = None,
+    ) -> RegionMasks:
+        """The given masks, at their own resolution (`mask_size` does not apply to given masks)."""
+        image_size = tuple(image_size or image.shape[:2])
+        if isinstance(self.masks, (str, Path)):
+            return read_masks(self.masks, image_size, self.name).to(self.device)
+        return RegionMasks.from_array(self.masks, image_size, self.device)
