@@ -30,12 +30,11 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """Resolve a name; "auto" is float16 on CUDA (as published), float32 elsewhere. InputError for an unknown name."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
     if dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     names = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "half": "float16"}
-    name = names.get(dtype, dtype)
+    name = str(dtype).removeprefix("torch.")
+    name = names.get(name, name)
     if name not in DTYPES:
         raise InputError(f"got dtype {dtype!r}, expected auto, {', '.join(DTYPES)}, fp32, fp16 or bf16")
     if name == "float16" and device.type == "cpu":

@@ -3,6 +3,8 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -48,3 +50,12 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     if found != kind:
         raise InputError(f"{path} holds {found}, expected a {kind} file written by its save()")
     return tensors, meta
+
+
+@contextmanager
+def complete(path: str | Path, kind: str) -> Iterator[None]:
+    """InputError when something is missing from, or too much in, what `load_tensors` read."""
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a complete {kind} file ({error}); save it again") from error

@@ -241,9 +241,11 @@ class RegionMasks:
     @classmethod
     def load(cls, path: str | Path) -> "RegionMasks":
         """Read what `save` wrote; InputError when the file is missing, damaged or something else."""
-        from utils.storage import load_tensors
+        from utils.storage import complete, load_tensors
 
-        return cls._restore(*load_tensors(path, kind="RegionMasks"))
+        tensors, meta = load_tensors(path, kind="RegionMasks")
+        with complete(path, "RegionMasks"):
+            return cls._restore(tensors, meta)
 
     def _tensors(self) -> dict[str, Tensor]:
         names = ("soft", "group", "boxes", "predicted_iou", "stability")
@@ -339,13 +341,14 @@ class RegionTokens:
     @classmethod
     def load(cls, path: str | Path) -> "RegionTokens":
         """Read what `save` wrote; InputError when the file is missing, damaged or something else."""
-        from utils.storage import load_tensors
+        from utils.storage import complete, load_tensors
 
         tensors, meta = load_tensors(path, kind="RegionTokens")
         parts = {n.removeprefix("masks."): tensors.pop(n) for n in list(tensors) if n.startswith("masks.")}
-        sizes = {n: meta.pop(n) for n in ("image_size", "mask_size", "hard")}
-        meta["grid"] = tuple(meta["grid"])
-        return cls(**tensors, masks=RegionMasks._restore(parts, sizes), **meta)
+        with complete(path, "RegionTokens"):
+            sizes = {n: meta.pop(n) for n in ("image_size", "mask_size", "hard")}
+            meta["grid"] = tuple(meta["grid"])
+            return cls(**tensors, masks=RegionMasks._restore(parts, sizes), **meta)
 
 
 @dataclass(frozen=True)
