@@ -2,7 +2,9 @@
 
 from jaxtyping import config, install_import_hook
 
-install_import_hook(["utils", "TextRegionSegmenter"], "beartype.beartype")  # before anything imports them
+# Before anything imports them. An int is a float to every user, so it is to the checker.
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook(["utils", "TextRegionSegmenter"], CHECKER)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
