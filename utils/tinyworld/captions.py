@@ -88,12 +88,7 @@ def mention_object(thing: int, rng: np.random.Generator) -> Mention:
     """Mentions an object by a random choice of its attributes."""
     styles, shares = zip(*_MENTION_STYLES, strict=True)
     said = styles[rng.choice(len(styles), p=shares)]
-    if (
-        "texture" in said
-        and len(said) > 1
-        and THINGS[thing].texture == "plain"
-        and rng.random() < SILENT_PLAIN
-    ):
+    if "texture" in said and len(said) > 1 and THINGS[thing].texture == "plain" and rng.random() < SILENT_PLAIN:
         said = tuple(attribute for attribute in said if attribute != "texture")
     key = tuple((attribute, getattr(THINGS[thing], attribute)) for attribute in said)
     if key not in _MENTION_CACHE:

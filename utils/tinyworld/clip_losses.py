@@ -102,9 +102,7 @@ class SideHeads(nn.Module):
         self.objectness = nn.Linear(width, patch * patch)
         self.geometry = nn.Linear(width, 3)
 
-    def forward(
-        self, middle: Tensor, last: Tensor, region_ids: Tensor, things: Tensor, shares: Tensor
-    ) -> Tensor:
+    def forward(self, middle: Tensor, last: Tensor, region_ids: Tensor, things: Tensor, shares: Tensor) -> Tensor:
         """Sum of both side losses; tokens (B, 1+P, C), region ids (B, S, S), things (B, 9)."""
         is_object = torch.from_numpy(IS_OBJECT)[torch.gather(things, 1, region_ids.flatten(1))]
         pixels = is_object.view(region_ids.shape)[:, None].float()

@@ -74,10 +74,7 @@ class ClipTraining:
         self.model = build_clip(len(self.token_ids))
         self.learning_rate = FROM_SCRATCH_RATE if weights is None else CONTINUED_RATE
         if weights is None:
-            views = [
-                random_view(scenes, self.image_size, np.random.default_rng([1, n]))
-                for n in range(PATCH_SAMPLES)
-            ]
+            views = [random_view(scenes, self.image_size, np.random.default_rng([1, n])) for n in range(PATCH_SAMPLES)]
             initialise_vision(self.model.visual, self._pixels(views))
         else:
             self._load(weights)

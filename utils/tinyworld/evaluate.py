@@ -8,6 +8,8 @@ import functools
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,7 +24,7 @@ from tqdm import tqdm
 
 from utils.tinyworld.captions import TEMPLATES
 from utils.tinyworld.clip_features import embed_values, normalise, vision_features
-from utils.tinyworld.models import load_clip, load_sam2
+from utils.tinyworld.models import CLIP_WEIGHTS, SAM2_WEIGHTS, load_clip, load_sam2
 from utils.tinyworld.scene_cache import EVALUATION_SEED
 from utils.tinyworld.scenes import CLASS_NAMES, Scene, draw_scene
 from utils.tinyworld.shapes import SHAPES
@@ -157,15 +159,27 @@ def score_clip(
     return {f"{kind} accuracy": float(np.mean(found)) for kind, found in hits.items() if found}
 
 
-def score_sam2(model: SAM2Base, count: int, easy: bool = True) -> dict[str, float]:
+class Case(NamedTuple):
+    """A fresh scene and the masks (N, S, S) bool that SAM 2 generates for it, large ones first."""
+
+    scene: Scene
+    masks: np.ndarray
+
+
+def evaluation_cases(model: SAM2Base, count: int, easy: bool = True) -> list[Case]:
+    """Evaluation scenes with generated masks."""
+    generator = mask_generator(model)
+    scenes = tqdm(evaluation_scenes(count, easy), "generating masks", leave=False)
+    return [Case(scene, generate_masks(generator, scene.image)) for scene in scenes]
+
+
+def score_masks(cases: Sequence[Case]) -> dict[str, float]:
     """Shares of objects and grounds that some generated mask covers, and the mean best IoU."""
-    generator, overlaps = mask_generator(model), defaultdict(list)
-    for scene in evaluation_scenes(count, easy):
-        for kind, found in best_overlaps(scene, generate_masks(generator, scene.image)).items():
+    overlaps = defaultdict(list)
+    for case in cases:
+        for kind, found in best_overlaps(case.scene, case.masks).items():
             overlaps[kind] += found
-    covered = {
-        f"{kind}s covered": float(np.mean(np.array(found) > COVERED)) for kind, found in overlaps.items()
-    }
+    covered = {f"{kind}s covered": float(np.mean(np.array(found) > COVERED)) for kind, found in overlaps.items()}
     return covered | {f"{kind} best IoU": float(np.mean(found)) for kind, found in overlaps.items()}
 
 
@@ -183,15 +197,14 @@ def segment(vocabulary: Vocabulary, image: np.ndarray, masks: np.ndarray, names:
     return np.array(names)[picture]
 
 
-def score_together(sam2: SAM2Base, vocabulary: Vocabulary, count: int, easy: bool = True) -> dict[str, float]:
+def score_maps(vocabulary: Vocabulary, cases: Sequence[Case]) -> dict[str, float]:
     """Mean IoU from picture to names.
 
     "own labels": each scene is asked for the names it holds ("red star", "grass"). "17 classes": every scene
     is asked for CLASS_NAMES. "true masks" replaces the generated masks.
     """
-    generator, pairs = mask_generator(sam2), defaultdict(list)
-    for scene in tqdm(evaluation_scenes(count, easy), "scenes", leave=False):
-        generated = generate_masks(generator, scene.image)
+    pairs = defaultdict(list)
+    for scene, generated in tqdm(cases, "naming pixels", leave=False):
         truths = {"own labels": (scene.labels, scene.label_map), "17 classes": (CLASS_NAMES, scene.class_map)}
         for task, (names, truth) in truths.items():
             for source, masks in (("", generated), (", true masks", scene.masks)):
@@ -201,19 +214,21 @@ def score_together(sam2: SAM2Base, vocabulary: Vocabulary, count: int, easy: boo
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints all scores of the shipped models."""
+    """Prints all scores of the shipped models, or of others."""
     parser = argparse.ArgumentParser(prog="python -m utils.tinyworld.evaluate", description=__doc__)
     parser.add_argument("--scenes", type=int, default=40, help="fresh scenes per world (default: 40)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--clip", type=Path, default=CLIP_WEIGHTS, help="CLIP weights (default: the shipped)")
+    parser.add_argument("--sam2", type=Path, default=SAM2_WEIGHTS, help="SAM 2 weights (default: the shipped)")
     parser.add_argument("--world", choices=("easy", "standard", "both"), default="both")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", message="cannot import name '_C'")  # sam2's optional CUDA extension
-    vocabulary, sam2 = Vocabulary(*load_clip()), load_sam2()
+    vocabulary, sam2 = Vocabulary(*load_clip(options.clip)), load_sam2(options.sam2)
     for world in ("easy", "standard") if options.world == "both" else (options.world,):
         easy = world == "easy"
-        scores = score_sam2(sam2, options.scenes, easy) | score_clip(vocabulary, options.scenes, easy)
-        scores |= score_together(sam2, vocabulary, options.scenes, easy)
+        cases = evaluation_cases(sam2, options.scenes, easy)
+        scores = score_masks(cases) | score_clip(vocabulary, options.scenes, easy) | score_maps(vocabulary, cases)
         print(f"{world} world, {options.scenes} scenes")
         print("\n".join(f"  {name:<36}{value:.3f}" for name, value in scores.items()))
 

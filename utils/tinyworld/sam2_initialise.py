@@ -50,7 +50,7 @@ def _initialise_decoder(decoder: MaskDecoder) -> None:
     decoder.iou_token.weight.mul_(0.1)
     decoder.mask_tokens.weight.mul_(0.3)
     for network in decoder.output_hypernetworks_mlps:
-        for layer in network.layers:
+        for layer in network.layers.children():
             _normal(layer, 2.0, layer.in_features)
     for layer in (decoder.output_upscaling[0], decoder.output_upscaling[3]):
         _normal(layer, 2.0, layer.in_channels)
@@ -64,7 +64,7 @@ def initialise(model: SAM2Base) -> None:
     _initialise_transformer(model.sam_mask_decoder.transformer)
     _initialise_decoder(model.sam_mask_decoder)
     prompts = model.sam_prompt_encoder
-    for embedding in (prompts.not_a_point_embed, prompts.no_mask_embed, *prompts.point_embeddings):
+    for embedding in (prompts.not_a_point_embed, prompts.no_mask_embed, *prompts.point_embeddings.children()):
         embedding.weight.mul_(0.1)
     for level in model.image_encoder.neck.convs:
         nn.init.zeros_(level.conv.bias)

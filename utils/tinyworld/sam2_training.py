@@ -54,17 +54,13 @@ class Affinity(nn.Module):
         return logits[:, None], queries.flatten(0, 1)
 
 
-def _turned(
-    image: np.ndarray, region_ids: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _turned(image: np.ndarray, region_ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Turns by quarters and mirrors a picture and its ids together."""
     turns, step = rng.integers(4), -1 if rng.random() < 0.5 else 1
     return np.rot90(image, turns)[:, ::step], np.rot90(region_ids, turns)[:, ::step]
 
 
-def _draw_points(
-    region_ids: np.ndarray, things: np.ndarray, count: int, rng: np.random.Generator
-) -> np.ndarray:
+def _draw_points(region_ids: np.ndarray, things: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Pixels to click on, as flat indices (count,): some anywhere, most on a region picked first."""
     flat = region_ids.ravel()
     present = np.unique(flat)
@@ -83,9 +79,7 @@ def _coarse_masks(region_ids: np.ndarray) -> np.ndarray:
     return masks.reshape(-1, side, 4, side, 4).mean((2, 4), dtype=np.float32)
 
 
-def draw_batch(
-    scenes: SceneSet, images: int, points: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+def draw_batch(scenes: SceneSet, images: int, points: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Images (B, 3, S, S) normalised, points (B, P, 2) as (x, y), targets (B*P, 1, S/4, S/4) in [0, 1]."""
     pictures, places, targets = [], [], []
     for index in rng.integers(len(scenes), size=images):
@@ -129,11 +123,7 @@ def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
 
 def best_mask_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Trains the single mask, the best of the three others, and a little all three: (N, 4, h, w) to ()."""
-    loss = (
-        2 * pixel_loss(logits, target)
-        + 1.5 * dice_loss(logits, target)
-        + 0.25 * balanced_loss(logits, target)
-    )
+    loss = 2 * pixel_loss(logits, target) + 1.5 * dice_loss(logits, target) + 0.25 * balanced_loss(logits, target)
     single, three = loss[:, 0], loss[:, 1:]
     return single.mean() + three.min(1).values.mean() + 0.1 * three.mean()
 
@@ -212,9 +202,7 @@ class Sam2Training:
         phase, pyramid = self.phase(progress), encode(self.model, images)
         loss, queries = target.new_zeros(()), torch.zeros(())
         if self.from_scratch:
-            logits, queries = self.affinity(
-                pixel_features(self.model, pyramid), points, self.model.image_size
-            )
+            logits, queries = self.affinity(pixel_features(self.model, pyramid), points, self.model.image_size)
             weight = 1.0 if phase is Phase.AFFINITY else 0.25
             loss = weight * all_masks_loss(logits, target)
             if phase is Phase.AFFINITY:

@@ -182,9 +182,7 @@ def _try_object(canvas: _Canvas, colour: str, easy: bool, shrink: float, rng: np
     return True
 
 
-def _paint_objects(
-    canvas: _Canvas, count: int, easy: bool, distinct_colours: bool, rng: np.random.Generator
-) -> None:
+def _paint_objects(canvas: _Canvas, count: int, easy: bool, distinct_colours: bool, rng: np.random.Generator) -> None:
     names = list(COLOURS)
     colours = rng.permutation(names) if distinct_colours else rng.choice(names, MAX_OBJECTS)
     attempt = 0
@@ -202,9 +200,7 @@ def _photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def _drop_hidden(
-    region_ids: np.ndarray, regions: list[SceneRegion]
-) -> tuple[np.ndarray, tuple[SceneRegion, ...]]:
+def _drop_hidden(region_ids: np.ndarray, regions: list[SceneRegion]) -> tuple[np.ndarray, tuple[SceneRegion, ...]]:
     """Renumbers the ids so that only visible regions remain."""
     visible, compact = np.unique(region_ids, return_inverse=True)
     return compact.reshape(region_ids.shape).astype(np.uint8), tuple(regions[index] for index in visible)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from utils.tinyworld.clip_training import ClipTraining
-from utils.tinyworld.evaluate import Vocabulary, score_clip, score_sam2
+from utils.tinyworld.evaluate import Vocabulary, evaluation_cases, score_clip, score_masks
 from utils.tinyworld.models import CLIP_WEIGHTS, SAM2_WEIGHTS, load_clip, load_sam2
 from utils.tinyworld.sam2_training import Sam2Training
 from utils.tinyworld.scene_cache import DEFAULT_CACHE, training_scenes
@@ -35,9 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help='weights to start from; "none": from scratch (default: shipped)',
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of batches and starting values (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of batches and starting values (default: 0)")
     parser.add_argument("--scenes", type=int, default=4000, help="number of training scenes (default: 4000)")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="folder for scenes and checkpoints")
     parser.add_argument("--out", type=Path, default=None, help="where the weights go (default: in the cache)")
@@ -67,7 +65,7 @@ def print_scores(model: str, path: Path) -> None:
     if model == "clip":
         scores = score_clip(Vocabulary(*load_clip(path)), SCORED_SCENES)
     else:
-        scores = score_sam2(load_sam2(path), SCORED_SCENES)
+        scores = score_masks(evaluation_cases(load_sam2(path), SCORED_SCENES))
     print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 
 
