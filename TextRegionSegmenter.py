@@ -333,8 +333,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     add("--clip_checkpoint", metavar="FILE", help="image-text weights on disk")
     add("--clip_download_root", metavar="DIR", help="where image-text weights are looked for and kept")
-    add("--sam2_checkpoint", metavar="FILE|SIZE", help="SAM 2.1 weights on disk, or tiny, small, base+, large")
-    add("--model_cfg", metavar="YAML", help="SAM 2 configuration belonging to --sam2_checkpoint")
+    add("--sam2_checkpoint", metavar="FILE", help="SAM 2.1 weights on disk")
+    add("--model_cfg", metavar="SIZE|YAML", help="SAM 2.1 tiny, small, base+ or large, or the file's own configuration")
     add(
         "--random_weights",
         action="store_true",

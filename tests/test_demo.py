@@ -37,7 +37,8 @@ def test_drawn_scene(tmp_path, capsys):
     assert out.count("TextRegionSegmenter.py --") == 2
     assert "not a claim about photographs" in out
     for name in ("picture.png", "labels.png", "scene.png", "global_patches.png"):
-        assert Image.open(tmp_path / "scene_0" / name).size[0] >= 256
+        with Image.open(tmp_path / "scene_0" / name) as image:
+            assert image.size[0] >= 256
 
 
 def test_photographs_with_the_tiny_preset(tmp_path, capsys, photos):
@@ -62,9 +63,9 @@ def test_photographs_with_the_tiny_preset(tmp_path, capsys, photos):
 
 
 def test_real_architectures_on_a_photograph(tmp_path, capsys, photos):
-    code, out, err = run(
+    code, _, err = run(
         capsys,
-        *("--preset", "clip-vit-b16", "--sam2_checkpoint", "tiny", "--random_weights"),
+        *("--preset", "clip-vit-b16", "--model_cfg", "tiny", "--random_weights"),
         *("--image", photos / "astronaut.png", "--labels", "person", "rocket"),
         *("--scale", "336", "336", "--points_per_side", "3", "--device", "cpu", "--output", tmp_path),
     )
@@ -89,7 +90,11 @@ def test_query_file_by_name_and_its_errors(tmp_path):
     assert find_query(queries, tmp_path / "elsewhere" / "y.png") == ["cat", "sofa"]
     with pytest.raises(InputError, match="0 entries"):
         find_query(queries, tmp_path / "z.png")
-    for text, message in (("[1, 2", "not valid YAML"), ("just words", "expected a mapping"), ("a.png: 3", "expected a l")):
+    for text, message in (
+        ("[1, 2", "not valid YAML"),
+        ("just words", "expected a mapping"),
+        ("a.png: 3", "expected a l"),
+    ):
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             read_query_cfg(path)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,10 @@ def run(args: argparse.Namespace, segmenter_class: type) -> None:
     """Do what the command line asks. Raises InputError for anything the user can put right."""
     jobs = gather_jobs(args)
     preset = args.preset or ("clip-vit-l14-336" if jobs else "tiny")
+    output = output_folder(args.output)
+    if args.visualize_global_patch and args.remove_global_patch is False:
+        raise InputError("no global-patch scores to show: removal is off; drop --remove_global_patch False")
     segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
-    output = Path(args.output)
     if jobs:
         names = output_names([job.image for job in jobs])
         for job, name in zip(jobs, names, strict=True):
@@ -110,6 +113,17 @@ def segmenter_options(args: argparse.Namespace) -> dict:
     elif args.global_patch_threshold is not None:
         options["global_patch_threshold"] = args.global_patch_threshold
     return options
+
+
+def output_folder(path: str) -> Path:
+    """The folder for pictures, made and checked before any long work. InputError when it cannot be written."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error}); choose another --output") from error
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
@@ -211,8 +225,6 @@ def write_pictures(
 
 def write_heat_map(folder: Path, image: np.ndarray, tokens: RegionTokens, threshold: float | None) -> None:
     """Difference score of every patch; hatched where the patch was removed."""
-    if tokens.patch_scores is None:
-        raise InputError("no global-patch scores to show: removal is off; drop --remove_global_patch False")
     scores = tokens.patch_scores.cpu().numpy()
     picture = heat_map(image, scores, scores < threshold)
     note = f"score d in [{scores.min():.2f}, {scores.max():.2f}]; hatched: removed, d < {threshold:g}"

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from utils.types import RegionMasks, Segmentation
 
-Picture = UInt8[np.ndarray, "H W 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 MARGIN = 16
 GOLDEN_RATIO = 0.61803398875
 
@@ -33,7 +33,7 @@ def label_map_image(segmentation: Segmentation) -> Image.Image:
     return image
 
 
-def overlay(image: Picture, segmentation: Segmentation, opacity: float = 0.6) -> Picture:
+def overlay(image: UInt8[np.ndarray, "h w 3"], segmentation: Segmentation, opacity: float = 0.6) -> Picture:
     """The image (any size) in grey under the labels' colours, fainter where no region lies. opacity: 0..1."""
     height, width = segmentation.label_map.shape
     base = grey(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))

@@ -82,7 +82,7 @@ def test_heat_map_hatches_removed_patches():
 
 def test_box_is_drawn_on_a_copy():
     image = np.zeros((20, 20, 3), np.uint8)
-    out = draw_box(image, (4, 5, 8, 9), colour=(1, 2, 3))
+    out = draw_box(image, (4.0, 5.0, 8.0, 9.0), colour=(1, 2, 3))
     assert not image.any()
     assert tuple(out[5, 4]) == tuple(out[14, 12]) == (1, 2, 3)
 
