@@ -13,13 +13,16 @@ from utils.errors import InputError
 
 WRAPPERS = ("state_dict", "model", "weights")
 SHOWN_KEYS = 3
+# How torch's weights-only reader says that a file names classes or functions.
+CODE_PHRASES = ("GLOBAL", "Can only create new object", "Can only build", "reduce for unrecognized function")
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a weight file by name, on the CPU, in the file's own types.
 
     path: `.safetensors`, a PyTorch file holding tensors only (also under `state_dict`, `model` or
-    `weights`, also with `module.` before every name), or a TorchScript archive as OpenAI published CLIP (read, not run).
+    `weights`, also with `module.` before every name), or a TorchScript archive as OpenAI published CLIP
+    (read, not run).
     Raises InputError in one line: missing, truncated, not a weight file, or a pickle with code in it.
     """
     path = Path(path)
@@ -53,7 +56,7 @@ def _read_pytorch(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and _looks_like_pickle(path):
+        if any(phrase in str(error) for phrase in CODE_PHRASES):
             raise InputError(
                 f"{path} holds more than tensors (a pickle with code), which is refused; "
                 "save its state dict with torch.save or as safetensors"
@@ -61,14 +64,6 @@ def _read_pytorch(path: Path) -> object:
         raise InputError(f"{path} is not a weight file or is truncated; download it again") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path} is damaged or truncated ({_first_line(error)}); download it again") from error
-
-
-def _looks_like_pickle(path: Path) -> bool:
-    """A whole zip archive of torch.save, or the old format's pickle protocol byte and final stop."""
-    if zipfile.is_zipfile(path):
-        return True
-    data = path.read_bytes()
-    return data[:1] == b"\x80" and b"." in data[-1:]
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], what: str, source: str | Path) -> None:

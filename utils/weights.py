@@ -33,6 +33,7 @@ CLIP_VARIABLE = "TEXTREGION_CLIP"
 SAM2_VARIABLE = "TEXTREGION_SAM2"
 CHECKSUMS = "SHA256SUMS"
 SHARED_NAMES = {"open_clip_model.safetensors", "open_clip_pytorch_model.bin", "tokenizer.json"}
+HUB = constants.ENDPOINT
 OLD_CLIP_CACHE = Path("~/.cache/clip")
 
 
@@ -165,7 +166,7 @@ def _download(asset: Asset, root: str | Path | None, **target: str) -> Path:
     why = _no_network()
     for name in () if why else asset.files:
         try:
-            return Path(hf_hub_download(asset.repository, name, endpoint=constants.ENDPOINT, **where))
+            return Path(hf_hub_download(asset.repository, name, endpoint=HUB, **where))
         except RemoteEntryNotFoundError:
             why = f"{asset.repository} has none of {', '.join(asset.files)}"
         except (OfflineModeIsEnabled, HfHubHTTPError, HTTPError, OSError) as error:
@@ -180,7 +181,7 @@ def _no_network() -> str:
         return "HF_HUB_OFFLINE is set"
     if urllib.request.getproxies():
         return ""
-    address = urlparse(constants.ENDPOINT)
+    address = urlparse(HUB)
     try:
         socket.getaddrinfo(address.hostname, address.port or 443)
     except OSError:
