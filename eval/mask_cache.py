@@ -139,19 +139,25 @@ def _interleave(data: np.ndarray) -> bytes:
 def _checksum(soft: Tensor, small: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in (soft, *(small[name] for name in SMALL)):
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """The stored bytes of a tensor of any dtype (numpy knows no bfloat16)."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def generator_identity(generator: MaskGenerator) -> str:
     """Hash of a generator's class, plain options, device type and model weights."""
     options = {k: v for k, v in vars(generator).items() if k not in ("model", "points_per_batch")}
     device = torch.device(getattr(generator, "device", "cpu")).type
-    described = [type(generator).__name__, device, json.dumps(options, sort_keys=True, default=str)]
+    plain = json.dumps(options, sort_keys=True, default=lambda value: getattr(value, "__qualname__", str(value)))
+    described = [type(generator).__name__, device, plain]
     digest = hashlib.sha256(json.dumps(described).encode())
     model = getattr(generator, "model", None)
     if model is not None:
         for name, tensor in sorted(model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(_bytes(tensor))
     return digest.hexdigest()
