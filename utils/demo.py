@@ -217,15 +217,15 @@ def write_pictures(
         folder.mkdir(parents=True, exist_ok=True)
         sheet([*panels, *more_panels], legend, note).save(folder / "picture.png")
         result.save_png(folder / "labels.png")
-        if show_global:
-            write_heat_map(folder, image, tokens, segmenter.global_patch_threshold)
+        if show_global and tokens.patch_scores is not None:
+            scores = tokens.patch_scores.cpu().numpy()
+            write_heat_map(folder, image, scores, segmenter.global_patch_threshold)
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error}); choose another --output") from error
 
 
-def write_heat_map(folder: Path, image: np.ndarray, tokens: RegionTokens, threshold: float | None) -> None:
-    """Difference score of every patch; hatched where the patch was removed."""
-    scores = tokens.patch_scores.cpu().numpy()
+def write_heat_map(folder: Path, image: np.ndarray, scores: np.ndarray, threshold: float) -> None:
+    """global_patches.png: the difference score of every patch (Ph, Pw), hatched where the patch was removed."""
     picture = heat_map(image, scores, scores < threshold)
     note = f"score d in [{scores.min():.2f}, {scores.max():.2f}]; hatched: removed, d < {threshold:g}"
     sheet([("image", image), ("global-patch score", picture)], note=note).save(folder / "global_patches.png")

@@ -14,16 +14,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from utils.errors import InputError
 from utils.interpolation import bilinear_taps, lerp_columns, lerp_rows
 
 MAX_SOFT_VALUE = 3.0
+
+if TYPE_CHECKING:
+    Unset = Any
+else:
+    Unset = None  # stands for a default that construction fills in, so the fields never read as None
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,10 @@ class RegionMasks:
     soft: Shaped[Tensor, "M h w"]
     image_size: tuple[int, int]
     mask_size: tuple[int, int] = (0, 0)
-    group: Int[Tensor, " M"] | None = None
-    boxes: Float[Tensor, "R 4"] | None = None
-    predicted_iou: Float[Tensor, " R"] | None = None
-    stability: Float[Tensor, " R"] | None = None
+    group: Int[Tensor, " M"] | Unset = None
+    boxes: Float[Tensor, "R 4"] | Unset = None
+    predicted_iou: Float[Tensor, " R"] | Unset = None
+    stability: Float[Tensor, " R"] | Unset = None
     hard: bool = False
 
     def __post_init__(self) -> None:
@@ -223,12 +230,12 @@ class RegionMasks:
 
     def binary(self, size: tuple[int, int] | None = None, threshold: float = 0.0) -> Bool[Tensor, "R H W"]:
         """`mask > threshold` at `size` (default: the image's own), one region at a time to bound memory."""
-        size = tuple(size or self.image_size)
-        out = torch.zeros(len(self), *size, dtype=torch.bool, device=self.soft.device)
+        height, width = size or self.image_size
+        out = torch.zeros(len(self), height, width, dtype=torch.bool, device=self.soft.device)
         for r in range(len(self)):
             full = self.select(torch.tensor([r])).full()
-            if tuple(full.shape[1:]) != size:
-                full = torch.nn.functional.interpolate(full[None], size, mode="bilinear")[0]
+            if full.shape[1:] != (height, width):
+                full = F.interpolate(full[None], (height, width), mode="bilinear")[0]
             out[r] = full[0] > threshold
         return out
 
