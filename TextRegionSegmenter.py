@@ -29,6 +29,7 @@ from utils.images import ImageInput, load_image, resize_keep_ratio
 from utils.masks.base import MaskGenerator
 from utils.postprocess import label_pixels
 from utils.presets import build, list_presets, preset_for
+from utils.reasoning import label_target, target_prompts
 from utils.referring import Referral, largest_component_box
 from utils.runtime import Stages, resolve_device, resolve_dtype
 from utils.text import TEMPLATES, LabelPrompts, fills_context
@@ -275,6 +276,20 @@ class TextRegionSegmenter:
         best = int(scores.argmax())
         mask = regions.masks.select(torch.tensor([best])).binary()[0].cpu().numpy()
         return Referral(best, mask, largest_component_box(mask), float(scores[best]))
+
+    @torch.inference_mode()
+    def reason(
+        self, image: "ImageInput | RegionTokens", target: str, others: "str | Sequence[str] | None" = None
+    ) -> Segmentation:
+        """Where a described thing is: label 1 of the result is the target, 0 everything else (spec 11).
+
+        others: words for everything else, default "background, anything but {target}"; several are synonyms.
+        Pixels in no region are everything else. The published evaluation used recipe "semantic-fp32", min_size 0.
+        """
+        regions, prompts = self._regions(image), target_prompts(target, others)
+        text = self.encode_text(prompts.queries)
+        with self.stages("postprocess"):
+            return label_target(regions, text, prompts)
 
     def _regions(self, image: "ImageInput | RegionTokens") -> RegionTokens:
         if isinstance(image, RegionTokens):
