@@ -10,6 +10,7 @@ from mmengine.config import DictAction
 
 from eval.sharding import LAUNCHERS
 from utils.backbones import SPECS
+from utils.command_line import positive
 from utils.errors import InputError
 
 
@@ -95,17 +96,6 @@ def _plain(name: str) -> str:
     """ViT-L/14@336px, ViT-L-14-336-quickgelu -> vitl14336."""
     name = name.lower().replace("quickgelu", "").removesuffix("px")
     return "".join(character for character in name if character.isalnum())
-
-
-def positive(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    try:
-        number = int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number") from error
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {number}, expected at least 1")
-    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -42,6 +42,17 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"got {text!r}, expected True or False")
 
 
+def positive(text: str) -> int:
+    """Argument type: a whole number of at least 1."""
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number") from error
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {number}, expected at least 1")
+    return number
+
+
 class Sides(argparse.Action):
     """Two whole numbers, as `2016 672`, `2016,672` or `(2016, 672)`."""
 

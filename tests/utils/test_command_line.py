@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from utils.command_line import Parser, Sides, boolean, run_program
+from utils.command_line import Parser, Sides, boolean, positive, run_program
 from utils.errors import InputError
 
 
@@ -30,6 +30,13 @@ def test_boolean(text, value):
 def test_boolean_refuses_other_words():
     with pytest.raises(argparse.ArgumentTypeError, match="maybe"):
         boolean("maybe")
+
+
+def test_positive():
+    assert positive("17") == 17
+    for text in ("0", "-3", "2.5", "many"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"expected (at least 1|a whole number)"):
+            positive(text)
 
 
 @pytest.mark.parametrize("words", [["2016", "672"], ["2016,672"], ["(2016,", "672)"]])
