@@ -13,7 +13,8 @@ def bilinear_taps(size_in: int, size_out: int, device: torch.device | str = "cpu
     Returns [lower (size_out,) int64, upper (size_out,) int64, weight (size_out,) float32 in [0, 1)].
     """
     scale = torch.tensor(size_in, dtype=torch.float32) / size_out
-    position = (torch.arange(size_out, dtype=torch.float32) + 0.5) * scale - 0.5
+    centre = torch.arange(size_out, dtype=torch.float64) + 0.5
+    position = (centre * scale.double() - 0.5).float()  # one rounding, as the fused multiply-add of torch's kernels
     position = position.clamp(0, size_in - 1)
     lower = position.floor().long()
     upper = (lower + 1).clamp(max=size_in - 1)

@@ -104,7 +104,7 @@ class RegionMasks:
             set_(self, "mask_size", tuple(self.soft.shape[1:]))
         if self.group is None:
             set_(self, "group", torch.arange(len(self.soft), device=self.soft.device))
-        if self.group.shape != (len(self.soft),):
+        elif self.group.shape != (len(self.soft),):
             raise InputError(f"got {tuple(self.group.shape)} groups for {len(self.soft)} mask parts")
         if self.boxes is None:
             set_(self, "boxes", self._boxes_of_parts())
@@ -198,8 +198,8 @@ class RegionMasks:
     def pixels(self, rows: Int[Tensor, " y"], columns: Int[Tensor, " x"]) -> Float32[Tensor, "R y x"]:
         """Full-size soft values 0..3 at the crossings of some rows and columns of `mask_size`.
 
-        Equal to resizing every part bilinearly (align_corners=False, no antialias), taking the maximum over a
-        region's parts and indexing, but only the asked crossings are computed.
+        Equal to resizing every part bilinearly (align_corners=False, no antialias, float32, rounded to the parts'
+        own precision), taking the maximum over a region's parts and indexing; only the crossings are computed.
         """
         device = self.soft.device
         if len(self) == 0:
@@ -209,6 +209,8 @@ class RegionMasks:
         needed, inverse = torch.unique(torch.cat(y_taps[:2]), return_inverse=True)
         y_taps[:2] = inverse.chunk(2)
         parts = lerp_rows(lerp_columns(self.soft[:, needed].float(), x_taps), y_taps)
+        if self.soft.dtype == torch.float16:  # what vanishes in half is outside the mask (spec 9.6)
+            parts = parts.half().float()
         full = parts.new_zeros(len(self), *parts.shape[1:])
         full = full.scatter_reduce(0, self.group[:, None, None].expand_as(parts), parts, "amax")
         return (full > 0).float() if self.hard else full

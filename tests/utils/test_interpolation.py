@@ -18,6 +18,17 @@ def test_taps_reproduce_interpolate(h, w, height, width, seed):
     torch.testing.assert_close(y, oracles.resize(x, (height, width)), rtol=0, atol=3e-5)
 
 
+@given(sizes, sizes, st.integers(0, 10_000))
+@example(64, 192, 0)
+@example(64, 192, 1)
+@example(256, 672, 2)
+def test_positive_values_are_the_same_ones(size_in, size_out, seed):
+    """A weight of 6e-8 decides whether a pixel belongs to a mask."""
+    x = (torch.rand(1, 1, size_in, generator=torch.Generator().manual_seed(seed)) - 0.5).clamp(min=0)
+    y = lerp_columns(x, bilinear_taps(size_in, size_out))
+    assert torch.equal(y > 0, oracles.resize(x, (1, size_out)) > 0)
+
+
 @given(sizes, sizes)
 def test_taps_are_neighbours_inside(size_in, size_out):
     lower, upper, weight = bilinear_taps(size_in, size_out)

@@ -64,6 +64,15 @@ def test_half_and_boolean_parts_give_float32():
     assert half.full().dtype == torch.float32
 
 
+def test_half_masks_are_rounded_to_half():
+    """What is too small for half precision is outside the mask, as in the published program (spec 9.3, 9.6)."""
+    soft = (torch.rand(5, 64, 64, generator=torch.Generator().manual_seed(1)) * 6 - 3).clamp(min=0).half()
+    masks = RegionMasks(soft, (128, 192), (128, 192))
+    expected = oracles.resize(soft, (128, 192)).half()
+    assert torch.equal(masks.full() > 0, expected > 0)
+    torch.testing.assert_close(masks.full(), expected.float(), rtol=1e-3, atol=0)
+
+
 def test_binary_is_positive_at_image_size():
     masks = soft_masks()
     assert torch.equal(masks.binary((29, 23)), masks.full() > 0)
