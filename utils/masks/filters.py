@@ -1,10 +1,13 @@
 """The steps between SAM 2's raw candidates and the regions, each a pure function (spec 9.2 to 9.9)."""
 
+from itertools import compress
+
 import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torchvision.ops import nms
 
+from utils.masks.shared_mass import share_most
 from utils.types import RegionMasks
 
 STABILITY_OFFSET = 1.0
@@ -62,43 +65,33 @@ def box_overlaps(box: Int[Tensor, " 4"], boxes: Int[Tensor, "K 4"]) -> Float32[T
     return intersection / (area + areas - intersection + 1e-8)
 
 
+def overlapping_pairs(boxes: Int[Tensor, "M 4"]) -> list[tuple[int, int]]:
+    """Pairs i < j, sorted, whose boxes overlap enough to be compared (spec 9.8); one read from the device."""
+    rows = [(box_overlaps(boxes[i], boxes) > BOX_OVERLAP) for i in range(len(boxes))]
+    if not rows:
+        return []
+    return [tuple(pair) for pair in torch.stack(rows).triu(1).nonzero().tolist()]
+
+
 def fusion_groups(masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: float = 0.8) -> list[list[int]]:
     """Which masks are one region (spec 9.8): [seed, joined, …] per group, in the order of the seeds.
 
-    masks: M single-part masks in their order; compared at full size, soft, float32. boxes: low-res inclusive xyxy.
-    All-zero masks belong to no group. Only the pairs whose boxes overlap are computed: at most M batches, one
-    synchronisation each; memory is one full-size mask per candidate of the seed, in chunks.
+    masks: M single-part masks in their order; compared at their `mask_size`, soft, float32 (at the stored size
+    after `at_size(soft.shape[1:])`, which is the faster, approximate form). boxes: low-res inclusive xyxy.
+    All-zero masks belong to no group. The pairs are decided together on the device (utils/masks/shared_mass.py),
+    the walk over the decisions is on the host.
     """
-    sums = torch.cat([_sums(masks, chunk) for chunk in torch.arange(len(masks)).split(32)])
-    waiting = [i for i in range(len(masks)) if sums[i] > 0]
-    groups = []
-    while waiting:
-        seed, *others = waiting
-        joined = _contained(masks, boxes, sums, seed, torch.tensor(others, dtype=torch.long), threshold)
-        groups.append([seed, *joined])
-        waiting = [i for i in others if i not in set(joined)]
+    support = inclusive_boxes(masks.soft > 0)
+    filled, joined = share_most(masks, support, overlapping_pairs(boxes), threshold)
+    followers: dict[int, list[int]] = {}
+    for i, j in joined:
+        followers.setdefault(i, []).append(j)
+    waiting, groups = set(compress(range(len(filled)), filled)), []
+    for seed in range(len(filled)):
+        if seed in waiting:
+            groups.append([seed, *(j for j in followers.get(seed, []) if j in waiting)])
+            waiting.difference_update(groups[-1])
     return groups
-
-
-def _sums(masks: RegionMasks, index: Int[Tensor, " K"]) -> Float32[Tensor, " K"]:
-    return masks.select(index).full().sum((1, 2)).cpu()
-
-
-def _contained(
-    masks: RegionMasks,
-    boxes: Int[Tensor, "M 4"],
-    sums: Float32[Tensor, " M"],
-    seed: int,
-    others: Int[Tensor, " K"],
-    threshold: float,
-) -> list[int]:
-    """Those of `others` that share more than `threshold` of the smaller mass with the seed."""
-    near = others[(box_overlaps(boxes[seed], boxes[others.to(boxes.device)]) > BOX_OVERLAP).cpu()]
-    if len(near) == 0:
-        return []
-    full = masks.select(torch.tensor([seed])).full()
-    shared = torch.cat([torch.minimum(full, masks.select(chunk).full()).sum((1, 2)).cpu() for chunk in near.split(32)])
-    return near[shared / torch.minimum(sums[seed], sums[near]) > threshold].tolist()
 
 
 def merge(masks: RegionMasks, groups: list[list[int]]) -> RegionMasks:
