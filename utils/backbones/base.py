@@ -233,7 +233,7 @@ def _open_clip_row(name: str) -> BackboneSpec:
     tower = vision.get("timm_model_name", "")
     family = "pe" if "pe_core" in tower else "siglip" if "siglip" in tower else "clip"
     own = _side(vision.get("image_size", 224))
-    patch = vision.get("patch_size", own)
+    patch = vision.get("patch_size") or own
     tile = CLIP_TILE if family == "clip" and own < CLIP_TILE and CLIP_TILE % patch == 0 else own
     preprocessing = {key: entry[key] for key in ("mean", "std", "interpolation") if entry.get(key)}
     return BackboneSpec(name, family, (model, tag), tile, config["embed_dim"], **preprocessing)
