@@ -45,7 +45,9 @@ def load_config(path: str | Path, model: dict | None = None, cfg_options: dict |
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no config {path}; expected one of configs/cfg_ds/*.py")
-    config = Config.fromfile(path)
+    read = Config.fromfile(path)
+    # Formatting the text of a config, which the runner asks for four times, takes seconds.
+    config = Config(read.to_dict(), cfg_text=read.text, filename=read.filename, format_python_code=False)
     if "benchmark" not in config:
         raise InputError(f"{path} names no benchmark; expected one of configs/cfg_ds/*.py or a file like them")
     config.merge_from_dict({f"model.{key}": value for key, value in (model or {}).items()})

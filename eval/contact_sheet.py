@@ -1,0 +1,64 @@
+"""Contact sheets: small pictures with captions in a grid, as one image."""
+
+import textwrap
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+CELL = (300, 260)  # width and height of a picture at most, pixels
+GAP = 14
+LINE = 19
+COLUMNS = 4
+FOUND, GOLD = (235, 40, 120), (20, 170, 60)
+Picture = UInt8[np.ndarray, "_ _ 3"]
+
+
+def contact_sheet(title: str, cells: Sequence[tuple[Picture, Sequence[str]]], note: str = "") -> Image.Image:
+    """Pictures (any size) in rows of four, each above its caption; a caption's lines are cut at the cell's width.
+
+    title, note: one line each above the pictures.
+    """
+    columns = max(min(len(cells), COLUMNS), 2)
+    wrapped = [[part for line in lines for part in textwrap.wrap(line, 38)[:3]] for _, lines in cells]
+    pictures = [fit(picture) for picture, _ in cells]
+    rows = [slice(start, start + columns) for start in range(0, len(cells), columns)]
+    heights = [
+        max(p.shape[0] for p in pictures[row]) + LINE * max(len(c) for c in wrapped[row]) + 2 * GAP for row in rows
+    ]
+    top = 2 * GAP + 50
+    sheet = Image.new("RGB", (columns * (CELL[0] + GAP) + GAP, top + sum(heights)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    draw.text((GAP, GAP), title, "black", ImageFont.load_default(20))
+    draw.text((GAP, GAP + 30), note, "dimgray", font)
+    for row, height in zip(rows, heights, strict=True):
+        tallest = max(p.shape[0] for p in pictures[row])
+        for column, (picture, lines) in enumerate(zip(pictures[row], wrapped[row], strict=True)):
+            x = GAP + column * (CELL[0] + GAP)
+            sheet.paste(Image.fromarray(picture), (x, top))
+            draw.multiline_text((x, top + tallest + 4), "\n".join(lines), "black", font, spacing=3)
+        top += height
+    return sheet
+
+
+def fit(picture: Picture) -> Picture:
+    """The picture at the largest size that fits into a cell, aspect kept."""
+    height, width = picture.shape[:2]
+    factor = min(CELL[0] / width, CELL[1] / height)
+    size = max(round(width * factor), 1), max(round(height * factor), 1)
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+
+
+def tint(picture: Picture, mask: Bool[np.ndarray, "H W"], colour: tuple[int, int, int]) -> Picture:
+    """Colour laid over the mask, with its outline drawn; everything else a little paler."""
+    out = picture * 0.75 + 255 * 0.25
+    out[mask] = 0.45 * picture[mask] + 0.55 * np.array(colour)
+    return contour(out.round().astype(np.uint8), mask, colour)
+
+
+def contour(picture: Picture, mask: Bool[np.ndarray, "H W"], colour: tuple[int, int, int]) -> Picture:
+    """The mask's outline."""
+    lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(picture.copy(), lines, -1, colour, max(2, max(picture.shape) // 300))

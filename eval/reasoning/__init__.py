@@ -1,0 +1,1 @@
+"""Reasoning segmentation: ReasonSeg (spec 11)."""

@@ -1,0 +1,239 @@
+"""What the evaluations that question region tokens share: the models, the loop over images, the files it writes.
+
+A task says which images there are, what to keep of one image, and what the kept records add up to; each image is
+encoded once. Everything is kept in a journal (eval/journal.py), so an interrupted run goes on where it stopped.
+"""
+
+import json
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+from pycocotools import mask as coco_mask
+from tqdm import tqdm
+
+from eval.journal import Journal
+from eval.mask_cache import CachedMasks
+from eval.results import Results, describe_device, sum_stages
+from eval.sharding import Processes, processes
+from eval.skipped import Skipped, skipped_line
+from TextRegionSegmenter import TextRegionSegmenter
+from utils.errors import InputError
+from utils.presets import TINY_WORLD, find_preset
+from utils.storage import write_atomically
+from utils.text import fills_context
+
+Record = dict[str, Any]
+Records = dict[str, Record]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How to evaluate. model: arguments of TextRegionSegmenter.from_preset that override the published ones.
+
+    limit: only the first N images. visualize: cases of each kind on the contact sheets.
+    """
+
+    preset: str
+    work_dir: Path
+    model: dict = field(default_factory=dict)
+    limit: int | None = None
+    resume: bool = False
+    save_predictions: bool = False
+    visualize: int = 0
+    mask_cache: Path | None = None
+    launcher: str = "none"
+    local_rank: int | None = None
+    device: str = "auto"
+
+
+class Task(Protocol):
+    """One evaluation: what there is to ask, how, and what the answers add up to.
+
+    name, benchmark: as in results.json. published: model arguments of the published evaluation.
+    """
+
+    name: str
+    benchmark: str
+    published: Mapping[str, Any]
+
+    def items(self) -> list[str]:
+        """The images, in order."""
+        ...
+
+    def settings(self) -> dict:
+        """What decides the numbers, besides the model: JSON-able."""
+        ...
+
+    def answer(self, segmenter: TextRegionSegmenter, item: str) -> Record:
+        """Everything to keep of one image; JSON-able. Odd data are told in the record, not raised."""
+        ...
+
+    def metrics(self, records: Records) -> dict[str, float]:
+        """Figures in percent."""
+        ...
+
+    def parts(self, records: Records) -> dict[str, dict]:
+        """A row of figures and counts per split or kind."""
+        ...
+
+    def count(self, record: Record) -> Counter:
+        """What one image adds to the running score."""
+        ...
+
+    def running(self, counts: Counter) -> str:
+        """A few words on the score so far, for the progress bar."""
+        ...
+
+    def skipped(self, records: Records) -> list[Skipped]:
+        """What could not be used, or only in part."""
+        ...
+
+    def predictions(self, records: Records) -> Iterator[dict]:
+        """One JSON-able line per sentence."""
+        ...
+
+    def sheets(self, records: Records, count: int) -> dict[str, Image.Image]:
+        """Contact sheets by name, with up to `count` cases each."""
+        ...
+
+
+def evaluate(task: Task, run: Run) -> tuple[Results, str] | None:
+    """Run (or resume) a task: results and the summary line in the first process, None in the others.
+
+    InputError: missing data or weights, a journal made with other settings.
+    """
+    with processes(run.launcher, run.device, run.local_rank) as group:
+        items = task.items()[: run.limit]
+        segmenter = build_segmenter(task, run, group.device)
+        settings = {"task": task.name, "model": describe(segmenter, run), "data": task.settings()}
+        start = time.perf_counter()
+        with Journal.start(run.work_dir / "journal", settings, run.resume, group) as journal:
+            todo = journal.remaining(items)
+            _ask(task, segmenter, items, todo, journal, group)
+            records = journal.collect(group)
+        records = {item: records[item] for item in items}
+        seconds = {
+            "total": max(group.gather(time.perf_counter() - start)),
+            "per_stage": sum_stages(group.gather(segmenter.stages.seconds)),
+        }
+        if not group.is_first:
+            return None
+        skipped = task.skipped(records)
+        results = Results(
+            task=task.name,
+            benchmark=task.benchmark,
+            backbone=run.preset,
+            metrics=task.metrics(records),
+            items=sum("unreadable" not in record for record in records.values()),
+            config=settings,
+            recipe=settings["model"]["recipe"],
+            per_class=task.parts(records),
+            skipped=[one.row() for one in skipped],
+            seconds=seconds,
+            measured=len(todo),
+            processes=group.count,
+            device=describe_device(segmenter.device),
+        )
+        write(task, run, results, records)
+        return results, summary(results, skipped)
+
+
+def _ask(
+    task: Task, segmenter: TextRegionSegmenter, items: list[str], todo: list[str], journal: Journal, group: Processes
+) -> None:
+    """Answer this process's share of what is left, one image after another."""
+    counts = sum((task.count(journal.done[item]) for item in items if item in journal.done), Counter())
+    with tqdm(group.share(todo), desc=task.name, unit="image", disable=not group.is_first) as bar:
+        for item in bar:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "the label .* is longer than the model reads")  # it is in `skipped`
+                record = task.answer(segmenter, item)
+            journal.add(item, record)
+            counts += task.count(record)
+            bar.set_postfix_str(task.running(counts))
+
+
+def build_segmenter(task: Task, run: Run, device: str) -> TextRegionSegmenter:
+    """The preset's models with the task's published arguments, then the run's own.
+
+    The tiny world's models keep their own scale and recipe: they were trained for these.
+    """
+    chosen = dict(task.published)
+    if find_preset(run.preset).backbone == TINY_WORLD:
+        chosen = {key: value for key, value in chosen.items() if key not in ("scale", "recipe")}
+    chosen = {**chosen, **run.model, "dense_fallback": False, "device": device}
+    segmenter = TextRegionSegmenter.from_preset(run.preset, **chosen)
+    if run.mask_cache is not None:
+        segmenter.mask_generator = CachedMasks(segmenter.mask_generator, run.mask_cache)
+    return segmenter
+
+
+def describe(segmenter: TextRegionSegmenter, run: Run) -> dict:
+    """What of the model decides the numbers: JSON-able."""
+    generator = getattr(segmenter.mask_generator, "generator", segmenter.mask_generator)
+    plain = ("crop_size", "scale", "resize_method", "antialias", "global_patch_threshold", "mask_size")
+    speed = ("model", "points_per_batch", "dtype")
+    return {
+        "preset": run.preset,
+        "given": {key: str(value) for key, value in run.model.items() if key != "clip_download_root"},
+        "recipe": {name: getattr(segmenter.recipe, name) for name in ("name", "unit_values", "mlp_residual")},
+        **{name: getattr(segmenter, name) for name in plain},
+        "masks": {name: value for name, value in vars(generator).items() if name not in speed},
+        "dtype": str(segmenter.backbone.dtype).removeprefix("torch."),
+        "device": segmenter.device.type,
+    }
+
+
+def write(task: Task, run: Run, results: Results, records: Records) -> None:
+    """results.json, results.md and what else was asked for, each in one step."""
+    results.save(run.work_dir)
+    if run.save_predictions:
+        lines = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in task.predictions(records))
+        write_atomically(run.work_dir / "predictions.jsonl", lines.encode())
+    if run.visualize:
+        for name, sheet in task.sheets(records, run.visualize).items():
+            sheet.save(run.work_dir / f"{name}.png")
+
+
+def summary(results: Results, skipped: Sequence[Skipped]) -> str:
+    """One line: the figures, how many images, how much was skipped."""
+    figures = ", ".join(f"{name} {value:.2f}" for name, value in results.metrics.items())
+    return f"{results.task}, {results.backbone}: {figures} ({results.items} images); {skipped_line(skipped)}"
+
+
+# ---------------------------------------------------------------------- small things both tasks need
+
+
+def too_long(segmenter: TextRegionSegmenter, text: str) -> bool:
+    """Whether the end of a sentence may be cut because the model reads no further."""
+    return fills_context(text, segmenter.backbone.tokenizer)
+
+
+@contextmanager
+def odd_image(record: Record, path: Path) -> Iterator[None]:
+    """What goes wrong with an image in the body is told in its record: kind and reason."""
+    try:
+        yield
+    except InputError as error:
+        kind = "unreadable image" if path.is_file() else "missing image"
+        record["unreadable"] = [kind, str(error)]
+
+
+def to_rle(mask: Bool[np.ndarray, "H W"]) -> dict:
+    """COCO run-length encoding: {"size": [H, W], "counts": text}."""
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
+
+
+def from_rle(rle: dict) -> Bool[np.ndarray, "H W"]:
+    """The mask of a COCO run-length encoding."""
+    return coco_mask.decode(rle).astype(bool)
