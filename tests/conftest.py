@@ -7,10 +7,9 @@ CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook(["utils", "TextRegionSegmenter"], CHECKER)
 
 import pytest  # noqa: E402
+import tiny_models  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
-
-import tiny_models  # noqa: E402
 
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("tests")

@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+import tiny_models
 import torch
 from open_clip import SimpleTokenizer
 from open_clip.model import CLIP, CustomTextCLIP
@@ -19,7 +20,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.models.eva import checkpoint_filter_fn
 
-import tiny_models
 from utils.backbones import Backbone, ClipBackbone, PerceptionBackbone, SiglipBackbone
 
 HERE = Path(__file__).parent / "golden"

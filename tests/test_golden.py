@@ -10,9 +10,9 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from golden_data import FOLDERS, Golden
 from torch.nn import functional as F
 
-from golden_data import FOLDERS, Golden
 from TextRegionSegmenter import TextRegionSegmenter
 from utils.images import keep_ratio_size
 from utils.text import LabelPrompts

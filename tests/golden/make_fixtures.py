@@ -1,6 +1,6 @@
 """Writes the fixtures of this folder from the complete golden folder. See README.md here.
 
-    python tests/golden/make_fixtures.py <complete golden folder>
+python tests/golden/make_fixtures.py <complete golden folder>
 """
 
 import shutil
@@ -77,7 +77,8 @@ def write_mask_generator(source: Path) -> None:
     kept = {
         key: data[key]
         for key in data.files
-        if key.split("/")[0] in AMG_RUNS and not key.endswith(("raw_low_res", "sam_input", "fuse_bbox_iou", "cand_points"))
+        if key.split("/")[0] in AMG_RUNS
+        and not key.endswith(("raw_low_res", "sam_input", "fuse_bbox_iou", "cand_points"))
     }
     survivors = np.zeros(data["fuse/cand_iou"].shape, bool)  # all "whole", then "part", then "subpart"
     for run in AMG_RUNS:
@@ -99,7 +100,14 @@ def main() -> None:
     (HERE / "sam2_cfg").mkdir(exist_ok=True)
     for name in (
         *("images/A_astronaut.png", "images/B_coffee.png", "inputs_B_coffee.npz", "inputs.json", "tiles.json"),
-        *("rescale_sizes.json","amg.json", "fuse_cases.npz", "clip_tiny_openai.json", "pe_tiny.json", "siglip2_tiny.json"),
+        *(
+            "rescale_sizes.json",
+            "amg.json",
+            "fuse_cases.npz",
+            "clip_tiny_openai.json",
+            "pe_tiny.json",
+            "siglip2_tiny.json",
+        ),
         "sam2_cfg/sam2_tiny_random.yaml",
     ):
         shutil.copyfile(source / name, HERE / name)

@@ -151,7 +151,7 @@ def test_one_label_is_certain():
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
 def test_bad_thresholds(threshold):
-    with pytest.raises(InputError, match="expected a number in 0..1"):
+    with pytest.raises(InputError, match=r"expected a number in 0\.\.1"):
         label_pixels(*problem(0), PROMPTS, probability_threshold=threshold)
 
 

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from math import ceil
 
 import oracles
@@ -27,7 +28,7 @@ def test_tiles_cover_the_image_and_have_one_size(height, width, crop):
         spans = sorted({(w[low], w[high]) for w in windows})
         assert spans[0][0] == 0
         assert spans[-1][1] == side
-        assert all(start <= end for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+        assert all(start <= end for (_, end), (start, _) in pairwise(spans))
 
 
 def test_the_last_tile_is_moved_back():

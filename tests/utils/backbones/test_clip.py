@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from utils.backbones import ClipBackbone
 from utils.errors import InputError
+from utils.text import TEMPLATES
 from utils.types import RECIPES
 
 VISION = tiny_models.CLIP_VISION
@@ -106,7 +107,8 @@ def test_dense_features_equal_loops_over_heads(tiny_clip, views):
     dense = patches(tiny_clip.encode_views(views, dense=True).dense)
     with torch.inference_mode():
         for tokens, actual in zip(reference(tiny_clip, views), dense, strict=True):
-            query, key, value = F.linear(block.ln_1(tokens), block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, 1)
+            packed = F.linear(block.ln_1(tokens), block.attn.in_proj_weight, block.attn.in_proj_bias)
+            query, key, value = packed.chunk(3, 1)
             heads = []
             for h in range(block.attn.num_heads):
                 part = slice(16 * h, 16 * h + 16)
@@ -168,8 +170,6 @@ def test_no_region(tiny_clip):
 
 
 def test_labels_are_the_mean_of_unit_prompts(tiny_clip):
-    from utils.text import TEMPLATES
-
     (embedding,) = tiny_clip.encode_labels(["dog"])
     unit = []
     for template in TEMPLATES:
