@@ -67,10 +67,10 @@ def box_overlaps(box: Int[Tensor, " 4"], boxes: Int[Tensor, "K 4"]) -> Float32[T
 
 def overlapping_pairs(boxes: Int[Tensor, "M 4"]) -> list[tuple[int, int]]:
     """Pairs i < j, sorted, whose boxes overlap enough to be compared (spec 9.8); one read from the device."""
-    rows = [(box_overlaps(boxes[i], boxes) > BOX_OVERLAP) for i in range(len(boxes))]
-    if not rows:
+    if len(boxes) == 0:
         return []
-    return [tuple(pair) for pair in torch.stack(rows).triu(1).nonzero().tolist()]
+    overlaps = torch.vmap(box_overlaps, (0, None))(boxes, boxes)
+    return [tuple(pair) for pair in (overlaps > BOX_OVERLAP).triu(1).nonzero().tolist()]
 
 
 def fusion_groups(masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: float = 0.8) -> list[list[int]]:

@@ -15,22 +15,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from utils.interpolation import bilinear_taps, lerp_columns, lerp_rows
 from utils.types import RegionMasks
 
 SLACK = 1e-4  # relative distance from the threshold within which float32 sums over a map are not trusted
-PAIRS_AT_ONCE = 64
-FULL_SIZE_AT_ONCE = 16
+AT_ONCE = 32  # masks beside the first in one step
 
 Rectangle = list[int]  # x1, y1, x2, y2, inclusive
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """One direction of the resize: taps per output position, and what each input position gives in sum.
+    """One direction of the resize: taps per output position (on the host), and what each input position gives in sum.
 
     total: column sums of the resize. first, second: what a cell's outputs take from its lower and upper position.
     """
@@ -41,18 +40,26 @@ class _Axis:
     second: Float32[Tensor, " n"]
 
     @classmethod
-    def of(cls, size_in: int, size_out: int) -> "_Axis":
+    def of(cls, size_in: int, size_out: int, device: torch.device) -> "_Axis":
         lower, upper, weight = taps = bilinear_taps(size_in, size_out)
+        weight = torch.where(upper > lower, weight, 0)  # at the border both are the same position
         zeros = torch.zeros(size_in)
         first, second = zeros.index_add(0, lower, 1 - weight), zeros.index_add(0, lower, weight)
-        return cls(taps, first.index_add(0, upper, weight), first, second)
+        total = first.index_add(0, upper, weight)
+        return cls(taps, total.to(device), first.to(device), second.to(device))
 
-    def cells(self, x: Float32[Tensor, "M a b"], dim: int) -> Float32[Tensor, "M a b"]:
-        """Sums of the resized values in the cell that starts at each position of a dimension."""
-        after = torch.arange(1, x.shape[dim] + 1).clamp(max=x.shape[dim] - 1).to(x.device)
+    def cells(self, x: Float32[Tensor, "M a b"], start: int, dim: int) -> Float32[Tensor, "M a b"]:
+        """Sums of the resized values in the cells that start at positions start, start + 1, … of a dimension.
+
+        The last position's successor is taken as 0: it is where no mask lies, or the border, which has none.
+        """
         shape = (-1, 1) if dim == 1 else (-1,)
-        first, second = (weight.to(x.device).view(shape) for weight in (self.first, self.second))
-        return x * first + x.index_select(dim, after) * second
+        length = x.shape[dim]
+        first, second = (w[start : start + length].view(shape) for w in (self.first, self.second))
+        sums = x * first
+        later = x.narrow(dim, 1, length - 1) * second[: length - 1]
+        sums.narrow(dim, 0, length - 1).add_(later)
+        return sums
 
     def span(self, first: int, last: int) -> slice:
         """The output positions that input positions first..last reach."""
@@ -74,17 +81,13 @@ def share_most(
     """Which masks have any mass, and which of the pairs share more than `threshold` of the smaller one's mass.
 
     masks: single-part, soft, compared at their `mask_size`. boxes: low-res inclusive xyxy around each mask > 0.
-    pairs: (i, j) sorted by i. Three reads from the device, whatever the number of pairs. Memory: 8 bytes per
-    stored mask pixel, plus a few full-size rectangles. Cost: the pairs' overlapping low-res rectangles.
+    pairs: (i, j) sorted by i. A handful of reads from the device, whatever the number of pairs. Memory: some tens of
+    low-res masks or full-size rectangles. Cost: per pair the low-res rectangle of its first mask.
     """
-    soft = masks.soft.float()
-    y, x = (_Axis.of(*sizes) for sizes in zip(soft.shape[1:], masks.mask_size, strict=True))
-    corners = soft * (y.total[:, None] * x.total).to(soft.device)
-    masses = corners.sum((1, 2))
-    rectangles = boxes.tolist()
-    below = _shared(corners, pairs, rectangles, before=0)
-    above = _shared(x.cells(y.cells(soft, 1), 2), pairs, rectangles, before=1)
-    mass = masses.tolist()
+    soft, rectangles = masks.soft, boxes.tolist()
+    y, x = (_Axis.of(*sizes, soft.device) for sizes in zip(soft.shape[1:], masks.mask_size, strict=True))
+    mass = torch.cat([_masses(part.float(), y, x) for part in soft.split(AT_ONCE)] or [torch.zeros(0)]).tolist()
+    below, above = _bounds(soft, pairs, rectangles, y, x)
     smaller = torch.tensor([min(mass[i], mass[j]) for i, j in pairs], device=soft.device)
     certain = below > (threshold + SLACK) * smaller
     unsure = ~certain & (above >= (threshold - SLACK) * smaller) & (smaller > 0)
@@ -109,23 +112,29 @@ def _runs(pairs: Sequence[tuple[int, int]], length: int) -> Iterator[tuple[int, 
         start = stop
 
 
-def _shared(
-    maps: Float32[Tensor, "M h w"], pairs: Sequence[tuple[int, int]], boxes: Sequence[Rectangle], before: int
-) -> Float32[Tensor, " N"]:
-    """Sum of the element-wise minimum of each pair, inside the first one's rectangle; stays on the device.
+def _masses(maps: Float32[Tensor, "M h w"], y: _Axis, x: _Axis) -> Float32[Tensor, " M"]:
+    """Sums of the resized maps."""
+    return maps @ x.total @ y.total
 
-    before: by how many positions the maps reach out of the boxes towards the top left (cells: 1).
-    """
-    sums = []
-    for first, others in _runs(pairs, PAIRS_AT_ONCE):
+
+def _bounds(
+    soft: Float[Tensor, "M h w"], pairs: Sequence[tuple[int, int]], boxes: Sequence[Rectangle], y: _Axis, x: _Axis
+) -> tuple[Float32[Tensor, " N"], Float32[Tensor, " N"]]:
+    """What the full-size sum of each pair's minimum lies between; computed around the first one's rectangle."""
+    bounds = [torch.zeros(2, 0, device=soft.device)]
+    for first, others in _runs(pairs, AT_ONCE):
         x1, y1, x2, y2 = boxes[first]
-        inside = maps[:, max(y1 - before, 0) : y2 + 1, max(x1 - before, 0) : x2 + 1]
-        sums.append(torch.minimum(inside[first], inside[others]).sum((1, 2)))
-    return torch.cat(sums) if sums else maps.new_zeros(0)
+        y1, x1 = max(y1 - 1, 0), max(x1 - 1, 0)  # cells start one position before what they hold
+        part = soft[[first, *others], y1 : y2 + 2, x1 : x2 + 2].float()
+        least = torch.minimum(part[:1], part[1:]) @ x.total[x1 : x2 + 2]
+        cells = x.cells(y.cells(part, y1, 1), x1, 2)
+        most = torch.minimum(cells[:1], cells[1:]).sum((1, 2))
+        bounds.append(torch.stack([least @ y.total[y1 : y2 + 2], most]))
+    return torch.cat(bounds, 1).unbind(0)
 
 
 def _full_size_shares(
-    soft: Float32[Tensor, "M h w"],
+    soft: Float[Tensor, "M h w"],
     pairs: Sequence[tuple[int, int]],
     boxes: Sequence[Rectangle],
     y: _Axis,
@@ -134,11 +143,11 @@ def _full_size_shares(
     """Sum(min(A, B)) / sum(A) at full size for pairs (smaller A, larger B), on A's rectangle; one read at the end."""
     by_first = sorted(range(len(pairs)), key=lambda k: pairs[k])
     shares = []
-    for small, others in _runs([pairs[k] for k in by_first], FULL_SIZE_AT_ONCE):
+    for small, others in _runs([pairs[k] for k in by_first], AT_ONCE):
         x1, y1, x2, y2 = boxes[small]
         rows = y.cut(y.span(y1, y2), soft.device)
         columns = x.cut(x.span(x1, x2), soft.device)
-        full = lerp_rows(lerp_columns(soft[[small, *others]], columns), rows)
+        full = lerp_rows(lerp_columns(soft[[small, *others]].float(), columns), rows)
         both = torch.cat([full[:1], torch.minimum(full[:1], full[1:])]).sum((1, 2))  # alike summed, so 1 is exact
         shares.append(both[1:] / both[0])
     values = torch.cat(shares).tolist() if shares else []
