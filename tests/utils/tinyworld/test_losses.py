@@ -70,9 +70,7 @@ def test_contrastive_loss_ignores_other_true_pairs():
     images = texts = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
     scale = torch.tensor(100.0)
     only_own = torch.eye(3, dtype=torch.bool)
-    assert contrastive_loss(images, texts, scale, only_own).item() == pytest.approx(
-        2 / 3 * math.log(2), abs=1e-4
-    )
+    assert contrastive_loss(images, texts, scale, only_own).item() == pytest.approx(2 / 3 * math.log(2), abs=1e-4)
     also_true = only_own.clone()
     also_true[0, 1] = also_true[1, 0] = True
     assert contrastive_loss(images, texts, scale, also_true).item() == pytest.approx(0, abs=1e-4)

@@ -45,9 +45,7 @@ def test_golden_scene():
         "yellow circle",
         "orange arrow",
     ]
-    assert scene.masks.mean((1, 2)) == pytest.approx(
-        [0.395, 0.156, 0.04, 0.043, 0.103, 0.08, 0.125, 0.056], abs=0.01
-    )
+    assert scene.masks.mean((1, 2)) == pytest.approx([0.395, 0.156, 0.04, 0.043, 0.103, 0.08, 0.125, 0.056], abs=0.01)
     assert scene.image.mean() == pytest.approx(111.2, abs=1)
 
 
@@ -81,9 +79,7 @@ def test_objects_lie_over_grounds_and_over_each_other():
 def test_no_object_is_mostly_hidden():
     for seed in range(6):
         scene = draw_scene(seed, n_objects=6, easy=False)
-        objects = [
-            mask.sum() for mask, region in zip(scene.masks, scene.regions, strict=True) if region.shape
-        ]
+        objects = [mask.sum() for mask, region in zip(scene.masks, scene.regions, strict=True) if region.shape]
         assert min(objects) >= 0.55 * 150
 
 
@@ -102,11 +98,7 @@ def test_masks_hold_the_named_colours():
 
 def test_distinct_colours():
     for seed in range(5):
-        colours = [
-            region.colour
-            for region in draw_scene(seed, 64, 6, distinct_colours=True).regions
-            if region.colour
-        ]
+        colours = [region.colour for region in draw_scene(seed, 64, 6, distinct_colours=True).regions if region.colour]
         assert len(colours) == len(set(colours)) == 6
 
 

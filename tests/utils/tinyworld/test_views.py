@@ -54,6 +54,4 @@ def test_truth_matrix_by_hand(scene_set):
     facts[0, :2] = facts[1, 1] = True
     mention = describe(views(scene_set, 1)[0], np.random.default_rng(0))[1][0]
     first, second = (mention._replace(matches=np.arange(len(THINGS)) == index) for index in (0, 1))
-    assert torch.equal(
-        truth_matrix(facts, [[first, second], [second]]), torch.tensor([[True, True], [False, True]])
-    )
+    assert torch.equal(truth_matrix(facts, [[first, second], [second]]), torch.tensor([[True, True], [False, True]]))
