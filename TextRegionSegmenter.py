@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -33,6 +34,7 @@ from utils.reasoning import label_target, target_prompts
 from utils.referring import Referral, largest_component_box
 from utils.runtime import Stages, resolve_device, resolve_dtype
 from utils.text import TEMPLATES, LabelPrompts, fills_context
+from utils.text_cache import TextCache
 from utils.tiling import TileGrid, cut_views, fuse_views
 from utils.tokens import difference_scores, nonempty, patch_weights, remove_patches
 from utils.types import PoolingRecipe, RegionMasks, RegionTokens, Segmentation, as_labels
@@ -61,6 +63,7 @@ class TextRegionSegmenter:
     global_splits: parts (rows, columns) the whole-image view is split into, (1, 2) for Cityscapes (spec 2.4).
     dense_fallback: label pixels outside all regions from dense CLIP features (spec 8.4a); off: first label.
     views_per_batch: views encoded at once, at least 1; fewer need less memory.
+    text_cache: folder that keeps text embeddings between runs, one small file per model and label; None for none.
     device: "auto", "cpu", "cuda", "cuda:N" or "mps". dtype: "auto", "float32", "float16" or "bfloat16" of the
         encoders; pooling is float32 always.
     Every option is validated here: InputError says what was got and what is expected.
@@ -83,6 +86,7 @@ class TextRegionSegmenter:
         global_splits: tuple[int, int] = (1, 1),
         dense_fallback: bool = False,
         views_per_batch: int = 32,
+        text_cache: str | Path | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
     ) -> None:
@@ -111,6 +115,7 @@ class TextRegionSegmenter:
         self.mask_generator = mask_generator.to(self.device) if mask_generator is not None else None
         self.stages = Stages(device=self.device)
         self._text_cache: dict[str, Tensor] = {}
+        self.text_cache = TextCache(text_cache, self.backbone) if text_cache is not None else None
 
     @classmethod
     def from_preset(cls, name: str = "clip-vit-l14-336", **options) -> "TextRegionSegmenter":
@@ -225,10 +230,16 @@ class TextRegionSegmenter:
             if fills_context(label, self.backbone.tokenizer):
                 warnings.warn(f"the label {label[:40]!r}… is longer than the model reads; its end is cut", stacklevel=2)
         with self.stages("text"):
+            if self.text_cache is not None:
+                self._text_cache.update(self.text_cache.load(new))
+                new = [label for label in new if label not in self._text_cache]
             per_batch = max(2048 // len(TEMPLATES), 1)
             for start in range(0, len(new), per_batch):
                 batch = new[start : start + per_batch]
-                self._text_cache.update(zip(batch, self.backbone.encode_labels(batch), strict=True))
+                embeddings = self.backbone.encode_labels(batch)
+                self._text_cache.update(zip(batch, embeddings, strict=True))
+                if self.text_cache is not None:
+                    self.text_cache.save(batch, embeddings)
         return torch.stack([self._text_cache[label] for label in labels])
 
     # ------------------------------------------------------------------ tasks

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from utils.errors import InputError
 from utils.text import TEMPLATES
+from utils.text_tower import embed_prompts
 from utils.types import PoolingRecipe
 
 Tokenizer = Callable[[list[str]], Int[Tensor, "N context"]]
@@ -178,16 +179,15 @@ class Backbone(ABC):
 
     @torch.inference_mode()
     def encode_labels(self, labels: Sequence[str]) -> Float32[Tensor, "L D"]:
-        """Mean of the unit embeddings of every label's 80 prompts, unit length again (spec 8.1); one batch."""
+        """Mean of the unit embeddings of every label's 80 prompts, unit length again (spec 8.1)."""
         prompts = [template(label) for label in labels for template in TEMPLATES]
         unit = self.encode_prompts(prompts).unflatten(0, (len(labels), len(TEMPLATES)))
         return F.normalize(unit.mean(1), dim=-1)
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Float32[Tensor, "N D"]:
-        """Unit text embeddings of ready-made prompts, in one batch."""
-        tokens = self.tokenizer(list(prompts)).to(self.device)
-        return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+        """Unit text embeddings of ready-made prompts, in large batches without needless padding."""
+        return embed_prompts(self.model, self.tokenizer(list(prompts)).to(self.device))
 
 
 FAMILIES: dict[str, type[Backbone]] = {}
