@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import open_clip
@@ -37,13 +38,30 @@ def tokenizer_of(spec: BackboneSpec, path: Path | None = None) -> Tokenizer:
 def stand_in_tokenizer(model: nn.Module) -> Tokenizer:
     """CLIP's word pieces folded into a model's vocabulary, for random weights: no file is needed."""
     text = getattr(model, "text", model)
-    simple = open_clip.SimpleTokenizer(context_length=text.context_length)
+    simple = _word_pieces(text.context_length)
     size = text.vocab_size
     return simple if size >= simple.vocab_size else lambda texts: simple(texts) % size
 
 
+@cache
+def _word_pieces(context_length: int) -> open_clip.SimpleTokenizer:
+    return open_clip.SimpleTokenizer(context_length=context_length)
+
+
 def _text_config(spec: BackboneSpec) -> dict:
     return open_clip.get_model_config(spec.open_clip[0])["text_cfg"]
+
+
+def _checked(path: Path) -> str:
+    """The file's text, if it is JSON that describes pieces (the library's own errors have no type of their own)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        has_pieces = "vocab" in json.loads(text)["model"]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a readable tokenizer file; download it again") from error
+    if not has_pieces:
+        raise InputError(f"{path} describes no pieces, expected the tokenizer.json of a SigLIP; download it again")
+    return text
 
 
 class FileTokenizer:
@@ -57,10 +75,7 @@ class FileTokenizer:
             from tokenizers import Tokenizer as PieceTokenizer
         except ImportError as error:
             raise InputError("SigLIP's tokenizer needs the package tokenizers; pip install tokenizers") from error
-        try:
-            self.pieces = PieceTokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:
-            raise InputError(f"{path} is not a readable tokenizer file ({error}); download it again") from error
+        self.pieces = PieceTokenizer.from_str(_checked(path))
         self.clean = get_clean_fn(clean)
         self.context_length = context_length
         self.pieces.no_padding()

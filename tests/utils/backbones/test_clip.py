@@ -62,13 +62,13 @@ def test_values_are_the_last_third_of_the_in_projection(tiny_clip, views):
     torch.testing.assert_close(patches(maps), packed[:, 1:, 64:], rtol=0, atol=5e-5)
 
 
-def test_patches_lie_where_they_were_in_the_image(tiny_clip):
-    """The value of a patch before any mixing: a change of one patch shows most in its own cell."""
+def test_patches_lie_where_they_were_in_the_image():
+    """Before the only block nothing is mixed: a change of one patch shows in its own cell only."""
     views = torch.zeros(2, 3, 32, 32)
     views[1, :, 8:16, 24:32] = 3.0
-    maps = tiny_clip.encode_views(views, "input").pooled
+    maps = tiny_models.clip(layers=1).encode_views(views, "input").pooled
     change = (maps[1] - maps[0]).norm(dim=0)
-    assert divmod(int(change.argmax()), 4) == (1, 3)
+    assert (change > 0).nonzero().tolist() == [[1, 3]]
 
 
 # ---------------------------------------------------------------- positions at another size
@@ -205,7 +205,7 @@ def test_bad_crop_sizes(tiny_clip, size):
 
 def refused(model: nn.Module) -> str:
     with pytest.raises(InputError) as error:
-        ClipBackbone.from_model(model, lambda texts: torch.zeros(len(texts), 77, dtype=torch.long))
+        ClipBackbone.from_model(model, lambda texts: torch.zeros(len(texts), 24, dtype=torch.long))
     assert "\n" not in str(error.value)
     return str(error.value)
 
