@@ -11,7 +11,7 @@ import tiny_models  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-settings.register_profile("tests", deadline=None, derandomize=True, max_examples=25)
+settings.register_profile("tests", deadline=None, derandomize=True, max_examples=12)
 settings.load_profile("tests")
 
 

@@ -17,7 +17,7 @@ from utils.backbones import ClipBackbone, PerceptionBackbone, SiglipBackbone
 
 SAM2_CONFIG = Path(__file__).parent / "golden" / "sam2_cfg" / "sam2_tiny_random.yaml"
 CLIP_VISION = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8}
-CLIP_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
+CLIP_TEXT = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
 TIMM_TEXT = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 2}
 
 
@@ -57,7 +57,7 @@ def clip_model(seed: int = 1, image_size: int = 32, **vision) -> CLIP:
 
 def clip(seed: int = 1, **options) -> ClipBackbone:
     """The model above as a backbone."""
-    return ClipBackbone.from_model(clip_model(seed, **options), SimpleTokenizer(context_length=77), name="tiny")
+    return ClipBackbone.from_model(clip_model(seed, **options), SimpleTokenizer(context_length=24), name="tiny")
 
 
 def timm_model(tower: str, embed_dim: int, pool: str = "map", proj: str | None = "none", **options) -> CustomTextCLIP:

@@ -53,11 +53,11 @@ def test_default_size_is_the_images_own():
     assert label_pixels(*problem(0), PROMPTS).label_map.shape == (37, 41)
 
 
-@pytest.mark.parametrize("size", [(19, 41), (29, 23), (31, 13)])
+@pytest.mark.parametrize("size", [(11, 41), (29, 23)])
 @pytest.mark.parametrize("uncovered", [None, torch.rand(6), torch.rand(6, 5, 7)])
 def test_every_memory_budget_gives_the_same(size, uncovered):
     whole = label_pixels(*problem(1), PROMPTS, size, uncovered, 0.3, True)
-    for budget in (1, 40_000):  # one row at a time, 6 rows at a time
+    for budget in (7_000, 40_000):  # one row at a time, six rows at a time
         part = label_pixels(*problem(1), PROMPTS, size, uncovered, 0.3, True, budget)
         np.testing.assert_allclose(part.probabilities, whole.probabilities, rtol=0, atol=1e-5)  # sums round
         np.testing.assert_array_equal(part.label_map, whole.label_map)
