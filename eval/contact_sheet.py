@@ -2,27 +2,37 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-CELL = (300, 260)  # width and height of a picture at most, pixels
-GAP = 14
+from utils.visualize import grey
+
+CELL = (420, 240)  # width and height of a picture at most, pixels
+GAP = 16
 LINE = 19
-COLUMNS = 4
+COLUMNS = 3
 FOUND, GOLD = (235, 40, 120), (20, 170, 60)
 Picture = UInt8[np.ndarray, "_ _ 3"]
+Case = TypeVar("Case")
+
+
+def spread(cases: Sequence[Case], count: int) -> list[Case]:
+    """At most `count` of the cases, evenly spaced, the first among them."""
+    count = min(count, len(cases))
+    return [cases[number * len(cases) // count] for number in range(count)]
 
 
 def contact_sheet(title: str, cells: Sequence[tuple[Picture, Sequence[str]]], note: str = "") -> Image.Image:
-    """Pictures (any size) in rows of four, each above its caption; a caption's lines are cut at the cell's width.
+    """Pictures (any size) in rows of three, each above its caption; a caption's lines are cut at the cell's width.
 
     title, note: one line each above the pictures.
     """
-    columns = max(min(len(cells), COLUMNS), 2)
-    wrapped = [[part for line in lines for part in textwrap.wrap(line, 38)[:3]] for _, lines in cells]
+    columns = max(min(len(cells), COLUMNS), 2)  # a title needs some width
+    wrapped = [[part for line in lines for part in textwrap.wrap(line, 56)[:3]] for _, lines in cells]
     pictures = [fit(picture) for picture, _ in cells]
     rows = [slice(start, start + columns) for start in range(0, len(cells), columns)]
     heights = [
@@ -51,11 +61,17 @@ def fit(picture: Picture) -> Picture:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
 
 
-def tint(picture: Picture, mask: Bool[np.ndarray, "H W"], colour: tuple[int, int, int]) -> Picture:
-    """Colour laid over the mask, with its outline drawn; everything else a little paler."""
-    out = picture * 0.75 + 255 * 0.25
-    out[mask] = 0.45 * picture[mask] + 0.55 * np.array(colour)
-    return contour(out.round().astype(np.uint8), mask, colour)
+def beside(left: Picture, right: Picture) -> Picture:
+    """Two pictures of one size with a white line between."""
+    line = np.full((left.shape[0], max(left.shape[1] // 60, 1), 3), 255, np.uint8)
+    return np.concatenate([left, line, right], axis=1)
+
+
+def spotlight(picture: Picture, mask: Bool[np.ndarray, "H W"], colour: tuple[int, int, int]) -> Picture:
+    """The picture in colour where the mask is, pale grey elsewhere, with the mask's outline."""
+    out = (0.5 * grey(picture) + 0.5 * 255).round().astype(np.uint8)
+    out[mask] = picture[mask]
+    return contour(out, mask, colour)
 
 
 def contour(picture: Picture, mask: Bool[np.ndarray, "H W"], colour: tuple[int, int, int]) -> Picture:

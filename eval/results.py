@@ -48,7 +48,8 @@ class Published:
 class Results:
     """One evaluation.
 
-    metrics: {"mIoU": 46.6, …}; per_class: {class: {"IoU": …}}; shares are in percent.
+    metrics: {"mIoU": 46.6, …}; per_class: {class: {"IoU": …}}; shares are in percent. part: what per_class is
+    by, if not classes ("split").
     config: the full resolved settings. recipe: the pooling switches (spec 7.2). items: how many were counted.
     skipped: [{"id", "reason"}]. measured: items done in this run (the others came from an earlier one).
     seconds: {"total": wall clock of this run, "per_stage": {…} summed over its processes}.
@@ -62,6 +63,7 @@ class Results:
     config: dict
     recipe: dict = field(default_factory=dict)
     per_class: dict[str, dict] = field(default_factory=dict)
+    part: str = "class"
     skipped: list[dict] = field(default_factory=list)
     seconds: dict = field(default_factory=dict)
     measured: int = 0
@@ -97,7 +99,8 @@ class Results:
         if self.per_class:
             names = list(next(iter(self.per_class.values())))
             rows = [[c, *(_number(v[n]) for n in names)] for c, v in self.per_class.items()]
-            lines += ["", "## Classes", "", *markdown_table(["class", *names], rows)]
+            heading = "Classes" if self.part == "class" else f"By {self.part}"
+            lines += ["", f"## {heading}", "", *markdown_table([self.part, *names], rows)]
         if self.skipped:
             rows = [[s["id"], s["reason"]] for s in self.skipped]
             lines += ["", "## Skipped", "", *markdown_table(["item", "reason"], rows)]

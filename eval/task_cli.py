@@ -43,12 +43,29 @@ def shared_arguments(parser: Parser, published: str) -> None:
     add("--points_per_side", type=positive, metavar="N", help="SAM 2 clicks per side (the preset's, 16)")
     add("--antialias", type=boolean, metavar="BOOL", help="shrink views with antialiasing")
     add = parser.add_argument_group("the run").add_argument
-    add("--work-dir", "--work_dir", type=Path, metavar="DIR", help="results, journal, pictures (default out/TASK/PRESET)")
+    add(
+        "--work-dir",
+        "--work_dir",
+        type=Path,
+        metavar="DIR",
+        help="results, journal, pictures (default out/TASK/PRESET)",
+    )
     add("--limit", type=positive, metavar="N", help="only the first N images")
     add("--resume", action="store_true", help="go on where an interrupted run in the same work dir stopped")
-    add("--save-predictions", "--save_predictions", action="store_true", help="also predictions.jsonl, masks as COCO RLE")
+    add(
+        "--save-predictions",
+        "--save_predictions",
+        action="store_true",
+        help="also predictions.jsonl, masks as COCO RLE",
+    )
     add("--visualize", type=positive, default=0, metavar="N", help="contact sheets of up to N right and N wrong cases")
-    add("--mask-cache", "--mask_cache", type=Path, metavar="DIR", help="keep SAM 2's masks, and use those that are there")
+    add(
+        "--mask-cache",
+        "--mask_cache",
+        type=Path,
+        metavar="DIR",
+        help="keep SAM 2's masks, and use those that are there",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N (default auto)")
     add("--launcher", choices=LAUNCHERS, help="default: pytorch when torchrun started this, else none")
     add("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)

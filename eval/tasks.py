@@ -137,6 +137,7 @@ def evaluate(task: Task, run: Run) -> tuple[Results, str] | None:
             config=settings,
             recipe=settings["model"]["recipe"],
             per_class=task.parts(records),
+            part="split",
             skipped=[one.row() for one in skipped],
             seconds=seconds,
             measured=len(todo),

@@ -38,7 +38,9 @@ def find_split(root: Path, split: str) -> Path:
     for folder in (root / split, root / "ReasonSeg" / split):
         if folder.is_dir():
             return folder
-    raise InputError(f"no folder {root / split}; unpack ReasonSeg there (README, Other tasks), or choose other --splits")
+    raise InputError(
+        f"no folder {root / split}; unpack ReasonSeg there (README, Other tasks), or choose other --splits"
+    )
 
 
 def find_items(folder: Path) -> list[Path]:

@@ -25,7 +25,13 @@ def parser() -> Parser:
         epilog=EXAMPLES,
     )
     add = made.add_argument_group("the data").add_argument
-    add("--input_file_root", type=Path, required=True, metavar="DIR", help="with <split>.jsonl, <dataset>_dets_dict.json")
+    add(
+        "--input_file_root",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="with <split>.jsonl, <dataset>_dets_dict.json",
+    )
     add("--image_root", type=Path, required=True, metavar="DIR", help="COCO's images (train2014)")
     add("--splits", nargs="+", choices=SPLITS, metavar="SPLIT", help=f"of {', '.join(SPLITS)} (default: all there)")
     add(

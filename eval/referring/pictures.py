@@ -5,16 +5,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from eval.contact_sheet import FOUND, GOLD, Picture, contact_sheet, tint
+from eval.contact_sheet import FOUND, GOLD, Picture, beside, contact_sheet, spotlight, spread
 from eval.tasks import from_rle
 from utils.images import load_image
 from utils.visualize import draw_box
 
-NOTE = "pink: the chosen region and the box that was scored; green: gold box"
+NOTE = "Left, green: gold box. Right, in colour: the chosen region; pink: its outline and the box that was scored."
 
 
 def contact_sheets(images: Path, records: Mapping[str, dict], count: int) -> dict[str, Image.Image]:
-    """{"right": …, "wrong": …}, each with up to `count` sentences in the order of the data; none of a kind, no sheet."""
+    """{"right": …, "wrong": …}, up to `count` sentences each; no sheet where there are none."""
     sheets = {}
     for name, right in (("right", True), ("wrong", False)):
         cases = [
@@ -23,18 +23,20 @@ def contact_sheets(images: Path, records: Mapping[str, dict], count: int) -> dic
             for answer in record.get("answers", ())
             if answer.get("right") is right and answer["box"] is not None
         ]
-        if cases[:count]:
-            cells = [(draw(images / image, answer), caption(answer)) for image, answer in cases[:count]]
+        if cases:
+            cells = [(draw(images / image, answer), caption(answer)) for image, answer in spread(cases, count)]
             sheets[name] = contact_sheet(f"{name.capitalize()}: {len(cells)} of {len(cases)}", cells, NOTE)
     return sheets
 
 
 def draw(path: Path, answer: dict) -> Picture:
-    """The image with the chosen region, the scored box and the gold boxes."""
-    picture = tint(load_image(path), from_rle(answer["mask"]), FOUND)
+    """The image with the gold boxes, beside it the chosen region and the scored box."""
+    image = load_image(path)
+    gold = image
     for box in answer["gold"]:
-        picture = draw_box(picture, tuple(box), GOLD)
-    return draw_box(picture, tuple(answer["box"]), FOUND)
+        gold = draw_box(gold, tuple(box), GOLD)
+    found = spotlight(image, from_rle(answer["mask"]), FOUND)
+    return beside(gold, draw_box(found, tuple(answer["box"]), FOUND))
 
 
 def caption(answer: dict) -> list[str]:

@@ -1,0 +1,142 @@
+"""The tiny world as referring expressions and as reasoning segmentation, on disk as the real data are.
+
+python -m eval.prepare.tiny_tasks --output data/tiny_tasks --scenes 12
+"""
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from utils.command_line import Parser, positive, run_program
+from utils.storage import write_atomically
+from utils.tinyworld.scenes import Scene, draw_scene
+
+FIRST_SEED = 910_000  # scenes no training has seen
+OBJECTS = 4
+POLYGON_SHARE = 0.9  # a polygon has no hole, so things with a large one are not asked for
+REFERRING_SPLITS = ("refcoco_val", "refcocog_val")  # one per format of detections
+
+
+def write_referring(folder: Path, scenes: int, size: int = 256) -> None:
+    """<split>.jsonl, <dataset>_dets_dict.json in both formats and images/COCO_….jpg below `folder`.
+
+    Each split asks for every object of its scenes in two sentences. Detections: every object's box, its sides
+    moved by up to 6 %, and as many boxes elsewhere.
+    """
+    for start, split in enumerate(REFERRING_SPLITS):
+        lines, detections = [], {}
+        for seed in tqdm(range(FIRST_SEED + start, FIRST_SEED + 2 * scenes, 2), f"drawing {split}", disable=None):
+            scene = draw_scene(seed, size, OBJECTS, distinct_colours=True)
+            _write_image(folder / "images" / f"COCO_train2014_{seed:012d}.jpg", scene)
+            lines += _expressions(seed, scene)
+            detections[seed] = _detections(seed, scene)
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        write_atomically(folder / f"{split}.jsonl", text.encode())
+        content = detections
+        if start:
+            content = [{"image_id": seed, "box": box} for seed, boxes in detections.items() for box in boxes]
+        write_atomically(folder / f"{split.rsplit('_', 1)[0]}_dets_dict.json", json.dumps(content).encode())
+
+
+def _objects(scene: Scene) -> list[tuple[str, np.ndarray]]:
+    pairs = zip(scene.regions, scene.masks, strict=True)
+    return [(region.name, mask) for region, mask in pairs if region.kind == "object"]
+
+
+def _expressions(seed: int, scene: Scene) -> list[dict]:
+    things = _objects(scene)
+    anns = [{"id": seed * 10 + n, "bbox": tight_box(mask)} for n, (_, mask) in enumerate(things)]
+    return [
+        {
+            "image_id": seed,
+            "file_name": f"COCO_train2014_{seed:012d}_{n}.jpg",
+            "anns": anns,
+            "ann_id": [anns[n]["id"]] if n % 2 else anns[n]["id"],
+            "sentences": [{"raw": f"The {name}"}, {"raw": f"the {name.split()[0]} shape"}],
+        }
+        for n, (name, _) in enumerate(things)
+    ]
+
+
+def _detections(seed: int, scene: Scene) -> list[list[float]]:
+    random = np.random.default_rng(seed)
+    boxes = []
+    for _, mask in _objects(scene):
+        x, y, width, height = tight_box(mask)
+        moved = np.array([x, y, width, height]) + random.uniform(-0.06, 0.06, 4) * (width, height, width, height)
+        elsewhere = random.uniform(0, 0.7, 2) * mask.shape[0]
+        boxes += [moved.round(2).tolist(), [*elsewhere.round(2).tolist(), width, height]]
+    return [boxes[n] for n in random.permutation(len(boxes))]
+
+
+def tight_box(mask: np.ndarray) -> list[int]:
+    """[x, y, width, height] in pixels around a mask, as COCO counts them."""
+    return list(cv2.boundingRect(mask.astype(np.uint8)))
+
+
+def write_reasoning(folder: Path, answers: Path, scenes: int, size: int = 256) -> None:
+    """<split>/<seed>.jpg and .json (polygons, question) below `folder`; answers/<split>/<seed>.json.
+
+    Even scenes have a short question, odd ones a long one. Every third has a patch that does not count.
+    """
+    for start, split in enumerate(("val", "test")):
+        first = FIRST_SEED + 1000 + start
+        for seed in tqdm(range(first, first + 2 * scenes, 2), f"drawing ReasonSeg {split}", disable=None):
+            scene = draw_scene(seed, size, OBJECTS, distinct_colours=True)
+            name, polygons = _target(scene)
+            number = (seed - first) // 2
+            shapes = [{"label": "target", "points": polygon} for polygon in polygons]
+            if number % 3 == 0:
+                patch = [[0, 0], [size // 8, 0], [size // 8, size // 8], [0, size // 8]]
+                shapes += [{"label": "ignore", "points": patch}, {"label": "flag", "points": patch[:1]}]
+            colour, shape = name.split()
+            text = f"which {shape} in the picture is {colour}?" if number % 2 else name
+            question = {"shapes": shapes, "text": [text, "another wording"], "is_sentence": bool(number % 2)}
+            _write_image(folder / split / f"{seed}.jpg", scene)
+            write_atomically(folder / split / f"{seed}.json", json.dumps(question).encode())
+            answer = {"text": text, "answers": [name.capitalize(), f"the {shape}"]}
+            write_atomically(answers / split / f"{seed}.json", json.dumps(answer).encode())
+
+
+def _target(scene: Scene) -> tuple[str, list[list[list[int]]]]:
+    """The largest object that polygons describe well (the best described if none is), and its polygons."""
+    found = []
+    for name, mask in _objects(scene):
+        lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        filled = cv2.drawContours(np.zeros(mask.shape, np.uint8), lines, -1, 1, cv2.FILLED)
+        share = mask.sum() / max(filled.sum(), 1)
+        found.append((min(share, POLYGON_SHARE), mask.sum(), name, [line[:, 0].tolist() for line in lines]))
+    best = max(found, key=lambda one: one[:2])
+    return best[2], best[3]
+
+
+def _write_image(path: Path, scene: Scene) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(scene.image).save(buffer, format="JPEG", quality=95)
+    write_atomically(path, buffer.getvalue())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; returns its exit code."""
+    parser = Parser(prog="python -m eval.prepare.tiny_tasks", description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("data/tiny_tasks"), metavar="DIR", help="data/tiny_tasks")
+    parser.add_argument("--scenes", type=positive, default=12, metavar="N", help="per split (default 12)")
+    options = parser.parse_args(arguments)
+
+    def body() -> None:
+        write_referring(options.output / "referring", options.scenes)
+        write_reasoning(options.output / "reasoning", options.output / "answers", options.scenes)
+        print(f"2 x {options.scenes} scenes for each task written to {options.output}")
+
+    return run_program(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+"""Evaluate reasoning segmentation: python eval_reason_seg.py --dataset_dir DIR --interpreted_query_dir DIR."""
+
+import sys
+
+from eval.reasoning.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
