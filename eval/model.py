@@ -140,7 +140,8 @@ def _original(image: Tensor, sample: SegDataSample) -> np.ndarray:
 
 
 def _build(preset: str, recipe: str, dense_fallback: bool | str, masks: str, options: dict) -> TextRegionSegmenter:
-    chosen = dict(options, recipe=automatic_recipe(preset) if recipe == "auto" else recipe)
+    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    chosen["recipe"] = automatic_recipe(preset) if recipe == "auto" else recipe
     if masks == GROUND_TRUTH:
         chosen["mask_generator"] = None
     elif masks != "sam2":

@@ -91,6 +91,7 @@ def prepare(config: Config, evaluation: Evaluation, group: Processes) -> None:
     """Fill in what the run decides, draw the tiny world where it is asked for, check that the data are there."""
     config.work_dir = str(evaluation.work_dir)
     config.experiment_name = f"{config.benchmark.name}-{uuid4().hex[:8]}"
+    config.visualizer.name = config.experiment_name  # mmengine would hand out the first one of this name again
     config.model.device = group.device
     config.default_hooks.visualization.draw = evaluation.draw
     if config.benchmark.name == "tiny":

@@ -70,7 +70,7 @@ class Planted(SmallModel):
 
 
 def stem(sample):
-    return sample.img_path.rsplit("/", 1)[-1].split(".")[0]
+    return sample.get("img_path", "").rsplit("/", 1)[-1].split(".")[0]
 
 
 @pytest.fixture

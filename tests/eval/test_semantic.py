@@ -1,0 +1,342 @@
+"""The program as its users meet it: interrupted, resumed, on two processes, with a cache, with damaged data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from copy import copy
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eval import semantic_all
+from eval.journal import Journal
+from eval.mm import MODELS, SegDataSample
+from eval.model import TextRegionModel
+from eval.results import ROOT
+from eval.semantic import Evaluation, evaluate
+from eval.semantic_cli import main, preset_of
+from eval.table import BENCHMARKS, overview
+from TextRegionSegmenter import TextRegionSegmenter
+from utils.errors import InputError
+from utils.masks import SlicMasks
+from utils.tinyworld.scenes import CLASS_NAMES
+
+CONFIG = ROOT / "configs/cfg_ds/cfg_tiny.py"
+SCENES = 6
+# The tiny world made smaller still: 64 px scenes, few clicks, one row of tiles, four labels.
+SMALL = {
+    "benchmark.scenes": SCENES,
+    "benchmark.size": 64,
+    "model.scale": (192, 96),
+    "model.points_per_side": 3,
+    "model.classes": ["red shape", "orange shape", "yellow shape", "green shape; sky"],
+}
+SMALL_FLAGS = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in SMALL.items()]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    previous = os.environ.get("TEXTREGION_DATA")
+    os.environ["TEXTREGION_DATA"] = str(root)
+    yield root
+    os.environ.pop("TEXTREGION_DATA")
+    if previous is not None:
+        os.environ["TEXTREGION_DATA"] = previous
+
+
+def run(work_dir, model=None, **options):
+    options.setdefault("cfg_options", SMALL)
+    return evaluate(Evaluation(CONFIG, work_dir, model or {}, device="cpu", **options))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """An uninterrupted run in one process."""
+    work_dir = tmp_path_factory.mktemp("whole")
+    return run(work_dir), work_dir
+
+
+def command(work_dir, *flags):
+    program = [str(ROOT / "eval_semantic.py"), "--config", str(CONFIG), "--work-dir", str(work_dir)]
+    return [*program, "--device", "cpu", *flags, "--cfg-options", *SMALL_FLAGS]
+
+
+def environment(data):
+    return {**os.environ, "TEXTREGION_DATA": str(data), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+def test_results_say_what_made_them(whole):
+    results, work_dir = whole
+    content = json.loads((work_dir / "results.json").read_text())
+    assert content["metrics"]["mIoU"] == results.metrics["mIoU"]
+    assert (content["items"], content["measured"], content["skipped"]) == (SCENES, SCENES, [])
+    assert set(content["per_class"]) == set(CLASS_NAMES)
+    assert content["recipe"]["name"] == "semantic"
+    assert content["config"]["model"]["points_per_side"] == 3
+    assert content["config"]["resolved"]["queries"] == [*CLASS_NAMES[:4], "sky"]
+    assert {"resize", "masks", "encode", "pool", "postprocess"} <= set(content["seconds"]["per_stage"])
+    assert content["images_per_second"] == pytest.approx(SCENES / content["seconds"]["total"])
+    assert content["device"]["type"] == "cpu"
+    assert "| mIoU |" in (work_dir / "results.md").read_text()
+
+
+def test_a_finished_run_resumes_to_the_same_numbers(whole, tmp_path):
+    results, work_dir = whole
+    again = run(work_dir, resume=True)
+    assert (again.metrics, again.measured) == (results.metrics, 0)
+    assert json.dumps(again.per_class) == json.dumps(results.per_class)
+    part = run(work_dir, resume=True, limit=2)
+    assert part.items == 2
+
+
+def test_other_settings_are_refused_on_resume(whole, capsys):
+    _, work_dir = whole
+    flags = ["--resume", "--device", "cpu", "--recipe", "demo", "--cfg-options", *SMALL_FLAGS]
+    assert main(["--config", str(CONFIG), "--work-dir", str(work_dir), *flags]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ")
+    assert 'model.recipe: was "auto", now "demo"' in said
+
+
+def test_after_kill_9_at_most_one_image_is_repeated(whole, data, tmp_path):
+    results, _ = whole
+    work_dir = tmp_path / "killed"
+    started = [sys.executable, *command(work_dir)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(started, cwd=ROOT, env=environment(data), **quiet)
+    journal = work_dir / "journal" / "run000-process000.jsonl"
+    deadline = time.monotonic() + 90
+    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = journal.read_bytes().count(b"\n") - 1
+    assert 2 <= before < SCENES, "killed too late or too early to show anything"
+    resumed = run(work_dir, resume=True)
+    assert resumed.measured == SCENES - before
+    assert resumed.metrics == results.metrics
+    assert resumed.items == SCENES
+
+
+def test_two_gloo_processes_give_the_numbers_of_one(whole, data, tmp_path):
+    results, _ = whole
+    work_dir = tmp_path / "two"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    started = [*torchrun, *command(work_dir, "--launcher", "pytorch")]
+    done = subprocess.run(started, cwd=ROOT, env=environment(data), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    content = json.loads((work_dir / "results.json").read_text())
+    assert content["metrics"] == results.metrics
+    assert (content["processes"], content["items"]) == (2, SCENES)
+    files = sorted(path.name for path in (work_dir / "journal").iterdir())
+    assert files == ["run000-process000.jsonl", "run000-process001.jsonl"]
+    assert [path.read_bytes().count(b"\n") for path in sorted((work_dir / "journal").iterdir())] == [4, 4]
+
+
+def test_the_mask_cache_changes_nothing_but_the_time(whole, tmp_path):
+    results, _ = whole
+    model = {"mask_cache": str(tmp_path / "cache")}
+    first = run(tmp_path / "first", model)
+    files = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(files) == SCENES
+    stamps = [path.stat().st_mtime_ns for path in files]
+    second = run(tmp_path / "second", model)
+    assert first.metrics == second.metrics == results.metrics
+    assert [path.stat().st_mtime_ns for path in files] == stamps
+    assert second.seconds["per_stage"]["masks"] < first.seconds["per_stage"]["masks"]
+
+
+@cache
+def tiny_segmenter():
+    return TextRegionSegmenter.from_preset(
+        "tiny", points_per_side=8, antialias=False, mask_size="original", device="cpu"
+    )
+
+
+@MODELS.register_module()
+class SharedTiny(TextRegionModel):
+    """The tiny world's model with its preset's settings; one segmenter, so that texts are encoded once."""
+
+    def __init__(self, masks="sam2", pool_feature="value", **_):
+        super().__init__(segmenter=copy(tiny_segmenter()), classes="tiny", masks=masks)
+        self.segmenter.pool_feature = pool_feature
+        if masks == "slic":
+            self.segmenter.mask_generator = SlicMasks()
+
+
+def test_the_method_works_on_the_tiny_world_and_ablations_behave(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path / "data"))
+    options = {"benchmark.scenes": 4, "model.type": "SharedTiny"}
+
+    def score(name, **model):
+        return run(tmp_path / name, model, cfg_options=options).metrics["mIoU"]
+
+    truth, sam2, slic = (score(masks, masks=masks) for masks in ("ground-truth", "sam2", "slic"))
+    input_pooling = score("input", masks="ground-truth", pool_feature="input")
+    assert sam2 > 70
+    assert truth >= sam2 >= slic
+    assert truth > input_pooling + 30
+
+
+def test_damaged_files_are_skipped_with_their_reason(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path))
+    options = {**SMALL, "benchmark.scenes": 3}
+    run(tmp_path / "first", cfg_options=options)
+    image, other, _ = sorted((tmp_path / "tiny_world/images/val").iterdir())
+    image.write_bytes(image.read_bytes()[:200])
+    label_map = tmp_path / "tiny_world/annotations/val" / other.name
+    label_map.write_bytes(b"no PNG")
+    flags = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in options.items()]
+    work_dir = tmp_path / "second"
+    assert main(["--config", str(CONFIG), "--work-dir", str(work_dir), "--device", "cpu", "--cfg-options", *flags]) == 1
+    assert "2 images were skipped" in capsys.readouterr().out
+    content = json.loads((work_dir / "results.json").read_text())
+    assert (content["items"], [Path(s["id"]).name for s in content["skipped"]]) == (1, [image.name, other.name])
+    assert "damaged" in content["skipped"][0]["reason"]
+    assert "label map" in content["skipped"][1]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "remedy"),
+    [("voc21", "VOCdevkit/VOC2012", "see"), ("city_scapes", "cityscapes", "process_dataset.sh city_scapes")],
+)
+def test_missing_data_is_one_line(name, missing, remedy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TEXTREGION_DATA", "nowhere")
+    config = str(ROOT / "configs/cfg_ds" / f"cfg_{name}.py")
+    assert main(["--config", config, "--work-dir", str(tmp_path / "w"), "--data-root", str(tmp_path)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"error: no folder {tmp_path / missing}")
+    assert remedy in said
+    assert 'see "Benchmarks" in README.md' in said
+
+
+def test_half_prepared_data_names_what_lacks(tmp_path, monkeypatch, capsys, write_image):
+    monkeypatch.setenv("TEXTREGION_DATA", "nowhere")
+    write_image(tmp_path / "coco_stuff164k/images/val2017/000000000139.jpg", (13, 17))
+    write_image(tmp_path / "coco_stuff164k/images/val2017/000000000285.jpg", (13, 17))
+    config = str(ROOT / "configs/cfg_ds/cfg_coco_stuff164k.py")
+    flags = ["--config", config, "--work-dir", str(tmp_path / "w"), "--data-root", str(tmp_path), "--device", "cpu"]
+    assert main(flags) == 2
+    assert f"{tmp_path / 'coco_stuff164k'} has no annotations/val2017" in capsys.readouterr().err
+    maps = tmp_path / "coco_stuff164k/annotations/val2017"
+    write_image(maps / "000000000139.png", np.zeros((13, 17), np.uint8))
+    write_image(maps / "000000000139_labelTrainIds.png", np.zeros((13, 17), np.uint8))
+    small = ["--cfg-options", "model.type=SmallModel"]
+    assert main([*flags, *small]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "annotations/val2017 lacks 1 of 2 label maps (000000000285_labelTrainIds.png first)" in said
+    assert "process_dataset.sh coco_stuff164k" in said
+
+
+def test_pictures_are_drawn_through_mmseg(data, tmp_path):
+    run(tmp_path / "drawn", draw=True, limit=2)
+    assert len(list((tmp_path / "drawn").rglob("vis_image/*.png"))) == 2
+
+
+@pytest.fixture
+def shell(models):
+    return MODELS.build({"type": "SmallModel", "classes": ["grass", "sky; water"]})
+
+
+def test_batches_of_any_size_and_without_samples(shell):
+    sizes = [(31, 43), (40, 23), (1, 1)]
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in sizes]
+    together = shell(images, mode="predict")
+    assert [tuple(sample.pred_sem_seg.data.shape) for sample in together] == [(1, *size) for size in sizes]
+    for image, sample in zip(images, together, strict=True):
+        alone = shell.test_step({"inputs": image[None]})[0]
+        assert torch.equal(alone.pred_sem_seg.data, sample.pred_sem_seg.data)
+    assert shell([], mode="predict") == []
+
+
+def test_probabilities_and_channel_order(shell):
+    shell.return_probabilities = True
+    image = torch.randint(0, 256, (3, 31, 43), dtype=torch.uint8)
+    (sample,) = shell([image])
+    direct = shell.segmenter.segment(image.flip(0).permute(1, 2, 0).numpy(), ["grass", "sky; water"])
+    assert np.array_equal(sample.pred_sem_seg.data[0].numpy(), direct.label_map)
+    assert tuple(sample.seg_logits.data.shape) == (2, 31, 43)
+    assert torch.equal(sample.seg_logits.data.argmax(0), sample.pred_sem_seg.data[0])
+
+
+def test_an_image_a_pipeline_has_resized_is_read_again(shell, tmp_path, write_image):
+    path = tmp_path / "photo.png"
+    pixels = np.random.default_rng(1).integers(0, 256, (31, 43, 3), np.uint8)
+    write_image(path, pixels)
+    sample = SegDataSample(metainfo={"img_path": str(path), "ori_shape": (31, 43)})
+    (resized,) = shell([torch.zeros(3, 62, 86, dtype=torch.uint8)], [sample])
+    (original,) = shell([torch.from_numpy(pixels[..., ::-1].copy()).permute(2, 0, 1)])
+    assert torch.equal(resized.pred_sem_seg.data, original.pred_sem_seg.data)
+
+
+def test_only_prediction_exists(shell):
+    with pytest.raises(InputError, match="only mode 'predict'"):
+        shell([], mode="loss")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pretrained", "preset"),
+    [
+        ("ViT-B/16", "openai", "clip-vit-b16"),
+        ("ViT-L/14", "openai", "clip-vit-l14"),
+        ("ViT-L/14@336px", "openai", "clip-vit-l14-336"),
+        ("ViT-H-14", "laion2b_s32b_b79k", "openclip-vit-h14"),
+        ("PE-Core-L14-336", "meta", "pe-core-l14-336"),
+        ("ViT-B-16-SigLIP2", "webli", "siglip2-b16"),
+        (None, None, None),
+    ],
+)
+def test_the_flags_of_the_paper_mean_presets(architecture, pretrained, preset):
+    assert preset_of(architecture, pretrained) == preset
+
+
+@pytest.mark.parametrize(("architecture", "pretrained"), [("ViT-B/16", "webli"), (None, "openai"), ("RN50", None)])
+def test_flags_that_fit_nothing_or_too_much_list_what_exists(architecture, pretrained):
+    with pytest.raises(InputError, match="expected one of"):
+        preset_of(architecture, pretrained)
+
+
+def test_all_benchmarks_skip_what_is_missing_and_save_the_table(data, tmp_path, capsys):
+    flags = ["--presets", "tiny", "--datasets", "voc21", "tiny", "--work-dir", str(tmp_path), "--device", "cpu"]
+    assert semantic_all.main([*flags, "--limit", "2", "--cfg-options", *SMALL_FLAGS]) == 0
+    said = capsys.readouterr().out
+    assert f"skipped: voc21: no folder {data / 'VOCdevkit/VOC2012'}" in said
+    assert "| tiny (first 2 images) |" in said
+    assert "TextRegion, clip-vit-b16 (published) | 70.9 |" in said
+    stored = json.loads((tmp_path / "table.json").read_text())
+    assert stored["mIoU"]["tiny"]["tiny"] >= 0
+    assert (tmp_path / "table.md").read_text().startswith("| backbone | voc21 |")
+
+
+def test_a_failed_run_does_not_stop_the_others(data, tmp_path, capsys):
+    flags = ["--presets", "clip-vit-b16", "--datasets", "tiny", "--work-dir", str(tmp_path), "--device", "cpu"]
+    assert semantic_all.main([*flags, "--clip_checkpoint", str(tmp_path / "none.pt")]) == 1
+    said = capsys.readouterr().err
+    assert "failed: tiny, clip-vit-b16: error: --clip_checkpoint names" in said
+    assert semantic_all.main(["--datasets", "imagenet"]) == 2
+    assert "unknown data set 'imagenet'" in capsys.readouterr().err
+
+
+def test_the_average_needs_all_eight():
+    seven = dict.fromkeys(BENCHMARKS[:-1], 40.0)
+    lines = overview({"ours": seven, "more": {**seven, BENCHMARKS[-1]: 48.0}})
+    ours, more = (next(line for line in lines if line.startswith(f"| {name} |")) for name in ("ours", "more"))
+    assert ours.endswith("|  |")
+    assert more.endswith("| 41.0 |")
+
+
+def test_a_journal_is_readable_json_lines(whole):
+    _, work_dir = whole
+    (path, *_) = sorted((work_dir / "journal").iterdir())
+    header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert header["settings"]["resolved"]["backbone"] == "tiny"
+    assert len(lines) == SCENES
+    assert all(sum(n for _, _, n in line["pairs"]) == 64 * 64 for line in lines)
+    assert isinstance(Journal(work_dir / "journal", header["settings"]).read(), dict)
