@@ -24,10 +24,10 @@ def bilinear_taps(size_in: int, size_out: int, device: torch.device | str = "cpu
 def lerp_columns(x: Float[Tensor, "m y w"], taps: Sequence[Tensor]) -> Float[Tensor, "m y x"]:
     """Blend pairs of columns: x[..., lower] * (1 - weight) + x[..., upper] * weight."""
     lower, upper, weight = taps
-    return x[..., lower] * (1 - weight) + x[..., upper] * weight
+    return x[..., lower].mul_(1 - weight).add_(x[..., upper].mul_(weight))  # indexing copies: in place on the copies
 
 
 def lerp_rows(x: Float[Tensor, "m h x"], taps: Sequence[Tensor]) -> Float[Tensor, "m y x"]:
     """Blend pairs of rows: x[..., lower, :] * (1 - weight) + x[..., upper, :] * weight."""
     lower, upper, weight = taps
-    return x[..., lower, :] * (1 - weight[:, None]) + x[..., upper, :] * weight[:, None]
+    return x[..., lower, :].mul_(1 - weight[:, None]).add_(x[..., upper, :].mul_(weight[:, None]))

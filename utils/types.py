@@ -195,24 +195,32 @@ class RegionMasks:
         """The same parts, meant at another full size (say the original instead of the resized image)."""
         return replace(self, mask_size=tuple(mask_size))
 
-    def pixels(self, rows: Int[Tensor, " y"], columns: Int[Tensor, " x"]) -> Float32[Tensor, "R y x"]:
+    def pixels(
+        self, rows: Int[Tensor, " y"], columns: Int[Tensor, " x"], regions: Int[Tensor, " K"] | None = None
+    ) -> Float32[Tensor, "R y x"]:
         """Full-size soft values 0..3 at the crossings of some rows and columns of `mask_size`.
+
+        regions: the only regions wanted, ascending; default all R.
 
         Equal to resizing every part bilinearly (align_corners=False, no antialias, float32, rounded to the parts'
         own precision), taking the maximum over a region's parts and indexing; only the crossings are computed.
         """
         device = self.soft.device
-        if len(self) == 0:
+        soft, group, count = self.soft, self.group, len(self)
+        if regions is not None:
+            wanted = torch.isin(group, regions)
+            soft, group, count = soft[wanted], torch.searchsorted(regions, group[wanted]), len(regions)
+        if count == 0:
             return torch.zeros(0, len(rows), len(columns), device=device)
-        y_taps = [tap[rows.to(device)] for tap in bilinear_taps(self.soft.shape[1], self.mask_size[0], device)]
-        x_taps = [tap[columns.to(device)] for tap in bilinear_taps(self.soft.shape[2], self.mask_size[1], device)]
+        y_taps = [tap[rows.to(device)] for tap in bilinear_taps(soft.shape[1], self.mask_size[0], device)]
+        x_taps = [tap[columns.to(device)] for tap in bilinear_taps(soft.shape[2], self.mask_size[1], device)]
         needed, inverse = torch.unique(torch.cat(y_taps[:2]), return_inverse=True)
         y_taps[:2] = inverse.chunk(2)
-        parts = lerp_rows(lerp_columns(self.soft[:, needed].float(), x_taps), y_taps)
-        if self.soft.dtype == torch.float16:  # what vanishes in half is outside the mask (spec 9.6)
+        parts = lerp_rows(lerp_columns(soft[:, needed].float(), x_taps), y_taps)
+        if soft.dtype == torch.float16:  # what vanishes in half is outside the mask (spec 9.6)
             parts = parts.half().float()
-        full = parts.new_zeros(len(self), *parts.shape[1:])
-        full = full.scatter_reduce(0, self.group[:, None, None].expand_as(parts), parts, "amax")
+        full = parts.new_zeros(count, *parts.shape[1:])
+        full = full.scatter_reduce(0, group[:, None, None].expand_as(parts), parts, "amax")
         return (full > 0).float() if self.hard else full
 
     def full(self) -> Float32[Tensor, "R h1 w1"]:

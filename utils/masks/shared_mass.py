@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from utils.interpolation import bilinear_taps, lerp_columns, lerp_rows
+from utils.interpolation import bilinear_taps
 from utils.types import RegionMasks
 
-SLACK = 1e-4  # relative distance from the threshold within which float32 sums over a map are not trusted
+SLACK = 1e-3  # relative distance from the threshold within which rounding (half-precision masks) might decide
+FAINT = 1e-2  # mass below which rounding might leave nothing
 AT_ONCE = 32  # masks beside the first in one step
 
 Rectangle = list[int]  # x1, y1, x2, y2, inclusive
@@ -61,15 +62,10 @@ class _Axis:
         sums.narrow(dim, 0, length - 1).add_(later)
         return sums
 
-    def span(self, first: int, last: int) -> slice:
+    def span(self, first: int, last: int) -> Int[Tensor, " n"]:
         """The output positions that input positions first..last reach."""
         lower, upper, _ = self.taps
-        inside = ((upper >= first) & (lower <= last)).nonzero()[:, 0]
-        return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
-
-    def cut(self, span: slice, device: torch.device) -> list[Tensor]:
-        """The taps of some output positions."""
-        return [tap[span].to(device) for tap in self.taps]
+        return ((upper >= first) & (lower <= last)).nonzero()[:, 0]
 
 
 def share_most(
@@ -94,10 +90,11 @@ def share_most(
     verdict, open_pairs = certain.tolist(), unsure.tolist()
     order = [pair if mass[pair[0]] <= mass[pair[1]] else pair[::-1] for pair in pairs]
     doubtful = [(k, order[k]) for k, is_open in enumerate(open_pairs) if is_open]
-    shares = _full_size_shares(soft, [pair for _, pair in doubtful], rectangles, y, x)
+    shares = _full_size_shares(masks, [pair for _, pair in doubtful], rectangles, y, x)
     for (k, _), share in zip(doubtful, shares, strict=True):
         verdict[k] = share > threshold
-    return [m > 0 for m in mass], [pair for pair, joined in zip(pairs, verdict, strict=True) if joined]
+    filled = [m > FAINT or (m > 0 and bool(masks.select(torch.tensor([i])).full().any())) for i, m in enumerate(mass)]
+    return filled, [pair for pair, joined in zip(pairs, verdict, strict=True) if joined]
 
 
 def _runs(pairs: Sequence[tuple[int, int]], length: int) -> Iterator[tuple[int, list[int]]]:
@@ -134,20 +131,16 @@ def _bounds(
 
 
 def _full_size_shares(
-    soft: Float[Tensor, "M h w"],
-    pairs: Sequence[tuple[int, int]],
-    boxes: Sequence[Rectangle],
-    y: _Axis,
-    x: _Axis,
+    masks: RegionMasks, pairs: Sequence[tuple[int, int]], boxes: Sequence[Rectangle], y: _Axis, x: _Axis
 ) -> list[float]:
     """Sum(min(A, B)) / sum(A) at full size for pairs (smaller A, larger B), on A's rectangle; one read at the end."""
     by_first = sorted(range(len(pairs)), key=lambda k: pairs[k])
     shares = []
     for small, others in _runs([pairs[k] for k in by_first], AT_ONCE):
         x1, y1, x2, y2 = boxes[small]
-        rows = y.cut(y.span(y1, y2), soft.device)
-        columns = x.cut(x.span(x1, x2), soft.device)
-        full = lerp_rows(lerp_columns(soft[[small, *others]].float(), columns), rows)
+        index = sorted({small, *others})
+        full = masks.pixels(y.span(y1, y2), x.span(x1, x2), torch.tensor(index, device=masks.soft.device))
+        full = full[[index.index(k) for k in (small, *others)]]
         both = torch.cat([full[:1], torch.minimum(full[:1], full[1:])]).sum((1, 2))  # alike summed, so 1 is exact
         shares.append(both[1:] / both[0])
     values = torch.cat(shares).tolist() if shares else []
