@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, Integer, UInt8
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
@@ -33,7 +33,7 @@ def read_label_map(path: str | Path) -> Int[np.ndarray, "H W"]:
 
 
 def label_masks(
-    label_map: Int[np.ndarray, "H W"], ignored: int | None = IGNORED, part: str = "class"
+    label_map: Integer[np.ndarray, "H W"], ignored: int | None = IGNORED, part: str = "class"
 ) -> tuple[Bool[np.ndarray, "R H W"], Int[np.ndarray, " R"]]:
     """Masks in the order of their labels, and the label of each.
 

@@ -87,17 +87,32 @@ def _read_json(path: Path, image_size: tuple[int, int]) -> Bool[np.ndarray, "R H
 def _decode(entry: object, image_size: tuple[int, int], path: Path) -> Bool[np.ndarray, "H W"]:
     """One annotation: RLE with compressed or plain counts, or polygons."""
     shape = entry.get("segmentation", entry) if isinstance(entry, dict) else entry
-    try:
-        if isinstance(shape, dict) and tuple(shape["size"]) != tuple(image_size):
-            raise InputError(f"{path} has a mask of size {shape['size']}, expected the image's {list(image_size)}")
-        if isinstance(shape, dict) and isinstance(shape["counts"], str):
-            return coco_mask.decode(shape).astype(bool)
-        rle = coco_mask.frPyObjects(shape, *image_size)
-        return coco_mask.decode(coco_mask.merge(rle) if isinstance(rle, list) else rle).astype(bool)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} has an entry that is no COCO mask; expected size and counts, or polygons") from error
+    if not _is_rle(shape) and not _is_polygons(shape):
+        raise InputError(f"{path} has an entry that is no COCO mask; expected size and counts, or polygons")
+    if isinstance(shape, dict) and tuple(shape["size"]) != tuple(image_size):
+        raise InputError(f"{path} has a mask of size {shape['size']}, expected the image's {list(image_size)}")
+    if isinstance(shape, dict) and isinstance(shape["counts"], str):
+        return coco_mask.decode(shape).astype(bool)
+    rle = coco_mask.frPyObjects(shape, *image_size)
+    return coco_mask.decode(coco_mask.merge(rle) if isinstance(rle, list) else rle).astype(bool)
+
+
+def _is_rle(shape: object) -> bool:
+    """{"size": [H, W], "counts": compressed text or a list of run lengths}."""
+    if not isinstance(shape, dict) or not isinstance(shape.get("size"), list):
+        return False
+    counts = shape.get("counts")
+    return isinstance(counts, str) or (isinstance(counts, list) and all(isinstance(n, int) for n in counts))
+
+
+def _is_polygons(shape: object) -> bool:
+    """[[x, y, x, y, x, y, …], …] of at least three corners each."""
+    if not isinstance(shape, list) or not shape:
+        return False
+    return all(
+        isinstance(polygon, list) and len(polygon) >= 6 and all(isinstance(n, (int, float)) for n in polygon)
+        for polygon in shape
+    )
 
 
 @register("precomputed", needs="masks: array (R, h, w), RegionMasks, or the path of a file or folder")

@@ -60,7 +60,7 @@ def test_the_registry_knows_every_source_and_lists_them():
 def sources(sam2):
     generator = Sam2MaskGenerator(sam2, points_per_side=2)
     arguments = {
-        "sam2": (sam2, 2),
+        "sam2": (sam2, 2, 2048, 0.0, 0.0, 1.0, 0),  # nothing is filtered
         "boxes": (generator, [[1, 2, 20, 30]]),
         "points": (generator, [[5, 7]]),
         "precomputed": (label_masks(label_map())[0],),
@@ -151,7 +151,7 @@ def rle(mask: np.ndarray) -> dict:
 
 def plain_counts(mask: np.ndarray) -> dict:
     flat = mask.T.ravel().astype(int)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist() + [flat.size]
+    edges = [*np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist(), flat.size]
     return {"size": list(mask.shape), "counts": np.diff([0, *edges]).tolist()}
 
 

@@ -130,7 +130,7 @@ def test_bad_points_are_one_line(generator, points, labels, line):
     assert "\n" not in str(error.value)
 
 
-def test_without_sam2_there_is_nobody_to_ask(tiny_clip):
+def test_without_sam2_there_is_nobody_to_ask(tiny_clip, untyped):
     segmenter = TextRegionSegmenter(tiny_clip, device="cpu")
     with pytest.raises(InputError, match="without SAM 2"):
         masks_from_boxes(segmenter, IMAGE, BOXES)
