@@ -13,7 +13,8 @@ from utils.text import LabelPrompts
 from utils.types import RegionMasks, Segmentation
 
 TEMPERATURE = 50.0
-MEMORY_BUDGET = 256 * 2**20  # bytes of one band's working set
+MEMORY_BUDGET = 256 * 2**20  # bytes of one band's working set on an accelerator, where few large bands are best
+CPU_BUDGET = 64 * 2**20  # on a CPU smaller bands are faster: they stay nearer to its caches
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def label_pixels(
     uncovered: Float32[Tensor, "Q ..."] | None = None,
     probability_threshold: float = 0.0,
     return_probabilities: bool = False,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> Segmentation:
     """Label every pixel from its regions' logits.
 
@@ -49,7 +50,8 @@ def label_pixels(
     output_size: (H, W), default the image's own. uncovered: logits for pixels no region covers, either (Q,) or
     (Q, Ph, Pw) on the patch grid (resized bilinearly to mask size); None leaves them 0, so the first label wins.
     probability_threshold: 0..1, 0 is off. return_probabilities: also keep (L, H, W) float32.
-    Cost: pixels * regions * queries multiply-adds. Memory: `memory_budget` bytes per band, plus the output.
+    Cost: pixels * queries multiply-adds per region whose rows meet the pixel's band. Memory: `memory_budget` bytes
+    per band (default 256 MiB, on a CPU 64 MiB), plus the output.
     """
     if not 0 <= probability_threshold <= 1:
         raise InputError(f"got probability_threshold {probability_threshold}, expected a number in 0..1")
@@ -64,16 +66,22 @@ def label_pixels(
     region_map = np.empty((height, width), np.int64)
     confidence = np.empty((height, width), np.float32)
     probabilities = np.empty((len(prompts.names), height, width), np.float32) if return_probabilities else None
-    step = _rows_per_band(len(masks), len(prompts.queries), masks.mask_size, (height, width), memory_budget)
+    budget = memory_budget or (CPU_BUDGET if device.type == "cpu" else MEMORY_BUDGET)
+    step = _rows_per_band(len(masks), len(prompts.queries), masks.mask_size, (height, width), budget)
+    extents, per_label = _row_extents(masks), _best_query(region_logits, prompts)
     for start in range(0, height, step):
         rows = slice(start, min(start + step, height))
         band = _band(masks.mask_size, (height, width), rows, device)
-        logits = _source_logits(region_logits, masks, band.rows, uncovered)
+        regions = _meeting(extents, rows, height, masks.mask_size[0], device)
+        soft = masks.pixels(band.rows, torch.arange(masks.mask_size[1], device=device), regions).clamp_(max=1)
+        logits = _source_logits(region_logits[regions], soft, masks.mask_size[0], band.rows, uncovered)
         probability = label_probabilities(band.resize(logits), prompts)
         best, label = probability.max(0)
         if probability_threshold > 0:
             label = label.masked_fill(best < probability_threshold, 0)
-        region = _region_behind(region_logits, masks, prompts, label, (height, width), rows)
+        if band.resized:
+            soft = _nearest(masks, (height, width), rows, regions)
+        region = _region_behind(per_label[:, regions], soft, label, regions)
         for target, value in ((label_map, label), (confidence, best), (region_map, region)):
             target[rows] = value.cpu().numpy()
         if probabilities is not None:
@@ -107,20 +115,38 @@ def _band(mask_size: tuple[int, int], size: tuple[int, int], rows: slice, device
     return _Band(source, y_taps, bilinear_taps(mask_size[1], size[1], device), resized=True)
 
 
+def _row_extents(masks: RegionMasks) -> list[tuple[float, float]]:
+    """Between which shares of the height (0 top, 1 bottom) each region lies after resizing; one device read."""
+    height = masks.soft.shape[1]
+    on = (masks.soft > 0).any(2).to(torch.uint8)
+    ends = torch.stack([on.argmax(1).float() - 0.5, on.flip(1).argmax(1) - height - 0.5], 1) / height
+    extents = ends.new_full((len(masks), 2), torch.inf)
+    extents = extents.scatter_reduce(0, masks.group[:, None].expand(-1, 2), ends, "amin")
+    return [(first, -last) for first, last in extents.tolist()]
+
+
+def _meeting(
+    extents: list[tuple[float, float]], rows: slice, height: int, mask_height: int, device: torch.device
+) -> Int[Tensor, " K"]:
+    """The regions, ascending, that may reach some output rows through the masks' full-size rows."""
+    top, bottom = rows.start / height - 1 / mask_height, rows.stop / height + 1 / mask_height
+    meeting = [r for r, (first, last) in enumerate(extents) if first <= bottom and last >= top]
+    return torch.tensor(meeting, dtype=torch.long, device=device)
+
+
 def _source_logits(
-    region_logits: Float32[Tensor, "R Q"],
-    masks: RegionMasks,
+    region_logits: Float32[Tensor, "K Q"],
+    soft: Float32[Tensor, "K y w"],
+    mask_height: int,
     rows: Int[Tensor, " y"],
     uncovered: Float32[Tensor, "Q ..."] | None,
 ) -> Float32[Tensor, "Q y w"]:
     """Pixel logits on some rows at mask size: one matrix product, then the logits of uncovered pixels."""
-    columns = torch.arange(masks.mask_size[1], device=rows.device)
-    soft = masks.pixels(rows, columns).clamp(max=1)
     logits = (region_logits.T @ soft.flatten(1)).unflatten(1, soft.shape[1:])
     if uncovered is None:
         return logits
     bare = ~(soft > 0).any(0)
-    return torch.where(bare, _uncovered_rows(uncovered, masks.mask_size, rows), logits)
+    return torch.where(bare, _uncovered_rows(uncovered, (mask_height, soft.shape[2]), rows), logits)
 
 
 def _uncovered_rows(
@@ -133,25 +159,32 @@ def _uncovered_rows(
     return lerp_rows(lerp_columns(uncovered, x_taps), y_taps)
 
 
+def _nearest(
+    masks: RegionMasks, size: tuple[int, int], rows: slice, regions: Int[Tensor, " K"]
+) -> Float32[Tensor, "K y x"]:
+    """Masks in 0..1 at the full-size pixel nearest (from above, left) to each pixel of some output rows."""
+    y = torch.arange(rows.start, rows.stop, device=regions.device) * masks.mask_size[0] // size[0]
+    x = torch.arange(size[1], device=regions.device) * masks.mask_size[1] // size[1]
+    return masks.pixels(y, x, regions).clamp_(max=1)
+
+
+def _best_query(region_logits: Float32[Tensor, "R Q"], prompts: LabelPrompts) -> Float32[Tensor, "L R"]:
+    """Each region's best logit among a label's queries."""
+    label = torch.tensor(prompts.query_label, device=region_logits.device)
+    best = region_logits.new_full((len(prompts.names), len(region_logits)), -torch.inf)
+    return best.scatter_reduce(0, label[:, None].expand_as(region_logits.T), region_logits.T, "amax")
+
+
 def _region_behind(
-    region_logits: Float32[Tensor, "R Q"],
-    masks: RegionMasks,
-    prompts: LabelPrompts,
+    per_label: Float32[Tensor, "L K"],
+    soft: Float32[Tensor, "K y x"],
     label: Int[Tensor, "y x"],
-    size: tuple[int, int],
-    rows: slice,
+    regions: Int[Tensor, " K"],
 ) -> Int[Tensor, "y x"]:
     """Among the regions at least half as present as the strongest one, the best for the pixel's label; -1: none."""
-    if len(masks) == 0:
+    if len(regions) == 0:
         return torch.full_like(label, -1)
-    device = label.device
-    y = torch.arange(rows.start, rows.stop, device=device) * masks.mask_size[0] // size[0]
-    x = torch.arange(size[1], device=device) * masks.mask_size[1] // size[1]
-    soft = masks.pixels(y, x).clamp(max=1)
     strongest = soft.amax(0)
-    query = torch.tensor(prompts.query_label, device=device)
-    per_label = torch.stack([region_logits[:, query == k].amax(1) for k in range(len(prompts.names))])
-    score = per_label[label].permute(2, 0, 1)
-    present: Bool[Tensor, "R y x"] = soft * 2 >= strongest
-    best = torch.where(present, score, -torch.inf).argmax(0)
-    return torch.where(strongest > 0, best, -1)
+    absent: Bool[Tensor, "K y x"] = soft < strongest / 2
+    best = per_label.T[:, label].masked_fill_(absent, -torch.inf).argmax(0)
+    return torch.where(strongest > 0, regions[best], -1)
