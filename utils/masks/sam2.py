@@ -10,12 +10,16 @@ from torch.nn import functional as F
 
 from utils.errors import InputError
 from utils.masks import filters
-from utils.runtime import autocast
+from utils.runtime import autocast, compile_backend, free_memory, to_device
 from utils.types import MAX_SOFT_VALUE, RegionMasks
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 LOGIT_LIMIT = 32.0
+FUSE_RESOLUTIONS = ("full", "low")
+BYTES_PER_LOW_RES_PIXEL = 448  # of the decoder's working set per prompt, measured in float32 (28 MiB at 256 x 256)
+MEMORY_SHARE = 0.7  # of the free memory of a CUDA device that the decoder may take
+CPU_PROMPTS = 32  # on a CPU more at once only take more memory
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,19 @@ class Sam2MaskGenerator:
     """Proposes regions with a SAM 2 model of the `sam2` package.
 
     points_per_side: s * s clicks, at least 1; more finds smaller things, time grows with s^2 (16; Cityscapes 36).
-    points_per_batch: clicks decoded at once, at least 1; fewer need less memory, the result is the same.
+    points_per_batch: most clicks decoded at once, at least 1; fewer are taken where the free memory of a CUDA device
+        asks for it (about 28 MiB a click), and on a CPU, where more than 32 are not faster. Same result.
     pred_iou_thresh: 0..1, masks whose predicted IoU is not above it are dropped; higher is fewer and cleaner.
     stability_score_thresh: 0..1, masks less stable under a shift of the logit threshold are dropped.
     box_nms_thresh: 0..1, of two masks whose boxes overlap more, the worse is dropped; 1 keeps all.
     min_size: masks of at most this many low-res pixels are dropped (0 keeps all).
     fuse_mask: join masks that contain each other; fuse_mask_threshold: 0..1, share of the smaller one's mass.
+    fuse_resolution: masks are compared at "full" size as published, or at the "low" one of the decoder, which is
+        faster where doubtful pairs are many and may decide those differently (python -m eval.bench masks shows it).
     return_non_overlapping: give every pixel to the first mask in order.
+    compile: torch.compile of image encoder and mask decoder, for the shapes they meet; the first image then takes
+        minutes. Rounding changes with it, so in some images other masks survive: leave it off to reproduce
+        benchmarks. True, False, or a torch.compile backend by name.
     dtype: autocast type on CUDA (torch.float32 switches autocast off); a CPU always computes in float32.
     """
 
@@ -53,6 +63,8 @@ class Sam2MaskGenerator:
         fuse_mask_threshold: float = 0.8,
         return_non_overlapping: bool = False,
         dtype: torch.dtype = torch.bfloat16,
+        fuse_resolution: str = "full",
+        compile: bool | str = False,
     ) -> None:
         for name, value, least in (
             ("points_per_side", points_per_side, 1),
@@ -69,6 +81,8 @@ class Sam2MaskGenerator:
         ):
             if not 0 <= value <= 1:
                 raise InputError(f"got {name} {value!r}, expected a number in 0..1")
+        if fuse_resolution not in FUSE_RESOLUTIONS:
+            raise InputError(f"got fuse_resolution {fuse_resolution!r}, expected one of {', '.join(FUSE_RESOLUTIONS)}")
         self.model = model.eval().requires_grad_(False)
         self.points_per_side = points_per_side
         self.points_per_batch = points_per_batch
@@ -79,7 +93,29 @@ class Sam2MaskGenerator:
         self.fuse_mask = fuse_mask
         self.fuse_mask_threshold = fuse_mask_threshold
         self.return_non_overlapping = return_non_overlapping
+        self.fuse_resolution = fuse_resolution
         self.dtype = dtype
+        self.compile = ""
+        self.compile_model(compile)
+
+    def compile_model(self, compile: bool | str) -> None:
+        """Compile image encoder and mask decoder in place, unless False; see the option of that name."""
+        backend = compile_backend(compile)
+        if backend is not None:
+            self.compile = backend
+            for module in (self.model.image_encoder, self.model.sam_mask_decoder):
+                module.compile(backend=backend, dynamic=False)
+
+    @property
+    def prompts_at_once(self) -> int:
+        """How many prompts the decoder takes in one batch: `points_per_batch`, or what the device allows."""
+        side = 4 * self.model.image_size // self.model.backbone_stride
+        free = free_memory(self.device)
+        if free is None:
+            limit = CPU_PROMPTS if self.device.type == "cpu" else self.points_per_batch
+        else:
+            limit = int(free * MEMORY_SHARE) // (BYTES_PER_LOW_RES_PIXEL * side**2)
+        return max(1, min(self.points_per_batch, limit))
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +147,7 @@ class Sam2MaskGenerator:
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> ImageFeatures:
         """The image squashed to SAM 2's input (bilinear, no antialias), normalised, encoded (spec 9.1)."""
         model, device = self.model, self.device
-        pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
+        pixels = to_device(image, device).permute(2, 0, 1)[None].float() / 255
         side = model.image_size
         pixels = F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False, antialias=False)
         mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
@@ -143,7 +179,8 @@ class Sam2MaskGenerator:
         bottom right corners of a box. multimask_output: M = 3 masks (whole, part, subpart), else M = 1.
         """
         points, labels = points.to(self.device) * self.model.image_size, labels.to(self.device)
-        batches = zip(points.split(self.points_per_batch), labels.split(self.points_per_batch), strict=True)
+        length = self.prompts_at_once
+        batches = zip(points.split(length), labels.split(length), strict=True)
         outputs = [self._decode(features, *batch, multimask_output) for batch in batches]
         return torch.cat([masks for masks, _ in outputs]), torch.cat([iou for _, iou in outputs])
 
@@ -186,7 +223,8 @@ class Sam2MaskGenerator:
         soft = candidates[index].clamp(0, MAX_SOFT_VALUE)
         masks = RegionMasks(soft, image_size, mask_size, None, None, scores[index], stability)
         if self.fuse_mask:
-            masks = filters.merge(masks, filters.fusion_groups(masks, boxes, self.fuse_mask_threshold))
+            compared = masks if self.fuse_resolution == "full" else masks.at_size(tuple(soft.shape[1:]))
+            masks = filters.merge(masks, filters.fusion_groups(compared, boxes, self.fuse_mask_threshold))
         return filters.without_overlap(masks, self.min_size) if self.return_non_overlapping else masks
 
     def filter(

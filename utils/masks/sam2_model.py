@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -19,22 +18,35 @@ from utils.weights import SAM2_VARIABLE, Asset
 
 @dataclass(frozen=True)
 class Sam2Size:
-    """One published SAM 2.1 model: its configuration in the sam2 package and its file on the hub."""
+    """One published SAM 2.1 model: its configuration in the sam2 package and its file on the hub.
+
+    trunk: (width of the first stage, number of blocks), by which a file's size is recognised.
+    """
 
     name: str
     config: str
     repository: str
     file: str
     megabytes: int
+    trunk: tuple[int, int]
 
 
 SIZES = {
     size.name: size
     for size in (
-        Sam2Size("tiny", "sam2.1_hiera_t.yaml", "facebook/sam2.1-hiera-tiny", "sam2.1_hiera_tiny.pt", 156),
-        Sam2Size("small", "sam2.1_hiera_s.yaml", "facebook/sam2.1-hiera-small", "sam2.1_hiera_small.pt", 184),
-        Sam2Size("base+", "sam2.1_hiera_b+.yaml", "facebook/sam2.1-hiera-base-plus", "sam2.1_hiera_base_plus.pt", 324),
-        Sam2Size("large", "sam2.1_hiera_l.yaml", "facebook/sam2.1-hiera-large", "sam2.1_hiera_large.pt", 898),
+        Sam2Size("tiny", "sam2.1_hiera_t.yaml", "facebook/sam2.1-hiera-tiny", "sam2.1_hiera_tiny.pt", 156, (96, 12)),
+        Sam2Size("small", "sam2.1_hiera_s.yaml", "facebook/sam2.1-hiera-small", "sam2.1_hiera_small.pt", 184, (96, 16)),
+        Sam2Size(
+            "base+",
+            "sam2.1_hiera_b+.yaml",
+            "facebook/sam2.1-hiera-base-plus",
+            "sam2.1_hiera_base_plus.pt",
+            324,
+            (112, 24),
+        ),
+        Sam2Size(
+            "large", "sam2.1_hiera_l.yaml", "facebook/sam2.1-hiera-large", "sam2.1_hiera_large.pt", 898, (144, 48)
+        ),
     )
 }
 
@@ -100,13 +112,11 @@ def load_sam2(path: str | Path, model_cfg: str | Path | None = None) -> nn.Modul
 
 
 def matching_size(state: dict[str, Tensor], path: str | Path) -> str:
-    """Which published size a state dict belongs to, by the shapes of its image trunk; InputError if none."""
-    for name in SIZES:
-        with torch.device("meta"):
-            own = build_sam2(name).image_encoder.trunk.state_dict()
-        trunk = {k.removeprefix("image_encoder.trunk."): v for k, v in state.items() if ".trunk." in k}
-        if own.keys() == trunk.keys() and all(own[k].shape == trunk[k].shape for k in own):
-            return name
-    raise InputError(
-        f"{path} is none of the SAM 2.1 sizes {', '.join(SIZES)}; give its YAML as model_cfg if it is another SAM 2"
-    )
+    """Which published size a state dict belongs to, by the width and depth of its image trunk; InputError if none."""
+    patches = state.get("image_encoder.trunk.patch_embed.proj.weight")
+    blocks = {name.split(".")[3] for name in state if name.startswith("image_encoder.trunk.blocks.")}
+    for size in SIZES.values():
+        if patches is not None and (len(patches), len(blocks)) == size.trunk:
+            return size.name
+    valid = ", ".join(SIZES)
+    raise InputError(f"{path} is none of the SAM 2.1 sizes {valid}; give its YAML as model_cfg if it is another SAM 2")
