@@ -12,7 +12,6 @@ from utils.errors import InputError
 from utils.presets import TINY_WORLD, find_preset
 from utils.reasoning import ANY_OTHER_THING, ANYTHING_BUT
 
-TINY_PLACEHOLDER = "background"
 EXAMPLES = """examples:
   python eval_reason_seg.py --dataset_dir ReasonSeg --interpreted_query_dir answers
   python eval_reason_seg.py --dataset_dir ReasonSeg --splits val
@@ -45,8 +44,8 @@ def parser() -> Parser:
     add(
         "--placeholder",
         metavar="WORDS",
-        help=f'words for everything else; {{target}} is replaced (default "{ANYTHING_BUT}" with interpreted answers, '
-        f'else "{ANY_OTHER_THING}"; preset tiny, which has not learned "anything but": "{TINY_PLACEHOLDER}")',
+        help=f'words for everything else; {{target}} is replaced (default "{ANYTHING_BUT}" with interpreted answers; '
+        f'without, and for preset tiny, which has not learned "anything but": "{ANY_OTHER_THING}")',
     )
     shared_arguments(made, "scale 2016 672, recipe semantic-fp32, min_size 0, antialias False")
     return made
@@ -61,7 +60,7 @@ def make_task(options: argparse.Namespace) -> ReasoningTask:
     splits = list(dict.fromkeys(options.splits))
     placeholder = options.placeholder
     if placeholder is None and options.preset and find_preset(options.preset).backbone == TINY_WORLD:
-        placeholder = TINY_PLACEHOLDER
+        placeholder = ANY_OTHER_THING
     return ReasoningTask(options.dataset_dir, splits, answers, options.eval_query_type, placeholder)
 
 
