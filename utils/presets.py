@@ -265,10 +265,10 @@ def _plain(name: str) -> str:
 
 # ---------------------------------------------------------------------- the table
 
-COLUMNS = ("preset", "open_clip model", "D", "tile", "SAM 2.1", "points", "download", "published result")
+COLUMNS = ("preset", "open_clip model", "D", "tile", "SAM 2.1", "points", "download", "published result (theirs)")
 
 
-def list_presets() -> list[tuple[str, ...]]:
+def preset_rows() -> list[tuple[str, ...]]:
     """One row of text per preset, under COLUMNS: name, model, embedding width D, tile side in pixels, SAM 2.1
     size, points per side, download size of everything, figures of the paper (theirs, not measured here).
     """
@@ -287,16 +287,16 @@ def _row(preset: Preset) -> tuple[str, ...]:
     return preset.name, model, str(spec.width), str(spec.tile), sam2.name, points, size, preset.published or "–"
 
 
-def text_table() -> str:
-    """`list_presets` in aligned columns, for a terminal."""
-    rows = [COLUMNS, *list_presets()]
+def list_presets() -> str:
+    """`preset_rows` in aligned columns, for a terminal."""
+    rows = [COLUMNS, *preset_rows()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
     return "\n".join("  ".join([*map(str.ljust, row, widths), row[-1]]) for row in rows)
 
 
 def markdown_table() -> str:
-    """`list_presets` for README.md, which holds it between `<!-- presets -->` and `<!-- /presets -->`."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *((f"`{row[0]}`", *row[1:]) for row in list_presets())]
+    """`preset_rows` for README.md, which holds it between `<!-- presets -->` and `<!-- /presets -->`."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *((f"`{row[0]}`", *row[1:]) for row in preset_rows())]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program: print the table."""
     parser = Parser(prog="python -m utils.presets", description="Print the table of presets.")
     parser.add_argument("--markdown", action="store_true", help="as it stands in README.md")
-    print(markdown_table() if parser.parse_args(arguments).markdown else text_table())
+    print(markdown_table() if parser.parse_args(arguments).markdown else list_presets())
     return 0
 
 
