@@ -70,7 +70,7 @@ def test_an_explicit_path_that_does_not_exist_is_an_error_though_the_cache_has_t
 
 def test_a_given_folder_must_have_the_file(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="--x is the folder .*empty without model-x/open_clip_model.safetensors"):
+    with pytest.raises(InputError, match=r"--x is the folder .*empty without model-x/open_clip_model.safetensors"):
         locate(MODEL, tmp_path / "empty")
     path = put(tmp_path / "full" / "model-x" / MODEL.files[1])
     assert locate(MODEL, tmp_path / "full") == path
