@@ -5,6 +5,7 @@ samples = model(inputs, data_samples, mode="predict")
 """
 
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from utils.errors import InputError
 from utils.images import load_image
 from utils.masks import find_source
 from utils.masks.ground_truth import label_masks
-from utils.presets import TINY_WORLD, find_preset
+from utils.presets import TINY_WORLD, build, find_preset
 from utils.text import LabelPrompts
 
 GROUND_TRUTH = "ground-truth"
@@ -140,6 +141,9 @@ def _original(image: Tensor, sample: SegDataSample) -> np.ndarray:
 
 
 def _build(preset: str, recipe: str, dense_fallback: bool | str, masks: str, options: dict) -> TextRegionSegmenter:
+    known = {*signature(build).parameters, *signature(TextRegionSegmenter.__init__).parameters}
+    if unknown := sorted(set(options) - known):
+        raise InputError(f"got unknown model arguments {', '.join(unknown)}; see eval/model.py for those that exist")
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     chosen["recipe"] = automatic_recipe(preset) if recipe == "auto" else recipe
     if masks == GROUND_TRUTH:

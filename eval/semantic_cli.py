@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from mmengine.config import DictAction
 
 from eval.sharding import LAUNCHERS
@@ -99,16 +100,25 @@ def _plain(name: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program; 0, 1 when images were skipped, 2 after one line on stderr."""
+    """The program; 0, 1 when images were skipped, 2 after one line on stderr, 130 when stopped by Ctrl-C."""
     options = parser().parse_args(arguments)
     if options.data_root:
         os.environ["TEXTREGION_DATA"] = options.data_root
     try:
         return _run(options)
-    except InputError as error:
-        if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0:
-            print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (InputError, OSError) as error:
+        return _say(f"error: {error}", 2)
+    except torch.OutOfMemoryError:
+        return _say("error: out of GPU memory; try --cfg-options model.views_per_batch=4, then --resume", 2)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command with --resume goes on", 130)
+
+
+def _say(line: str, code: int) -> int:
+    """One line from the first process only."""
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0:
+        print(line, file=sys.stderr)
+    return code
 
 
 def _run(options: argparse.Namespace) -> int:

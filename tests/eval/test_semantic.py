@@ -260,6 +260,11 @@ def test_pictures_are_drawn_through_mmseg(data, tmp_path):
     assert len(list((tmp_path / "drawn").rglob("vis_image/*.png"))) == 2
 
 
+def test_unknown_model_arguments_are_refused(data, tmp_path):
+    with pytest.raises(InputError, match="unknown model arguments colour, shade"):
+        run(tmp_path, {"shade": 1, "colour": 2})
+
+
 @pytest.fixture
 def shell(models):
     return MODELS.build({"type": "SmallModel", "classes": ["grass", "sky; water"]})
