@@ -162,3 +162,82 @@ def non_maximum_suppression(boxes: list[list[int]], scores: list[float], thresho
         if all(box_iou(boxes[i], boxes[k]) <= threshold for k in kept):
             kept.append(i)
     return kept
+
+
+# ---------------------------------------------------------------- the forms that python -m eval.bench times
+#
+# Written as one would first write the method's sentences with tensors: everything repeated, nothing shared.
+
+
+def full_size(soft: Tensor, mask_size: tuple[int, int]) -> Tensor:
+    """(M, h, w) stored masks to (M, *mask_size), in the precision they are stored in (spec 9.6)."""
+    resized = resize(soft, mask_size)
+    return resized.half().float() if soft.dtype == torch.float16 else resized
+
+
+def fusion_groups_pair_by_pair(
+    soft: Tensor, mask_size: tuple[int, int], boxes: Tensor, threshold: float
+) -> list[list[int]]:
+    """Spec 9.8 with full-size float32 masks and a Python loop that asks the device about every pair."""
+    full = full_size(soft, mask_size)
+    waiting = [i for i in range(len(full)) if full[i].sum().item() > 0]
+    groups = []
+    while waiting:
+        seed, *others = waiting
+        joined = [i for i in others if _near(boxes[seed], boxes[i]) and _share(full[seed], full[i]) > threshold]
+        groups.append([seed, *joined])
+        waiting = [i for i in others if i not in joined]
+    return groups
+
+
+def _near(first: Tensor, second: Tensor) -> bool:
+    low, high = torch.maximum(first[:2], second[:2]), torch.minimum(first[2:], second[2:])
+    shared = (high - low).clamp(min=0).prod()
+    areas = (first[2:] - first[:2]).prod() + (second[2:] - second[:2]).prod()
+    return (shared / (areas - shared + 1e-8)).item() > 0.2
+
+
+def _share(first: Tensor, second: Tensor) -> float:
+    return (torch.minimum(first, second).sum() / torch.minimum(first.sum(), second.sum())).item()
+
+
+def attention_pool(trunk: torch.nn.Module, features: Tensor, weights: Tensor) -> Tensor:
+    """Spec 7.3, 7.4 as attention: every patch repeated for every region, one constant key, patches outside masked.
+
+    trunk: a timm tower. (P, C), (R, P) -> (R, D) unit vectors; needs R * P * C numbers several times.
+    """
+    pool, regions = trunk.attn_pool, len(weights)
+    repeated = features[None].repeat(regions, 1, 1)
+    keys, values = pool.kv(repeated).unflatten(-1, (2, pool.num_heads, pool.head_dim)).permute(2, 0, 3, 1, 4)
+    query = pool.q(pool.latent.expand(regions, -1, -1)).unflatten(-1, (pool.num_heads, pool.head_dim)).transpose(1, 2)
+    outside = torch.where(weights > 0, 0.0, -torch.inf)[:, None, None]
+    attention = (query @ torch.ones_like(keys).mT * pool.scale + outside).softmax(-1)
+    pooled = pool.proj((attention @ values).transpose(1, 2).flatten(2))[:, 0]
+    return F.normalize(trunk.head(trunk.fc_norm(pooled)), dim=-1)
+
+
+def repeated_sum(features: Tensor, weights: Tensor) -> Tensor:
+    """Spec 7.1: the values of every patch repeated and weighted for every region, then summed."""
+    return (features[None].repeat(len(weights), 1, 1) * weights[:, :, None]).sum(1)
+
+
+def similarity_scores(features: Tensor, weights: Tensor) -> Tensor:
+    """Spec 6.1 through the P x P matrix of all similarities, region by region."""
+    unit = F.normalize(features, dim=-1)
+    similarity, inside = unit @ unit.T, (weights > 0).T.float()
+    affinity = torch.stack([similarity[:, member].mean(1) for member in weights > 0], 1)
+    belong = (affinity * inside).sum(1) / (inside.sum(1) + 1e-9)
+    return belong - (affinity * (1 - inside)).sum(1) / ((1 - inside).sum(1) + 1e-9)
+
+
+def pixel_labels(region_logits: Tensor, full: Tensor) -> tuple[Tensor, Tensor]:
+    """Spec 8.3 by the product of classes, regions and pixels: (R, L), (R, h, w) -> label map and confidence."""
+    product = region_logits.T[:, :, None, None] * full.clamp(0, 1)
+    confidence, label = (50 * product.sum(1)).softmax(0).max(0)
+    return label, confidence
+
+
+def label_embedding(model: torch.nn.Module, tokenizer, prompts: list[str]) -> Tensor:
+    """Spec 8.1 for one label: its prompts at the full context, one batch. -> (D,)"""
+    unit = F.normalize(model.encode_text(tokenizer(prompts)).float(), dim=-1)
+    return F.normalize(unit.mean(0), dim=-1)

@@ -1,0 +1,1 @@
+"""Our formulations against the obvious ones: time, memory, difference, measured in the same run."""
