@@ -28,11 +28,20 @@ from utils.demo import run
 from utils.errors import InputError
 from utils.images import ImageInput, load_image, resize_keep_ratio
 from utils.masks.base import MaskGenerator
+from utils.masks.sam2 import Sam2MaskGenerator
 from utils.postprocess import label_pixels
 from utils.presets import build, list_presets, preset_for
 from utils.reasoning import label_target, target_prompts
 from utils.referring import Referral, largest_component_box
-from utils.runtime import Stages, resolve_device, resolve_dtype
+from utils.runtime import (
+    Stages,
+    compile_backend,
+    compile_blocks,
+    overlapped,
+    resolve_device,
+    resolve_dtype,
+    to_device,
+)
 from utils.text import TEMPLATES, LabelPrompts, fills_context
 from utils.text_cache import TextCache
 from utils.tiling import TileGrid, cut_views, fuse_views
@@ -64,6 +73,9 @@ class TextRegionSegmenter:
     dense_fallback: label pixels outside all regions from dense CLIP features (spec 8.4a); off: first label.
     views_per_batch: views encoded at once, at least 1; fewer need less memory.
     text_cache: folder that keeps text embeddings between runs, one small file per model and label; None for none.
+    overlap: on CUDA, encode the views on a second stream while the masks are made; no effect elsewhere.
+    compile: torch.compile of the image encoder's blocks and of a Sam2MaskGenerator; the first image then takes minutes
+        and results differ in rounding, so it is off by default and for benchmarks. True, False or a backend's name.
     device: "auto", "cpu", "cuda", "cuda:N" or "mps". dtype: "auto", "float32", "float16" or "bfloat16" of the
         encoders; pooling is float32 always.
     Every option is validated here: InputError says what was got and what is expected.
@@ -87,6 +99,8 @@ class TextRegionSegmenter:
         dense_fallback: bool = False,
         views_per_batch: int = 32,
         text_cache: str | Path | None = None,
+        overlap: bool = False,
+        compile: bool | str = False,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
     ) -> None:
@@ -113,6 +127,11 @@ class TextRegionSegmenter:
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device, resolve_dtype(dtype, self.device))
         self.mask_generator = mask_generator.to(self.device) if mask_generator is not None else None
+        self.overlap = bool(overlap)
+        if (compiler := compile_backend(compile)) is not None:
+            compile_blocks(self.backbone.model.visual, compiler)
+            if isinstance(mask_generator, Sam2MaskGenerator):
+                mask_generator.compile_model(compiler)
         self.stages = Stages(device=self.device)
         self._text_cache: dict[str, Tensor] = {}
         self.text_cache = TextCache(text_cache, self.backbone) if text_cache is not None else None
@@ -140,11 +159,19 @@ class TextRegionSegmenter:
         pixels = load_image(image)
         with self.stages("resize"):
             resized = self.resize(pixels)
-        with self.stages("masks"):
-            masks = replace(self._masks(pixels, resized, masks), hard=self.mask_type == "hard")
         grid = TileGrid(*resized.shape[:2], self.crop_size, self.global_splits, tiles=self.resize_method != "resize")
-        with self.stages("encode"):
-            features = self.encode_views(resized, grid)
+        if self.overlap:
+            with self.stages("masks and encode"):
+                features, masks = overlapped(
+                    self.device,
+                    lambda: self.encode_views(resized, grid),
+                    lambda: self._masks(pixels, resized, masks),
+                )
+        else:
+            with self.stages("masks"):
+                masks = self._masks(pixels, resized, masks)
+            with self.stages("encode"):
+                features = self.encode_views(resized, grid)
         with self.stages("pool"):
             return self.pool(features, masks, grid)
 
@@ -155,6 +182,15 @@ class TextRegionSegmenter:
         return resize_keep_ratio(image, self.scale)
 
     def _masks(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        resized: UInt8[np.ndarray, "h w 3"],
+        masks: "RegionMasks | np.ndarray | Tensor | None",
+    ) -> RegionMasks:
+        """The given or generated masks, in the ablation's form if asked for."""
+        return replace(self._soft_masks(image, resized, masks), hard=self.mask_type == "hard")
+
+    def _soft_masks(
         self,
         image: UInt8[np.ndarray, "H W 3"],
         resized: UInt8[np.ndarray, "h w 3"],
@@ -171,7 +207,7 @@ class TextRegionSegmenter:
     def encode_views(self, resized: UInt8[np.ndarray, "h w 3"], grid: TileGrid) -> ViewFeatures:
         """Patch features of every view, in the order of grid.windows; identical windows are encoded once."""
         windows = list(dict.fromkeys(grid.windows))
-        pixels = torch.from_numpy(resized).to(self.device).permute(2, 0, 1).float() / 255
+        pixels = to_device(resized, self.device).permute(2, 0, 1).float() / 255
         parts = []
         for start in range(0, len(windows), self.views_per_batch):
             batch = windows[start : start + self.views_per_batch]

@@ -1,14 +1,19 @@
-"""Devices, arithmetic, stage timings."""
+"""Devices, arithmetic, memory, compilation, stage timings."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from utils.errors import InputError
 
+First, Second = TypeVar("First"), TypeVar("Second")
+BLOCK_LISTS = ("resblocks", "blocks")  # how open_clip and timm name a tower's list of equal blocks
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -47,6 +52,56 @@ def autocast(device: torch.device, dtype: torch.dtype):
     if device.type == "cuda" and dtype != torch.float32:
         return torch.autocast("cuda", dtype)
     return nullcontext()
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array as tensor on a device; for CUDA through pinned memory, so that the copy does not hold up the host."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on a CUDA device, torch's own unused reserve included; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def overlapped(device: torch.device, first: Callable[[], First], second: Callable[[], Second]) -> tuple[First, Second]:
+    """Both results; on CUDA `first` is queued on a stream of its own and `second`, which may wait for the device,
+    runs beside it. Elsewhere one after the other.
+    """
+    if device.type != "cuda":
+        return first(), second()
+    main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(main)  # also keeps the side stream's memory from being reused while main still reads it
+    with torch.cuda.stream(side):
+        early = first()
+    late = second()
+    main.wait_stream(side)
+    return early, late
+
+
+def compile_backend(value: bool | str) -> str | None:
+    """True is torch.compile's default, a string one of its backends by name, False none; InputError otherwise."""
+    if isinstance(value, bool):
+        return "inductor" if value else None
+    if value not in torch.compiler.list_backends(exclude_tags=None):
+        raise InputError(f"got compile {value!r}, expected True, False or a backend such as inductor or aot_eager")
+    return value
+
+
+def compile_blocks(tower: nn.Module, backend: str) -> int:
+    """Compile every block of a tower in place, for the shapes it meets (each new shape compiles again).
+
+    Returns how many blocks; equal blocks share one compilation per shape. Weights and state dict stay as they are.
+    """
+    lists = [m for name, m in tower.named_modules() if name.rpartition(".")[2] in BLOCK_LISTS]
+    blocks = [block for blocks in lists for block in blocks]
+    for block in blocks:
+        block.compile(backend=backend, dynamic=False)
+    return len(blocks)
 
 
 @dataclass
