@@ -54,6 +54,11 @@ class JournalledIoU(BaseMetric):
         """Keep counts in `journal`; evaluate `items`: image paths relative to `root`."""
         self.journal, self.group, self.items, self.root = journal, group, items, root
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The data set's classes, in the order of their labels."""
+        return (self.dataset_meta or {})["classes"]
+
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Count one batch; each image's record is on disk before the next."""
         for sample in data_samples:
@@ -70,7 +75,7 @@ class JournalledIoU(BaseMetric):
         prediction, truth = (sample[name]["data"].squeeze(0).cpu().numpy() for name in ("pred_sem_seg", "gt_sem_seg"))
         if prediction.shape != truth.shape:
             return {"skipped": f"prediction of shape {prediction.shape}, label map of {truth.shape}"}
-        pairs = count_pairs(prediction, truth, len(self.dataset_meta["classes"]), self.ignore)
+        pairs = count_pairs(prediction, truth, len(self.class_names), self.ignore)
         return {"pairs": pairs, "size": list(np.shape(truth))}
 
     def evaluate(self, size: int) -> dict[str, float]:
@@ -80,7 +85,7 @@ class JournalledIoU(BaseMetric):
         self.skipped = [{"id": i, "reason": reason} for i in items if (reason := records[i].get("skipped")) is not None]
         counted = [records[i]["pairs"] for i in items if "pairs" in records[i]]
         self.counted = len(counted)
-        names = self.dataset_meta["classes"]
+        names = self.class_names
         summary, self.per_class = figures(add_up(counted, len(names)), names)
         return summary
 

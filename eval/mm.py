@@ -46,6 +46,7 @@ with compiled_operations(), warnings.catch_warnings():
     import mmseg.engine
     import mmseg.models
     import mmseg.visualization  # noqa: F401
+    from mmseg.datasets import PascalContextDataset
     from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs
     from mmseg.evaluation import IoUMetric
     from mmseg.registry import DATA_SAMPLERS, DATASETS, METRICS, MODELS, TRANSFORMS
@@ -60,5 +61,6 @@ __all__ = [
     "IoUMetric",
     "LoadAnnotations",
     "PackSegInputs",
+    "PascalContextDataset",
     "SegDataSample",
 ]

@@ -5,11 +5,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.runner import Runner, TestLoop
 
 from eval import metric, transforms  # noqa: F401 (registered for the configs)
 from eval.data import check_files, check_folders
@@ -61,7 +62,7 @@ def evaluate(evaluation: Evaluation) -> Results | None:
         config = load_config(evaluation.config, evaluation.model, evaluation.cfg_options)
         prepare(config, evaluation, group)
         runner = Runner.from_cfg(config)
-        loop, model = runner.test_loop, runner.model
+        loop, model = cast(TestLoop, runner.test_loop), cast(TextRegionModel, runner.model)
         entries = check_files(config, loop.dataloader.dataset)[: evaluation.limit]
         root = Path(config.test_dataloader.dataset.data_root)
         items = [item_id(entry["img_path"], root) for entry in entries]

@@ -71,9 +71,9 @@ def label_map(image: dict, annotations: list[dict]) -> UInt8[np.ndarray, "H W"]:
 
 def check_order(categories: list[dict]) -> None:
     """InputError when a name that is one of mmseg's 60 classes belongs to another label than there."""
-    from eval.mm import DATASETS
+    from eval.mm import PascalContextDataset
 
-    classes = [_plain(name) for name in DATASETS.get("PascalContextDataset").METAINFO["classes"]]
+    classes = [_plain(name) for name in PascalContextDataset.METAINFO["classes"]]
     names = {category.get("category_id", category.get("id")): _plain(category["name"]) for category in categories}
     for label, category in enumerate(CATEGORIES):
         name = names.get(category)
