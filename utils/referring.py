@@ -59,4 +59,4 @@ def snap(box: Box, candidates: Sequence[Box]) -> tuple[Box, int | None]:
 
 def is_hit(iou: float) -> bool:
     """Whether a box with this IoU counts as right: strictly more than one half."""
-    return iou > HIT
+    return bool(iou > HIT)
