@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import open_clip
 import torch
@@ -217,6 +218,14 @@ def find_spec(name: str) -> BackboneSpec:
         valid = ", ".join(sorted(SPECS))
         raise InputError(f"unknown backbone {name!r}; expected one of {valid}, or {OPEN_CLIP_PREFIX}MODEL/TAG")
     return SPECS[name]
+
+
+def model_config(spec: BackboneSpec) -> dict[str, Any]:
+    """open_clip's configuration of a row's model, a copy; InputError when this open_clip does not know it."""
+    config = open_clip.get_model_config(spec.open_clip[0])
+    if config is None:
+        raise InputError(f"this open_clip has no model {spec.open_clip[0]!r}, which {spec.name} needs; update it")
+    return config
 
 
 def _open_clip_row(name: str) -> BackboneSpec:

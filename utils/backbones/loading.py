@@ -9,7 +9,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from timm.models import eva
 from torch import Tensor, nn
 
-from utils.backbones.base import FAMILIES, Backbone, BackboneSpec, Tokenizer
+from utils.backbones.base import FAMILIES, Backbone, BackboneSpec, Tokenizer, model_config
 from utils.backbones.tokenizers import stand_in_tokenizer
 from utils.checkpoints import load_strictly, read_state
 from utils.errors import InputError
@@ -37,7 +37,7 @@ def build_model(spec: BackboneSpec) -> nn.Module:
 
     InputError when its text tower is not open_clip's own (those need another library and its files).
     """
-    config = open_clip.get_model_config(spec.open_clip[0])
+    config = model_config(spec)
     if "hf_model_name" in config["text_cfg"] or "multimodal_cfg" in config:
         raise InputError(f"{spec.name} has a text tower outside open_clip or a caption decoder, which is not supported")
     model_class = CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP

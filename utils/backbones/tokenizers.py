@@ -11,7 +11,7 @@ from jaxtyping import Int
 from open_clip.tokenizer import get_clean_fn
 from torch import Tensor, nn
 
-from utils.backbones.base import BackboneSpec, Tokenizer
+from utils.backbones.base import BackboneSpec, Tokenizer, model_config
 from utils.errors import InputError
 from utils.weights import CLIP_VARIABLE, Asset
 
@@ -49,7 +49,7 @@ def _word_pieces(context_length: int) -> open_clip.SimpleTokenizer:
 
 
 def _text_config(spec: BackboneSpec) -> dict:
-    return open_clip.get_model_config(spec.open_clip[0])["text_cfg"]
+    return model_config(spec)["text_cfg"]
 
 
 def _checked(path: Path) -> str:

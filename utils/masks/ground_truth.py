@@ -48,8 +48,9 @@ def label_masks(
         if part == "class":
             pieces = [whole]
         else:
-            numbered, count = ndimage.label(whole, EIGHT_NEIGHBOURS)
-            pieces = [numbered == n for n in range(1, count + 1)]
+            numbered = np.zeros(whole.shape, np.int32)
+            ndimage.label(whole, EIGHT_NEIGHBOURS, output=numbered)
+            pieces = [numbered == n for n in range(1, numbered.max() + 1)]
         masks += pieces
         owners += [label] * len(pieces)
     stacked = np.stack(masks) if masks else np.zeros((0, *label_map.shape), bool)
@@ -93,8 +94,8 @@ class GroundTruthMasks:
 
         InputError when the map has another size than the image.
         """
-        image_size = tuple(image_size or image.shape[:2])
-        if self.label_map.shape != image_size:
+        image_size = image_size or (image.shape[0], image.shape[1])
+        if self.label_map.shape != tuple(image_size):
             raise InputError(f"got a label map of size {self.label_map.shape}, expected the image's {image_size}")
         masks, _ = label_masks(self.label_map, self.ignored, self.part)
         return RegionMasks.from_array(masks, image_size, self.device)

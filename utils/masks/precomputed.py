@@ -140,7 +140,7 @@ class PrecomputedMasks:
         mask_size: tuple[int, int] | None = None,
     ) -> RegionMasks:
         """The given masks, at their own resolution (`mask_size` does not apply to given masks)."""
-        image_size = tuple(image_size or image.shape[:2])
+        image_size = image_size or (image.shape[0], image.shape[1])
         if isinstance(self.masks, (str, Path)):
             return read_masks(self.masks, image_size, self.name).to(self.device)
         return RegionMasks.from_array(self.masks, image_size, self.device)

@@ -54,8 +54,8 @@ class PromptedMaskGenerator:
 
         Raises InputError for prompts outside an image of `image_size`.
         """
-        size = tuple(image.shape[:2])
-        image_size, mask_size = tuple(image_size or size), tuple(mask_size or size)
+        size = (image.shape[0], image.shape[1])
+        image_size, mask_size = image_size or size, mask_size or size
         points, labels = self.prompts(image_size)
         if len(points) == 0:
             return RegionMasks.empty(image_size, self.sam2.device)

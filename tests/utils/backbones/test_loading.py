@@ -17,7 +17,7 @@ SMALL_CLIP = {
     "embed_dim": 24,
     "quick_gelu": True,
     "vision_cfg": tiny_models.CLIP_VISION,
-    "text_cfg": tiny_models.CLIP_TEXT | {"vocab_size": 503},
+    "text_cfg": tiny_models.CLIP_TEXT | {"vocab_size": 503, "context_length": 13},
 }
 WIDE_CLIP = SMALL_CLIP | {"vision_cfg": tiny_models.CLIP_VISION | {"width": 64}}
 TEXT = tiny_models.TIMM_TEXT | {"vocab_size": 503}
@@ -103,7 +103,7 @@ def test_a_local_file_of_another_family_gets_that_familys_preprocessing(tmp_path
 def openai_layout(model: CLIP) -> dict:
     """As OpenAI's state dicts are: half precision and three numbers about the model's shape."""
     state = {name: value.half() for name, value in model.state_dict().items()}
-    sizes = {"input_resolution": 32, "context_length": 77, "vocab_size": 503}
+    sizes = {"input_resolution": 32, "context_length": 13, "vocab_size": 503}
     return state | {name: torch.tensor(size) for name, size in sizes.items()}
 
 
@@ -119,7 +119,7 @@ def test_openais_archive_loads(tmp_path):
     model = lively(CLIP_ROW)
     inputs = {
         "encode_image": torch.zeros(1, 3, 32, 32),
-        "encode_text": torch.zeros(1, 77, dtype=torch.int64),
+        "encode_text": torch.zeros(1, 13, dtype=torch.int64),
     }
     torch.jit.trace_module(model, inputs, check_trace=False).save(str(tmp_path / "ViT-B-16.pt"))
     assert same(model, load(CLIP_ROW, tmp_path / "ViT-B-16.pt").model)
@@ -244,5 +244,5 @@ def test_random_weights_are_the_same_every_time_and_leave_the_random_state_alone
     assert not same(first.model, other.model)
     assert first.crop_size == 40
     tokens = first.tokenizer(["a photo of a cat.", "sky"])
-    assert tokens.shape == (2, 77)
+    assert tokens.shape == (2, 13)
     assert 0 <= tokens.min() <= tokens.max() < 503, "folded into the model's vocabulary"
