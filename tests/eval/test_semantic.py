@@ -18,6 +18,7 @@ from eval import semantic_all
 from eval.journal import Journal
 from eval.mm import MODELS, SegDataSample
 from eval.model import TextRegionModel
+from eval.prepare.tiny import draw_scenes
 from eval.results import ROOT
 from eval.semantic import Evaluation, evaluate
 from eval.semantic_cli import main, preset_of
@@ -194,8 +195,8 @@ def test_the_method_works_on_the_tiny_world_and_ablations_behave(tmp_path, monke
 
 def test_damaged_files_are_skipped_with_their_reason(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path))
-    options = {**SMALL, "benchmark.scenes": 3}
-    run(tmp_path / "first", cfg_options=options)
+    options = {**SMALL, "benchmark.scenes": 3, "model.masks": "slic"}
+    draw_scenes(tmp_path / "tiny_world", 3, 64)
     image, other, _ = sorted((tmp_path / "tiny_world/images/val").iterdir())
     image.write_bytes(image.read_bytes()[:200])
     label_map = tmp_path / "tiny_world/annotations/val" / other.name
@@ -256,7 +257,7 @@ def test_half_prepared_data_names_what_lacks(tmp_path, monkeypatch, capsys, writ
 
 
 def test_pictures_are_drawn_through_mmseg(data, tmp_path):
-    run(tmp_path / "drawn", draw=True, limit=2)
+    run(tmp_path / "drawn", {"masks": "slic"}, draw=True, limit=2)
     assert len(list((tmp_path / "drawn").rglob("vis_image/*.png"))) == 2
 
 
@@ -330,7 +331,7 @@ def test_flags_that_fit_nothing_or_too_much_list_what_exists(architecture, pretr
 
 def test_all_benchmarks_skip_what_is_missing_and_save_the_table(data, tmp_path, capsys):
     flags = ["--presets", "tiny", "--datasets", "voc21", "tiny", "--work-dir", str(tmp_path), "--device", "cpu"]
-    assert semantic_all.main([*flags, "--limit", "2", "--cfg-options", *as_flags(SMALL)]) == 0
+    assert semantic_all.main([*flags, "--limit", "2", "--masks", "slic", "--cfg-options", *as_flags(SMALL)]) == 0
     said = capsys.readouterr().out
     assert f"skipped: voc21: no folder {data / 'VOCdevkit/VOC2012'}" in said
     assert "| tiny (first 2 images) |" in said

@@ -1,0 +1,160 @@
+"""Both tasks over several processes, and after kill -9."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import task_worlds
+
+from eval.tasks import evaluate
+from utils.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENES = 4
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with task_worlds.one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return task_worlds.draw(tmp_path_factory.mktemp("world"), referring=SCENES, reasoning=SCENES)
+
+
+TASKS = {"referring": task_worlds.referring_task, "reasoning": task_worlds.reasoning_task}
+
+
+@pytest.fixture(scope="module")
+def alone(world, tmp_path_factory):
+    """Work dir of each task, evaluated by one process without interruption."""
+    folders = {}
+    for name, make in TASKS.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        with task_worlds.one_thread():
+            evaluate(make(world), task_worlds.run(folders[name], save_predictions=True))
+    return folders
+
+
+def command_line(name, world, work_dir):
+    data = {
+        "referring": ["--input_file_root", world / "referring", "--image_root", world / "referring" / "images"],
+        "reasoning": ["--dataset_dir", world / "reasoning", "--interpreted_query_dir", world / "answers"],
+    }[name]
+    models = ["--preset", "tiny", "--points_per_side", "8", "--device", "cpu"]
+    return [str(part) for part in (*data, *models, "--work-dir", work_dir, "--save-predictions")]
+
+
+def assert_same(one, other):
+    """The same figures, and the same answer to every sentence."""
+    results = [json.loads((folder / "results.json").read_text()) for folder in (one, other)]
+    for key in ("metrics", "per_class", "items", "skipped", "config", "recipe"):
+        assert results[0][key] == results[1][key], key
+    assert (one / "predictions.jsonl").read_text() == (other / "predictions.jsonl").read_text()
+
+
+MEMBER = """
+import os, sys
+from eval.reasoning import cli as reasoning
+from eval.referring import cli as referring
+ports, first, second = sys.argv[1].split(","), sys.argv[2].split("\\n"), sys.argv[3].split("\\n")
+for program, port, arguments in ((referring, ports[0], first), (reasoning, ports[1], second)):
+    os.environ["MASTER_PORT"] = port
+    if code := program.main([*arguments, "--launcher", "pytorch"]):
+        sys.exit(code)
+"""
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def test_two_gloo_processes_equal_one(world, alone, tmp_path):
+    folders = {name: tmp_path / name for name in TASKS}
+    arguments = ["\n".join(command_line(name, world, folder)) for name, folder in folders.items()]
+    ports = ",".join(map(str, free_ports(2)))
+    members = []
+    for number in range(2):
+        environment = {**os.environ, "RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number)}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", MEMBER, ports, *arguments]
+        members.append(
+            subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )
+    said = [[text.decode() for text in member.communicate(timeout=400)] for member in members]
+    assert [member.returncode for member in members] == [0, 0], said
+    assert said[1][0] == "", "only the first process tells the results"
+    assert "referring expressions, tiny: refcoco_val accuracy" in said[0][0]
+    assert " of 32]" in said[0][1], "running accuracy over its own sentences"
+    assert "gIoU" in said[0][1]
+    for name, folder in folders.items():
+        assert len(list((folder / "journal").iterdir())) == 2
+        assert json.loads((folder / "results.json").read_text())["processes"] == 2
+        assert_same(folder, alone[name])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_resuming_after_kill_9_equals_an_uninterrupted_run(name, world, alone, tmp_path):
+    module = {"referring": "eval.referring.cli", "reasoning": "eval.reasoning.cli"}[name]
+    command = [sys.executable, "-c", f"import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, *command_line(name, world, tmp_path)], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+    )
+    journal = tmp_path / "journal" / "run000-process000.jsonl"
+    deadline = time.monotonic() + 300
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "results.json").exists()
+    done = journal.read_bytes().count(b"\n") - 1
+    assert 2 <= done < 2 * SCENES
+    with task_worlds.counted_calls() as calls:
+        results, _ = evaluate(TASKS[name](world), task_worlds.run(tmp_path, resume=True, save_predictions=True))
+    assert calls == {"sam2": 2 * SCENES - done, "clip": 2 * SCENES - done}
+    assert results.measured == 2 * SCENES - done
+    assert_same(tmp_path, alone[name])
+
+
+def test_nothing_is_done_again_and_other_settings_are_refused(world, alone):
+    with task_worlds.counted_calls() as calls:
+        task, run = task_worlds.referring_task(world), task_worlds.run(alone["referring"], resume=True)
+        results, _ = evaluate(task, run)
+    assert calls == {}
+    assert results.measured == 0
+    with pytest.raises(InputError, match=r'data\.proposals: was "detections", now "gt"'):
+        evaluate(task_worlds.referring_task(world, "gt"), run)
+
+
+def test_real_presets_are_evaluated_as_published(world, tmp_path):
+    from eval.tasks import build_segmenter, describe
+
+    for make, scale, recipe, antialias in (
+        (task_worlds.referring_task, (2016, 2016), "demo", True),
+        (task_worlds.reasoning_task, (2016, 672), "semantic-fp32", False),
+    ):
+        run = type(task_worlds.run(tmp_path))("clip-vit-b16", tmp_path, {"random_weights": True, "model_cfg": "tiny"})
+        segmenter = build_segmenter(make(world), run, "cpu")
+        assert segmenter.scale == scale
+        assert segmenter.recipe.name == recipe
+        assert segmenter.antialias is antialias
+        assert not segmenter.dense_fallback
+        assert segmenter.mask_generator.min_size == (0 if recipe == "semantic-fp32" else 100)
+        assert describe(segmenter, run)["scale"] == scale
