@@ -410,6 +410,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     add = parser.add_argument_group("how").add_argument
     add(
+        "--masks",
+        default="sam2",
+        metavar="SOURCE",
+        help="sam2, slic (superpixels), or a file or folder of masks: PNG label map, COCO-RLE JSON, npy, npz (sam2)",
+    )
+    add("--boxes", nargs="+", metavar="X1,Y1,X2,Y2", help="boxes in pixels: SAM 2 segments each, nothing else")
+    add(
         "--points_per_side",
         type=int,
         metavar="N",

@@ -9,7 +9,7 @@ from PIL import Image
 from skimage import data
 
 from TextRegionSegmenter import main, parse_arguments
-from utils.demo import find_query, gather_jobs, mean_iou, output_names, read_query_cfg, segmenter_options
+from utils.demo import box_of, find_query, gather_jobs, mean_iou, output_names, read_query_cfg, segmenter_options
 from utils.errors import InputError
 
 
@@ -73,6 +73,42 @@ def test_real_architectures_on_a_photograph(tmp_path, capsys, photos):
     assert np.asarray(Image.open(tmp_path / "astronaut" / "labels.png")).shape == (151, 181)
 
 
+@pytest.mark.parametrize("source", ["slic", "label-map", "boxes"])
+def test_other_mask_sources(tmp_path, capsys, photos, source):
+    label_map = np.zeros((151, 181), np.uint8)
+    label_map[:, 90:] = 1
+    Image.fromarray(label_map).save(tmp_path / "coffee.png")
+    flags = {"slic": ["--masks", "slic"], "label-map": ["--masks", tmp_path], "boxes": ["--boxes", "9,9,80,90"]}
+    code, out, err = run(
+        capsys,
+        *("--preset", "tiny", "--image", photos / "coffee.png", "--labels", "wood", "stone"),
+        *("--output", tmp_path / "out", *flags[source]),
+    )
+    assert (code, err) == (0, "")
+    regions = int(re.search(r"(\d+) regions", out)[1])
+    assert regions == {"label-map": 2, "boxes": 1}.get(source, regions)
+    assert regions >= 1
+
+
+def test_one_bad_image_does_not_stop_the_others(tmp_path, capsys, photos):
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    code, _, err = run(
+        capsys,
+        *("--preset", "tiny", "--masks", "slic", "--labels", "wood", "--output", tmp_path / "out"),
+        *("--image_list", tmp_path / "bad.png", photos / "coffee.png"),
+    )
+    assert code == 2
+    assert (tmp_path / "out" / "coffee" / "picture.png").is_file()
+    assert "bad.png is not an image" in err
+    assert err.endswith("error: 1 of 2 images could not be labelled; see the lines above\n")
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "a,b,c,d", "1 2 3 4"])
+def test_a_bad_box_is_named(text):
+    with pytest.raises(InputError, match="expected x1,y1,x2,y2"):
+        box_of(text)
+
+
 def test_yaml_of_images_and_labels(tmp_path, capsys, photos):
     queries = photos / "queries.yaml"
     queries.write_text(yaml.safe_dump({"astronaut.png": ["red shape", "sky"], "coffee.png": "wood, stone"}))
@@ -117,6 +153,8 @@ def test_query_file_by_name_and_its_errors(tmp_path):
         (["--preset", "tiny", "--dtype", "int4"], "int4"),
         (["--preset", "tiny", "--sam2_checkpoint", "absent.pt"], "absent.pt"),
         (["--image_query_cfg", "absent.yaml"], "absent.yaml"),
+        (["--boxes", "1,2,3,4"], "no image"),
+        (["--image", "a.png", "--labels", "a", "--boxes", "1,2,3,4", "--masks", "slic"], "exclude each other"),
         (["--preset", "tiny", "--output", "README.md/x"], "cannot write"),
         (["--preset", "tiny", "--remove_global_patch", "False", "--visualize_global_patch"], "removal is off"),
     ],

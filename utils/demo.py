@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import yaml
 from PIL import Image
+from tqdm import tqdm
 
 from utils.errors import InputError
 from utils.images import load_image
+from utils.masks import masks_from_boxes, read_masks
 from utils.runtime import Stages
-from utils.types import RegionTokens, Segmentation
+from utils.tinyworld.models import unknown_words
+from utils.types import RegionMasks, RegionTokens, Segmentation
 from utils.visualize import draw_regions, heat_map, sheet
 
+GENERATORS = ("sam2", "slic")  # mask sources that need the image alone
 TINY_NOTE = "tiny embedded models, trained on drawn scenes only: a demo and test bed, not a claim about photographs"
 
 
@@ -37,9 +41,7 @@ def run(args: argparse.Namespace, segmenter_class: type) -> None:
         raise InputError("no global-patch scores to show: removal is off; drop --remove_global_patch False")
     segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
     if jobs:
-        names = output_names([job.image for job in jobs])
-        for job, name in zip(jobs, names, strict=True):
-            photograph(segmenter, job, output / name, args.visualize_global_patch, preset)
+        photographs(segmenter, jobs, output, args, preset)
     else:
         drawn_scene(segmenter, args.seed, output, args.visualize_global_patch)
 
@@ -56,6 +58,8 @@ def gather_jobs(args: argparse.Namespace) -> list[Job]:
         return [Job(path, tuple(args.labels or find_query(queries, path))) for path in wanted]
     if paths and not args.labels:
         raise InputError("got an image but no labels; add --labels dog sofa … or --image_query_cfg FILE.yaml")
+    if not paths and (args.boxes or args.masks != "sam2"):
+        raise InputError("got --boxes or --masks but no image; add --image PHOTO")
     if args.labels and not paths:
         raise InputError("got labels but no image; add --image PHOTO, or leave both out for the drawn scene")
     return [Job(path, tuple(args.labels)) for path in paths]
@@ -108,6 +112,10 @@ def segmenter_options(args: argparse.Namespace) -> dict:
     options = {name: value for name in names if (value := getattr(args, name)) is not None}
     if args.random_weights:
         options["random_weights"] = True
+    if args.boxes and args.masks != "sam2":
+        raise InputError("got --boxes and --masks, which exclude each other; leave one out")
+    if args.masks != "sam2":
+        options["mask_generator"] = "slic" if args.masks == "slic" else None
     if args.remove_global_patch is False:
         options["global_patch_threshold"] = None
     elif args.global_patch_threshold is not None:
@@ -139,21 +147,58 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 # ---------------------------------------------------------------------- the two demos
 
 
-def photograph(segmenter, job: Job, folder: Path, show_global: bool, preset: str) -> None:
-    """Label one image, write its pictures, print what was found."""
-    from utils.tinyworld.models import unknown_words
+def photographs(segmenter, jobs: list[Job], output: Path, args: argparse.Namespace, preset: str) -> None:
+    """Label every image; one that cannot be read is reported and the others are still done.
 
-    if preset == "tiny" and (unknown := unknown_words(job.labels)):
+    Raises InputError at the end when any failed.
+    """
+    if preset == "tiny" and (unknown := unknown_words(list(dict.fromkeys(w for job in jobs for w in job.labels)))):
         print(f"note: the tiny model never saw the words: {', '.join(unknown)}", file=sys.stderr)
+    names, failures = output_names([job.image for job in jobs]), []
+    for job, name in zip(tqdm(jobs, "images", disable=len(jobs) < 2), names, strict=True):
+        try:
+            photograph(segmenter, job, output / name, args, preset)
+        except InputError as error:
+            failures.append(error)
+            if len(jobs) > 1:
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
+    if len(jobs) == 1 and failures:
+        raise failures[0]
+    if failures:
+        raise InputError(f"{len(failures)} of {len(jobs)} images could not be labelled; see the lines above")
+
+
+def photograph(segmenter, job: Job, folder: Path, args: argparse.Namespace, preset: str) -> None:
+    """Label one image, write its pictures, print what was found."""
     image = load_image(job.image)
     before = dict(segmenter.stages.seconds)
-    tokens = segmenter.encode_image(image)
+    tokens = segmenter.encode_image(image, masks=given_masks(segmenter, image, job.image, args))
     result = segmenter.segment(tokens, job.labels)
     note = {"tiny": TINY_NOTE}.get(preset, f"preset {preset}")
-    write_pictures(folder, image, tokens, result, segmenter, show_global, [], note)
+    write_pictures(folder, image, tokens, result, segmenter, args.visualize_global_patch, [], note)
     print(f"{job.image}: {len(tokens)} regions -> {folder / 'picture.png'}")
     print_shares(result)
     print_stages(segmenter.stages, before)
+
+
+def given_masks(segmenter, image: np.ndarray, path: Path, args: argparse.Namespace) -> RegionMasks | None:
+    """The masks of --boxes or of a --masks file or folder; None leaves them to the mask generator."""
+    if args.boxes:
+        return masks_from_boxes(segmenter, image, [box_of(text) for text in args.boxes])
+    if args.masks in GENERATORS:
+        return None
+    return read_masks(args.masks, image.shape[:2], path.stem)
+
+
+def box_of(text: str) -> list[float]:
+    """Four numbers from `x1,y1,x2,y2`."""
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4:
+        raise InputError(f"got the box {text!r}, expected x1,y1,x2,y2 in pixels")
+    return numbers
 
 
 def drawn_scene(segmenter, seed: int, output: Path, show_global: bool) -> None:
