@@ -109,6 +109,8 @@ class ReasoningTask:
             return record
         queries = target_prompts(asked.target, self.others).queries
         record["notes"] = []
+        for query in queries:  # one by one, so that no number depends on what was asked before
+            segmenter.encode_text([query])
         if any(too_long(segmenter, query) for query in queries):
             record["notes"].append(["long sentence", "its end may lie beyond the model's context", SCORED])
         if len(regions) == 0:

@@ -52,9 +52,6 @@ class ReferringTask:
         if "unreadable" in record:
             return record
         asked = self.expressions.of_image[item]
-        words = {sentence.lower() for expression in asked for sentence in expression.sentences if sentence.strip()}
-        if words:
-            segmenter.encode_text(sorted(words))  # in few batches; `refer` finds them in the cache
         numbered = [(expression, number) for expression in asked for number in range(len(expression.sentences))]
         return {"regions": len(regions), "answers": [answer_sentence(segmenter, regions, *one) for one in numbered]}
 
@@ -84,8 +81,7 @@ class ReferringTask:
 
     def skipped(self, records: Records) -> list[Skipped]:
         """Broken lines, images that are not there, sentences that could not be answered as they should be."""
-        asked = {e.name for image in records for e in self.expressions.of_image[image]}
-        found = [one for one in self.expressions.skipped if one.kind != "no sentences" or one.id in asked]
+        found = list(self.expressions.skipped)
         for image, record in records.items():
             if "unreadable" in record:
                 kind, reason = record["unreadable"]

@@ -159,6 +159,7 @@ def test_odd_data_are_told_and_never_right(world, tmp_path):
         (f"COCO_train2014_{3:012d}.jpg", "missing image", out),
         ("refcoco_val line 4", "broken line", out),
         ("refcoco_val line 5, sentence 1", "no region found", wrong),
+        ("refcoco_val line 6", "no sentences", out),
         ("refcoco_val line 7", "no detections", kept),
         ("refcoco_val line 7, sentence 1", "long sentence", kept),
         ("refcoco_val line 7, sentence 1", "no region found", wrong),
@@ -170,7 +171,7 @@ def test_odd_data_are_told_and_never_right(world, tmp_path):
         "scored": 3,
         "right": 0,
     }
-    assert "9 skipped or noted: " in summary
+    assert "10 skipped or noted: " in summary
     assert "3 no region found (scored as wrong)" in summary
     assert calls["sam2"] == 3, "not for images that cannot be read"
     assert "missing image: no image file at" in (work_dir / "results.md").read_text()
