@@ -184,7 +184,7 @@ def fusion_groups_pair_by_pair(
     groups = []
     while waiting:
         seed, *others = waiting
-        joined = [i for i in others if _near(boxes[seed], boxes[i]) and _share(full[seed], full[i]) > threshold]
+        joined = [i for i in others if _near(boxes[seed], boxes[i]) and _joined(full[seed], full[i], threshold)]
         groups.append([seed, *joined])
         waiting = [i for i in others if i not in joined]
     return groups
@@ -194,11 +194,11 @@ def _near(first: Tensor, second: Tensor) -> bool:
     low, high = torch.maximum(first[:2], second[:2]), torch.minimum(first[2:], second[2:])
     shared = (high - low).clamp(min=0).prod()
     areas = (first[2:] - first[:2]).prod() + (second[2:] - second[:2]).prod()
-    return (shared / (areas - shared + 1e-8)).item() > 0.2
+    return bool(shared / (areas - shared + 1e-8) > 0.2)
 
 
-def _share(first: Tensor, second: Tensor) -> float:
-    return (torch.minimum(first, second).sum() / torch.minimum(first.sum(), second.sum())).item()
+def _joined(first: Tensor, second: Tensor, threshold: float) -> bool:
+    return bool(torch.minimum(first, second).sum() / torch.minimum(first.sum(), second.sum()) > threshold)
 
 
 def attention_pool(trunk: torch.nn.Module, features: Tensor, weights: Tensor) -> Tensor:

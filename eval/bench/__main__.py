@@ -37,7 +37,7 @@ examples:
   python -m eval.bench postprocess --labels 150 --regions 200 --size 672 1008
   python -m eval.bench end2end --preset pe-core-l14-336 --random-weights --device cuda --markdown
   python -m eval.bench all --random-weights --json outputs/bench.json
-memory: of the process (Linux: the kernel's peak mark, reset before each run), on CUDA of torch's allocator.
+memory: MB is 2**20 bytes; the process's (Linux: the kernel's peak mark, reset before each run) or CUDA's allocator's.
 floor: operations / 989 TFLOP/s or bytes / 4.8 TB/s, whichever is longer: the nominal figures of an H200 (dense bf16).
 """
 DEFAULT_PRESETS = {"pool": ("pe-core-l14-336", "siglip2-l16-256"), "text": ("clip-vit-b16",)}

@@ -215,7 +215,7 @@ class Removal(Case):
 class Postprocess(Case):
     """A label for every pixel, against the product of classes, regions and pixels. Difference: of the confidence.
 
-    The obvious form is linear in pixels: it is run on the first rows that fit and scaled.
+    The obvious form is linear in pixels: it is run on the top rows that fit, or on a part of the first row, and scaled.
     """
 
     name = "postprocess"
@@ -228,15 +228,16 @@ class Postprocess(Case):
         self.logits = (torch.rand(options.regions, options.labels, generator=generator) * 0.3).to(options.device)
         self.prompts = LabelPrompts.parse([f"label {i}" for i in range(options.labels)])
         height, width = options.size
-        bytes_per_row = 4 * width * options.labels * (options.regions + 4)
-        self.rows = max(1, min(height, options.limit // bytes_per_row))
-        self.share = self.rows / height
-        self.full = self.masks.pixels(torch.arange(self.rows), torch.arange(width))
+        pixels = options.limit // (4 * options.labels * (options.regions + 4))
+        self.rows, columns = max(1, min(height, pixels // width)), max(1, min(width, pixels))
+        self.share = self.rows * columns / (height * width)
+        self.full = self.masks.pixels(torch.arange(self.rows), torch.arange(columns))
         product = 4 * height * width * options.regions * options.labels / 1e9
         self.operations = 2.0 * options.regions * options.labels * height * width
         self.traffic = float(self.masks.soft.numel() * 2 + 20 * height * width)
         sizes = f"{options.labels} labels, {options.regions} regions, {_size(options)}"
-        self.note = f"{sizes}; obvious form run on {self.rows} of {height} rows (whole product: {product:.0f} GB)"
+        part = f"{self.rows} x {columns} px"
+        self.note = f"{sizes}; obvious form run on {part} (whole product: {product:.0f} GB)"
 
     def ours(self) -> Float32[np.ndarray, "H W"]:
         """As the segmenter does: labels, confidence, the region behind each pixel."""

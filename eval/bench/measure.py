@@ -1,5 +1,6 @@
 """Time and peak memory of two formulations, each in a process of its own, run in turn."""
 
+import ctypes
 import multiprocessing
 import resource
 import statistics
@@ -109,7 +110,7 @@ def _answer(pipe):
     try:
         answer = pipe.recv()
     except EOFError as error:
-        raise InputError("a benchmark process died, most likely for lack of memory; take a smaller --limit") from error
+        raise InputError("a benchmark process died (lack of memory? take a smaller --limit)") from error
     if isinstance(answer, InputError):
         raise answer
     return answer
@@ -160,6 +161,8 @@ def reset_peak(device: torch.device) -> float:
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     if (SELF / "clear_refs").exists():
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)  # what was freed before goes back to the kernel, or a run that reuses it seems to need nothing
         (SELF / "clear_refs").write_text("5")
         return _status("VmRSS")
     return peak_memory(device)

@@ -80,7 +80,8 @@ def pooling_part(options: Options) -> Backbone:
     model.to_empty(device=options.device)
     generator = torch.Generator().manual_seed(SEED)
     for parameter in model.parameters():
-        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5)
+        fan_in = parameter.shape[-1] if parameter.ndim else 1
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
     return wrap(options.spec, model, stand_in_tokenizer(model))
 
 

@@ -90,9 +90,9 @@ def share_most(
     verdict, open_pairs = certain.tolist(), unsure.tolist()
     order = [pair if mass[pair[0]] <= mass[pair[1]] else pair[::-1] for pair in pairs]
     doubtful = [(k, order[k]) for k, is_open in enumerate(open_pairs) if is_open]
-    shares = _full_size_shares(masks, [pair for _, pair in doubtful], rectangles, y, x)
-    for (k, _), share in zip(doubtful, shares, strict=True):
-        verdict[k] = share > threshold
+    opened = _at_full_size(masks, [pair for _, pair in doubtful], rectangles, y, x, threshold)
+    for (k, _), joined in zip(doubtful, opened, strict=True):
+        verdict[k] = joined
     filled = [m > FAINT or (m > 0 and bool(masks.select(torch.tensor([i])).full().any())) for i, m in enumerate(mass)]
     return filled, [pair for pair, joined in zip(pairs, verdict, strict=True) if joined]
 
@@ -130,10 +130,15 @@ def _bounds(
     return torch.cat(bounds, 1).unbind(0)
 
 
-def _full_size_shares(
-    masks: RegionMasks, pairs: Sequence[tuple[int, int]], boxes: Sequence[Rectangle], y: _Axis, x: _Axis
-) -> list[float]:
-    """Sum(min(A, B)) / sum(A) at full size for pairs (smaller A, larger B), on A's rectangle; one read at the end."""
+def _at_full_size(
+    masks: RegionMasks,
+    pairs: Sequence[tuple[int, int]],
+    boxes: Sequence[Rectangle],
+    y: _Axis,
+    x: _Axis,
+    threshold: float,
+) -> list[bool]:
+    """sum(min(A, B)) / sum(A) > threshold at full size for pairs (smaller A, larger B), on A's rectangle; one read."""
     by_first = sorted(range(len(pairs)), key=lambda k: pairs[k])
     shares = []
     for small, others in _runs([pairs[k] for k in by_first], AT_ONCE):
@@ -142,6 +147,6 @@ def _full_size_shares(
         full = masks.pixels(y.span(y1, y2), x.span(x1, x2), torch.tensor(index, device=masks.soft.device))
         full = full[[index.index(k) for k in (small, *others)]]
         both = torch.cat([full[:1], torch.minimum(full[:1], full[1:])]).sum((1, 2))  # alike summed, so 1 is exact
-        shares.append(both[1:] / both[0])
+        shares.append(both[1:] / both[0] > threshold)
     values = torch.cat(shares).tolist() if shares else []
     return [value for _, value in sorted(zip(by_first, values, strict=True))]
