@@ -5,7 +5,7 @@ import os
 # The models here are tiny: more threads would mostly wait for each other. Programs that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from jaxtyping import config, install_import_hook  # noqa: E402
+from jaxtyping import config, install_import_hook
 
 # Before anything imports them. An int is a float to every user, so it is to the checker.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
