@@ -125,7 +125,7 @@ def _write_image(path: Path, scene: Scene) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
-    parser = Parser(prog="python -m eval.prepare.tiny_tasks", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m eval.prepare.tiny_tasks", description="Draw the tiny world as both tasks' data.")
     parser.add_argument("--output", type=Path, default=Path("data/tiny_tasks"), metavar="DIR", help="data/tiny_tasks")
     parser.add_argument("--scenes", type=positive, default=12, metavar="N", help="per split (default 12)")
     options = parser.parse_args(arguments)

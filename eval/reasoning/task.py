@@ -139,7 +139,8 @@ class ReasoningTask:
 
     def metrics(self, records: Records) -> dict[str, float]:
         """gIoU and cIoU of every split over all its questions, and over the short and the long ones."""
-        return {f"{part} {name}": row[name] for part, row in self.parts(records).items() for name in ("gIoU", "cIoU")}
+        parts = {part: row for part, row in self.parts(records).items() if row["items"]}
+        return {f"{part} {name}": row[name] for part, row in parts.items() for name in ("gIoU", "cIoU")}
 
     def parts(self, records: Records) -> dict[str, dict]:
         """{"val overall": {"gIoU", "cIoU", "items", "scored"}, "val short": …, "val long": …, …}."""

@@ -65,8 +65,9 @@ class ReferringTask:
         return f"accuracy {100 * counts['right'] / max(counts['scored'], 1):.1f} % of {counts['scored']}"
 
     def metrics(self, records: Records) -> dict[str, float]:
-        """Accuracy over the scored sentences of each split."""
-        return {f"{split} accuracy": part["accuracy"] for split, part in self.parts(records).items()}
+        """Accuracy over the scored sentences of each split that was asked about."""
+        parts = self.parts(records)
+        return {f"{split} accuracy": part["accuracy"] for split, part in parts.items() if part["sentences"]}
 
     def parts(self, records: Records) -> dict[str, dict]:
         """Per split: accuracy (of what was scored; and with all that was not scored taken as wrong), and counts."""

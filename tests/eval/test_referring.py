@@ -11,6 +11,7 @@ from eval.referring import cli
 from eval.referring.data import as_box, read_detections
 from eval.tasks import evaluate, from_rle
 from TextRegionSegmenter import TextRegionSegmenter
+from utils.masks import SlicMasks
 from utils.referring import box_ious, largest_component_box, snap
 
 SCENES = 5
@@ -116,6 +117,20 @@ def test_ground_truth_boxes_and_no_snapping(world, tmp_path):
             else:
                 assert line["detection"] is None or all(side == int(side) for side in line["box"])
                 assert line["iou"] in (0.0, 1.0) or not line["right"]
+
+
+@pytest.mark.parametrize("family", ["tiny_clip", "tiny_siglip", "tiny_perception"])
+def test_all_families_answer(family, world, request):
+    backbone = request.getfixturevalue(family)
+    segmenter = TextRegionSegmenter(backbone, SlicMasks(segments=5), scale=(64, 64), device="cpu")
+    task = task_worlds.referring_task(world)
+    image = task.items()[0]
+    record = task.answer(segmenter, image)
+    regions = segmenter.encode_image(world / "referring" / "images" / image)
+    sentences = [sentence for e in task.expressions.of_image[image] for sentence in e.sentences]
+    assert [answer["sentence"] for answer in record["answers"]] == sentences
+    scores = regions.similarity(segmenter.encode_text([sentence.lower() for sentence in sentences]))
+    assert [answer["region"] for answer in record["answers"]] == scores.argmax(0).tolist()
 
 
 def scene_line(image_id, sentences, **changes):

@@ -143,6 +143,17 @@ def test_nothing_is_done_again_and_other_settings_are_refused(world, alone):
         evaluate(task_worlds.referring_task(world, "gt"), run)
 
 
+def test_masks_can_be_kept_for_another_backbone(world, tmp_path):
+    calls = []
+    for name in ("first", "second"):
+        with task_worlds.counted_calls() as counted:
+            run = task_worlds.run(tmp_path / name, limit=2, mask_cache=tmp_path / "masks", save_predictions=True)
+            evaluate(task_worlds.referring_task(world), run)
+        calls.append(dict(counted))
+    assert calls == [{"sam2": 2, "clip": 2}, {"clip": 2}]
+    assert_same(tmp_path / "first", tmp_path / "second")
+
+
 def test_real_presets_are_evaluated_as_published(world, tmp_path):
     from eval.tasks import build_segmenter, describe
 
