@@ -110,7 +110,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
             f"{row.speed:.1f}×" if row.obvious else "–",
             _memory(row.ours.megabytes),
             _memory(row.obvious.megabytes) + _scaled(row.obvious) if row.obvious else "–",
-            f"{row.saving:.0f}×" if row.obvious else "–",
+            (f"{row.saving:.1f}×" if row.saving < 10 else f"{row.saving:.0f}×") if row.obvious else "–",
             f"{row.difference:.1e}" if row.obvious else "–",
             _seconds(floor_seconds(row)),
         ]

@@ -26,7 +26,7 @@ from utils.postprocess import label_pixels
 from utils.text import TEMPLATES, LabelPrompts
 from utils.text_tower import prompt_lengths, reads_end_of_text
 from utils.tiling import TileGrid, cut_views
-from utils.tokens import difference_scores, patch_weights
+from utils.tokens import difference_scores, nonempty, patch_weights
 from utils.types import RECIPES
 
 WORDS = ("dog", "traffic light", "swivel chair", "sky", "a red cup", "wooden kitchen table", "person", "river")
@@ -40,6 +40,7 @@ class Case:
     has_obvious = True
     share = 1.0
     own_share = 1.0
+    memory_scales = True  # whether the obvious form's memory grows with the part that is run
     operations = 0.0
     traffic = 0.0
     note = ""
@@ -166,7 +167,7 @@ class Pool(Case):
         self.clip = self.backbone.family == "clip"
         width = (self.backbone.model.visual.conv1.out_channels) if self.clip else self.backbone._trunk.embed_dim
         self.features = random_features(options, width)
-        self.weights = patch_weights(region_masks(options).patch_grid(patch_grid(options)))
+        self.weights = region_weights(options)
         regions, patches = self.weights.shape
         bytes_per_region = patches * width * 4 * (2 if self.clip else 6)
         self.part = max(1, min(regions, options.limit // bytes_per_region))
@@ -197,7 +198,7 @@ class Removal(Case):
         super().__init__(options)
         width = pooling_width(options)
         self.features = random_features(options, width)
-        self.weights = patch_weights(region_masks(options).patch_grid(patch_grid(options)))
+        self.weights = region_weights(options)
         regions, patches = self.weights.shape
         self.operations = 4.0 * regions * patches * width
         self.traffic = 4.0 * (patches * width + regions * patches)
@@ -255,6 +256,7 @@ class Text(Case):
     """
 
     name = "text"
+    memory_scales = False
     measured_labels = 16
     obvious_labels = 4
 
@@ -290,6 +292,12 @@ class Text(Case):
         return torch.stack(
             [self.oracles.label_embedding(model, lambda p: self.backbone.tokenizer(p).to(device), p) for p in prompts]
         )
+
+
+def region_weights(options: Options) -> Float32[Tensor, "R P"]:
+    """Patch weights of the regions that have any patch."""
+    weights = patch_weights(region_masks(options).patch_grid(patch_grid(options)))
+    return weights[nonempty(weights)]
 
 
 def pooling_width(options: Options) -> int:

@@ -128,7 +128,7 @@ def _serve(pipe, case: type, options, name: str) -> None:
 
 
 def _loop(pipe, case, name: str, device: torch.device) -> None:
-    share, scales = (case.share, True) if name == "obvious" else (case.own_share, False)
+    share, scales = (case.share, case.memory_scales) if name == "obvious" else (case.own_share, False)
     facts = {"operations": case.operations, "traffic": case.traffic, "note": case.note}
     pipe.send({**facts, "share": share, "memory_scales": scales})
     result = None
