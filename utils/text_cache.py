@@ -25,7 +25,8 @@ class TextCache:
     """Unit embeddings of labels, by the content of the model that made them.
 
     folder: where the files are kept; made when needed. backbone: the model; its text tower's weights are hashed
-    once, at the first use (about a second per 2 GB), so changed weights never find old embeddings.
+    once, at the first use (about a second per GB), so other weights never find these files; weights changed in
+    place later are not noticed.
     """
 
     def __init__(self, folder: str | Path, backbone: Backbone) -> None:
