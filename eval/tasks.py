@@ -117,7 +117,7 @@ def evaluate(task: Task, run: Run) -> tuple[Results, str] | None:
         settings = {"task": task.name, "model": describe(segmenter, run), "data": task.settings()}
         start = time.perf_counter()
         with Journal.start(run.work_dir / "journal", settings, run.resume, group) as journal:
-            todo = journal.remaining(items)
+            todo = [item for item in items if "unreadable" in journal.done.get(item, ("unreadable",))]
             _ask(task, segmenter, items, todo, journal, group)
             records = journal.collect(group)
         records = {item: records[item] for item in items}

@@ -143,6 +143,18 @@ def test_nothing_is_done_again_and_other_settings_are_refused(world, alone):
         evaluate(task_worlds.referring_task(world, "gt"), run)
 
 
+def test_an_image_that_was_missing_is_tried_again_on_resume(world, tmp_path):
+    task = task_worlds.referring_task(world)
+    there, task.images = task.images, tmp_path / "nowhere"
+    results, _ = evaluate(task, task_worlds.run(tmp_path / "out", limit=2))
+    assert [one["kind"] for one in results.skipped] == ["missing image"] * 2
+    assert (results.items, results.per_class["refcoco_val"]["scored"]) == (0, 0)
+    task.images = there
+    results, _ = evaluate(task, task_worlds.run(tmp_path / "out", limit=2, resume=True))
+    assert results.skipped == []
+    assert (results.items, results.per_class["refcoco_val"]["scored"]) == (2, 16)
+
+
 def test_masks_can_be_kept_for_another_backbone(world, tmp_path):
     calls = []
     for name in ("first", "second"):
