@@ -8,6 +8,7 @@ from pathlib import Path
 from eval.sharding import LAUNCHERS
 from eval.tasks import Run, Task, evaluate
 from utils.command_line import Parser, Sides, boolean, positive, run_program
+from utils.demo import output_folder
 from utils.errors import InputError
 from utils.presets import preset_for
 from utils.types import RECIPES
@@ -104,7 +105,12 @@ def run_task(
 
     def body() -> None:
         run = run_of(options, name)
-        done = evaluate(make(options), run)
+        task = make(options)
+        output_folder(run.work_dir, "--work-dir")
+        try:
+            done = evaluate(task, run)
+        except OSError as error:  # a full disk, a lost mount
+            raise InputError(f"{error}; put that right, then go on with --resume: finished images are kept") from error
         if done is not None:
             print(f"{done[1]}\nwritten to {run.work_dir / 'results.json'} and {run.work_dir / 'results.md'}")
 

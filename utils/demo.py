@@ -123,15 +123,15 @@ def segmenter_options(args: argparse.Namespace) -> dict:
     return options
 
 
-def output_folder(path: str) -> Path:
-    """The folder for pictures, made and checked before any long work. InputError when it cannot be written."""
+def output_folder(path: str | Path, flag: str = "--output") -> Path:
+    """The folder for results, made and checked before any long work. InputError when it cannot be written."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise InputError(f"cannot write to {folder} ({error}); choose another --output") from error
+        raise InputError(f"cannot write to {folder} ({error}); choose another {flag}") from error
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
@@ -266,7 +266,7 @@ def write_pictures(
             scores = tokens.patch_scores.cpu().numpy()
             write_heat_map(folder, image, scores, segmenter.global_patch_threshold)
     except OSError as error:
-        raise InputError(f"cannot write to {folder} ({error}); choose another --output") from error
+        raise InputError(f"cannot write to {folder} ({error}); choose another {flag}") from error
 
 
 def write_heat_map(folder: Path, image: np.ndarray, scores: np.ndarray, threshold: float) -> None:

@@ -166,6 +166,16 @@ def test_masks_can_be_kept_for_another_backbone(world, tmp_path):
     assert_same(tmp_path / "first", tmp_path / "second")
 
 
+def test_a_work_dir_that_cannot_be_written_is_one_line(world, tmp_path, capsys):
+    from eval.referring.cli import main
+
+    (tmp_path / "file").touch()
+    assert main(command_line("referring", world, tmp_path / "file" / "x")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: cannot write to {tmp_path / 'file' / 'x'}")
+    assert error.endswith("choose another --work-dir\n")
+
+
 def test_real_presets_are_evaluated_as_published(world, tmp_path):
     from eval.tasks import build_segmenter, describe
 
