@@ -266,7 +266,7 @@ def write_pictures(
             scores = tokens.patch_scores.cpu().numpy()
             write_heat_map(folder, image, scores, segmenter.global_patch_threshold)
     except OSError as error:
-        raise InputError(f"cannot write to {folder} ({error}); choose another {flag}") from error
+        raise InputError(f"cannot write to {folder} ({error}); choose another --output") from error
 
 
 def write_heat_map(folder: Path, image: np.ndarray, scores: np.ndarray, threshold: float) -> None:
