@@ -31,6 +31,8 @@ from utils.types import RECIPES
 
 WORDS = ("dog", "traffic light", "swivel chair", "sky", "a red cup", "wooden kitchen table", "person", "river")
 
+OPERATIONS_PER_CLICK = 3.64e9  # SAM 2.1's decoder at 1024 px, counted by torch's FlopCounterMode
+
 
 class Case:
     """What the comparisons share."""
@@ -146,7 +148,8 @@ class Sam2(Case):
         self.image = np.random.default_rng(0).integers(0, 255, (*options.size, 3), dtype=np.uint8)
         model = self.generator.model
         trunk = sum(p.numel() for p in model.image_encoder.parameters())
-        self.operations = 2.0 * trunk * (model.image_size // 16) ** 2
+        clicks = self.generator.points_per_side**2
+        self.operations = 2.0 * trunk * (model.image_size // 16) ** 2 + OPERATIONS_PER_CLICK * clicks
         self.traffic = 4.0 * trunk
         self.note = f"{self.generator.points_per_side}² clicks, {self.generator.prompts_at_once} at once"
 
