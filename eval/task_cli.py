@@ -7,8 +7,7 @@ from pathlib import Path
 
 from eval.sharding import LAUNCHERS
 from eval.tasks import Run, Task, evaluate
-from utils.command_line import Parser, Sides, boolean, positive, run_program
-from utils.demo import output_folder
+from utils.command_line import Parser, Sides, boolean, output_folder, positive, run_program
 from utils.errors import InputError
 from utils.presets import preset_for
 from utils.types import RECIPES

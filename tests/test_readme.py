@@ -53,7 +53,9 @@ def cheap(command: str) -> str:
         target = next((word for word in command.split() if word.startswith("tests/")), "tests/test_setup.py")
         rest = " ".join(word for word in command.split() if not word.startswith("tests/"))
         return f"{rest} --collect-only -q -c {ROOT / 'pyproject.toml'} {ROOT / target}"
-    if "cfg_tiny" in command:
+    if "tiny_tasks --output" in command:
+        return f"{command} --scenes 1"
+    if "cfg_tiny" in command or "data/tiny_tasks" in command:
         return f"{command} --limit 1"
     needs_weights = "--image" in command and "--preset" not in command and "--help" not in command
     return f"{command} --preset tiny" if needs_weights and "TextRegionSegmenter.py" in command else command

@@ -3,7 +3,9 @@
 import argparse
 import re
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from utils.errors import InputError
 
@@ -63,3 +65,14 @@ class Sides(argparse.Action):
         if len(numbers) != 2 or re.sub(r"[\d\s,()\[\]x]", "", words):
             parser.error(f"got {option_string} {words}, expected two whole numbers such as 2016 672")
         setattr(namespace, self.dest, tuple(int(n) for n in numbers))
+
+
+def output_folder(path: str | Path, flag: str = "--output") -> Path:
+    """The folder for results, made and checked before any long work. InputError when it cannot be written."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error}); choose another {flag}") from error

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from PIL import Image
 from tqdm import tqdm
 
+from utils.command_line import output_folder
 from utils.errors import InputError
 from utils.images import load_image
 from utils.masks import masks_from_boxes, read_masks
@@ -121,17 +121,6 @@ def segmenter_options(args: argparse.Namespace) -> dict:
     elif args.global_patch_threshold is not None:
         options["global_patch_threshold"] = args.global_patch_threshold
     return options
-
-
-def output_folder(path: str | Path, flag: str = "--output") -> Path:
-    """The folder for results, made and checked before any long work. InputError when it cannot be written."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise InputError(f"cannot write to {folder} ({error}); choose another {flag}") from error
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
