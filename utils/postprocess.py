@@ -50,8 +50,8 @@ def label_pixels(
     output_size: (H, W), default the image's own. uncovered: logits for pixels no region covers, either (Q,) or
     (Q, Ph, Pw) on the patch grid (resized bilinearly to mask size); None leaves them 0, so the first label wins.
     probability_threshold: 0..1, 0 is off. return_probabilities: also keep (L, H, W) float32.
-    Cost: pixels * queries multiply-adds per region whose rows meet the pixel's band. Memory: `memory_budget` bytes
-    per band (default 256 MiB, on a CPU 64 MiB), plus the output.
+    Cost: pixels * queries multiply-adds per region whose rows meet the pixel's band. Memory: about `memory_budget`
+    bytes per band (default 256 MiB, on a CPU 64 MiB), plus the output.
     """
     if not 0 <= probability_threshold <= 1:
         raise InputError(f"got probability_threshold {probability_threshold}, expected a number in 0..1")

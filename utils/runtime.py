@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from utils.errors import InputError
 
-First, Second = TypeVar("First"), TypeVar("Second")
+First = TypeVar("First")
+Second = TypeVar("Second")
 BLOCK_LISTS = ("resblocks", "blocks")  # how open_clip and timm name a tower's list of equal blocks
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -97,8 +98,8 @@ def compile_blocks(tower: nn.Module, backend: str) -> int:
 
     Returns how many blocks; equal blocks share one compilation per shape. Weights and state dict stay as they are.
     """
-    lists = [m for name, m in tower.named_modules() if name.rpartition(".")[2] in BLOCK_LISTS]
-    blocks = [block for blocks in lists for block in blocks]
+    lists = [module for name, module in tower.named_modules() if name.rpartition(".")[2] in BLOCK_LISTS]
+    blocks = [block for module in lists for block in module.children()]
     for block in blocks:
         block.compile(backend=backend, dynamic=False)
     return len(blocks)

@@ -107,10 +107,10 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
             row.name,
             _seconds(row.ours.seconds),
             _seconds(row.obvious.seconds) + _scaled(row.obvious) if row.obvious else "–",
-            f"{row.speed:.1f}×" if row.obvious else "–",
+            _times(row.speed),
             _memory(row.ours.megabytes),
             _memory(row.obvious.megabytes) + _scaled(row.obvious) if row.obvious else "–",
-            (f"{row.saving:.1f}×" if row.saving < 10 else f"{row.saving:.0f}×") if row.obvious else "–",
+            _times(row.saving),
             f"{row.difference:.1e}" if row.obvious else "–",
             _seconds(floor_seconds(row)),
         ]
@@ -126,6 +126,12 @@ def total(rows: Sequence[Row]) -> Row:
     obvious = Side(sum(s.seconds for s in sides), max(s.megabytes for s in sides), share)
     difference = max(r.difference or 0.0 for r in rows)
     return Row("sum", ours, obvious, difference, sum(r.operations for r in rows), sum(r.traffic for r in rows), "")
+
+
+def _times(ratio: float | None) -> str:
+    if ratio is None:
+        return "–"
+    return f"{ratio:.1f}×" if ratio < 100 else f"{ratio:.0f}×"
 
 
 def _seconds(value: float) -> str:

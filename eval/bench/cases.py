@@ -5,6 +5,8 @@ whole run would take too long. The results compared are of that part. operations
 least, 2 per multiply-add and bytes moved.
 """
 
+from typing import cast
+
 import numpy as np
 import torch
 from jaxtyping import Float32, Int
@@ -21,7 +23,7 @@ from eval.bench.options import (
     region_masks,
     segmenter_of,
 )
-from utils.masks import filters
+from utils.masks import Sam2MaskGenerator, filters
 from utils.postprocess import label_pixels
 from utils.text import TEMPLATES, LabelPrompts
 from utils.text_tower import prompt_lengths, reads_end_of_text
@@ -144,7 +146,7 @@ class Sam2(Case):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.generator = segmenter_of(options).mask_generator
+        self.generator = cast(Sam2MaskGenerator, segmenter_of(options).mask_generator)
         self.image = np.random.default_rng(0).integers(0, 255, (*options.size, 3), dtype=np.uint8)
         model = self.generator.model
         trunk = sum(p.numel() for p in model.image_encoder.parameters())

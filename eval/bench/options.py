@@ -1,7 +1,7 @@
 """What a benchmark is asked for, and inputs made from it: the same in every process."""
 
-import importlib.util
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +15,7 @@ from utils.backbones.loading import build_model, random_backbone, wrap
 from utils.backbones.tokenizers import stand_in_tokenizer
 from utils.masks.filters import inclusive_boxes
 from utils.presets import build, find_preset
+from utils.runtime import resolve_dtype
 from utils.tiling import TileGrid
 from utils.types import RegionMasks
 
@@ -49,16 +50,17 @@ class Options:
 
 def oracles() -> ModuleType:
     """The obvious formulations: they live with the tests, which is no package."""
-    spec = importlib.util.spec_from_file_location("oracles", ORACLES)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = SourceFileLoader("oracles", str(ORACLES))
+    module = ModuleType(loader.name)
+    loader.exec_module(module)
     return module
 
 
 def backbone_of(options: Options) -> Backbone:
     """The complete model: random weights, or those that utils/weights.py finds."""
     if options.random_weights:
-        return random_backbone(options.spec).to(options.device)
+        device = torch.device(options.device)
+        return random_backbone(options.spec).to(device, resolve_dtype("auto", device))
     return segmenter_of(options, mask_generator=None).backbone
 
 

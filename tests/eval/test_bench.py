@@ -104,7 +104,7 @@ def test_ratios_floor_and_sum():
     assert (whole.ours.seconds, whole.obvious.seconds) == (2.5, 8.0)
     assert (whole.ours.megabytes, whole.obvious.megabytes) == (30.0, 400.0)
     text = report([ROW, network, whole], "a machine", markdown=True)
-    assert "| a | 500 ms | 6.0 s * | 12.0× | 10 MB | 400 MB * | 40× | 1.0e-06 | 1 ms |" in text
+    assert "| a | 500 ms | 6.0 s * | 12.0× | 10 MB | 400 MB * | 40.0× | 1.0e-06 | 1 ms |" in text
     assert "| b | 2.0 s | – | – | 30 MB | – | – | – | 2 ms |" in text
     assert "* run on a part and scaled to the whole" in text
     assert report([network], "a machine", markdown=False).endswith("measured on a machine")
