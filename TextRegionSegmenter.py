@@ -25,7 +25,7 @@ from utils.backbones import Backbone
 from utils.backbones.base import POOL_FEATURES, ViewFeatures
 from utils.command_line import Parser, Sides, boolean, run_program
 from utils.demo import run
-from utils.errors import InputError
+from utils.errors import InputError, at_least, one_of, sides
 from utils.images import ImageInput, load_image, resize_keep_ratio
 from utils.masks.base import MaskGenerator
 from utils.masks.sam2 import Sam2MaskGenerator
@@ -44,7 +44,7 @@ from utils.runtime import (
 )
 from utils.text import TEMPLATES, LabelPrompts, fills_context
 from utils.text_cache import TextCache
-from utils.tiling import TileGrid, cut_views, fuse_views
+from utils.tiling import TileGrid, Window, cut_views, fuse_views
 from utils.tokens import difference_scores, nonempty, patch_weights, remove_patches
 from utils.types import PoolingRecipe, RegionMasks, RegionTokens, Segmentation, as_labels
 
@@ -106,17 +106,17 @@ class TextRegionSegmenter:
     ) -> None:
         if not isinstance(backbone, Backbone):
             raise InputError(f"got a backbone of type {type(backbone).__name__}, expected ClipBackbone or another")
-        self.scale = _sides(scale)
-        self.global_splits = _sides(global_splits, "global_splits")
-        self.crop_size = _at_least("crop_size", backbone.crop_size if crop_size is None else crop_size)
+        self.scale = sides(scale)
+        self.global_splits = sides(global_splits, "global_splits")
+        self.crop_size = at_least("crop_size", backbone.crop_size if crop_size is None else crop_size)
         backbone.check_crop_size(self.crop_size)
         self.recipe = PoolingRecipe.named(recipe)
-        self.resize_method = _one_of("resize_method", resize_method, RESIZE_METHODS)
-        self.mask_type = _one_of("mask_type", mask_type, MASK_TYPES)
-        self.pool_feature = _one_of("pool_feature", pool_feature, POOL_FEATURES)
-        self.mask_size = _one_of("mask_size", mask_size, MASK_SIZES)
-        self.upsample_times = _at_least("upsample_times", upsample_times)
-        self.views_per_batch = _at_least("views_per_batch", views_per_batch)
+        self.resize_method = one_of("resize_method", resize_method, RESIZE_METHODS)
+        self.mask_type = one_of("mask_type", mask_type, MASK_TYPES)
+        self.pool_feature = one_of("pool_feature", pool_feature, POOL_FEATURES)
+        self.mask_size = one_of("mask_size", mask_size, MASK_SIZES)
+        self.upsample_times = at_least("upsample_times", upsample_times)
+        self.views_per_batch = at_least("views_per_batch", views_per_batch)
         self.antialias = bool(antialias)
         if global_patch_threshold is not None and not -2 <= global_patch_threshold <= 2:
             raise InputError(f"got global_patch_threshold {global_patch_threshold}, expected -2..2 or None for off")
@@ -147,7 +147,6 @@ class TextRegionSegmenter:
 
     # ------------------------------------------------------------------ image -> region tokens
 
-    @torch.inference_mode()
     def encode_image(self, image: ImageInput, masks: "RegionMasks | np.ndarray | Tensor | None" = None) -> RegionTokens:
         """One unit vector per region of the image.
 
@@ -156,24 +155,48 @@ class TextRegionSegmenter:
         Regions without any patch (left) get no token; `kept` says which masks the tokens belong to. R = 0 is a
         normal result. Raises InputError for an unreadable image, bad masks, or no masks and no generator.
         """
-        pixels = load_image(image)
+        return self.encode_images([image], [masks])[0]
+
+    @torch.inference_mode()
+    def encode_images(
+        self,
+        images: Sequence[ImageInput],
+        masks: "Sequence[RegionMasks | np.ndarray | Tensor | None] | None" = None,
+    ) -> list[RegionTokens]:
+        """Several images as `encode_image`, their views encoded together, `views_per_batch` at a time.
+
+        masks: one entry per image, or None to ask the mask generator for all. InputError as for one image.
+        """
+        if len(images) == 0:
+            return []
+        pixels = [load_image(image) for image in images]
+        given = [None] * len(pixels) if masks is None else list(masks)
+        if len(given) != len(pixels):
+            raise InputError(f"got {len(given)} sets of masks for {len(pixels)} images, expected one each")
         with self.stages("resize"):
-            resized = self.resize(pixels)
-        grid = TileGrid(*resized.shape[:2], self.crop_size, self.global_splits, tiles=self.resize_method != "resize")
+            resized = [self.resize(image) for image in pixels]
+        grids = [self.tile_grid(*image.shape[:2]) for image in resized]
+        features, regions = self._features_and_masks(pixels, resized, grids, given)
+        with self.stages("pool"):
+            return [self.pool(*parts) for parts in zip(features, regions, grids, strict=True)]
+
+    def tile_grid(self, height: int, width: int) -> TileGrid:
+        """The views of a resized image."""
+        return TileGrid(height, width, self.crop_size, self.global_splits, tiles=self.resize_method != "resize")
+
+    def _features_and_masks(self, pixels, resized, grids, given) -> tuple[list[ViewFeatures], list[RegionMasks]]:
+        """Both halves of the work, one after the other or overlapped on the device."""
+
+        def make_masks() -> list[RegionMasks]:
+            return [self._masks(*parts) for parts in zip(pixels, resized, given, strict=True)]
+
         if self.overlap:
             with self.stages("masks and encode"):
-                features, masks = overlapped(
-                    self.device,
-                    lambda: self.encode_views(resized, grid),
-                    lambda: self._masks(pixels, resized, masks),
-                )
-        else:
-            with self.stages("masks"):
-                masks = self._masks(pixels, resized, masks)
-            with self.stages("encode"):
-                features = self.encode_views(resized, grid)
-        with self.stages("pool"):
-            return self.pool(features, masks, grid)
+                return overlapped(self.device, lambda: self._encode_all(resized, grids), make_masks)
+        with self.stages("masks"):
+            masks = make_masks()
+        with self.stages("encode"):
+            return self._encode_all(resized, grids), masks
 
     def resize(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """The image as the mask generator and the tiling see it (spec 1.2, 1.3)."""
@@ -205,18 +228,29 @@ class TextRegionSegmenter:
 
     @torch.inference_mode()
     def encode_views(self, resized: UInt8[np.ndarray, "h w 3"], grid: TileGrid) -> ViewFeatures:
-        """Patch features of every view, in the order of grid.windows; identical windows are encoded once."""
-        windows = list(dict.fromkeys(grid.windows))
-        pixels = to_device(resized, self.device).permute(2, 0, 1).float() / 255
-        parts = []
-        for start in range(0, len(windows), self.views_per_batch):
-            batch = windows[start : start + self.views_per_batch]
-            views = cut_views(pixels, batch, self.crop_size, self.backbone.interpolation, self.antialias)
-            views = self.backbone.normalise(views)
-            parts.append(self.backbone.encode_views(views, self.pool_feature, self.dense_fallback))
-        order = torch.tensor([windows.index(window) for window in grid.windows], device=self.device)
-        dense = torch.cat([p.dense for p in parts])[order] if self.dense_fallback else None
-        return ViewFeatures(torch.cat([p.pooled for p in parts])[order], dense)
+        """Patch features of every view of one image, in the order of grid.windows."""
+        return self._encode_all([resized], [grid])[0]
+
+    def _encode_all(self, images: Sequence[np.ndarray], grids: Sequence[TileGrid]) -> list[ViewFeatures]:
+        """Views of all images, encoded `views_per_batch` at a time; identical windows of an image only once."""
+        windows = [list(dict.fromkeys(grid.windows)) for grid in grids]
+        views = torch.cat([self._views(image, own) for image, own in zip(images, windows, strict=True)])
+        batches = views.split(self.views_per_batch)
+        parts = [self.backbone.encode_views(batch, self.pool_feature, self.dense_fallback) for batch in batches]
+        pooled = torch.cat([part.pooled for part in parts])
+        dense = torch.cat([part.dense for part in parts if part.dense is not None]) if self.dense_fallback else None
+        features, start = [], 0
+        for own, grid in zip(windows, grids, strict=True):
+            order = torch.tensor([start + own.index(window) for window in grid.windows], device=self.device)
+            features.append(ViewFeatures(pooled[order], None if dense is None else dense[order]))
+            start += len(own)
+        return features
+
+    def _views(self, image: np.ndarray, windows: Sequence[Window]) -> Tensor:
+        """(T, 3, S, S) normalised views of an (h, w, 3) uint8 image."""
+        pixels = to_device(image, self.device).permute(2, 0, 1).float() / 255
+        views = cut_views(pixels, list(windows), self.crop_size, self.backbone.interpolation, self.antialias)
+        return self.backbone.normalise(views)
 
     @torch.inference_mode()
     def pool(self, features: ViewFeatures, masks: RegionMasks, grid: TileGrid) -> RegionTokens:
@@ -342,24 +376,6 @@ class TextRegionSegmenter:
         if isinstance(image, RegionTokens):
             return replace(image).to(self.device)
         return self.encode_image(image)
-
-
-def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise InputError(f"got {name} {value!r}, expected one of {', '.join(choices)}")
-    return value
-
-
-def _at_least(name: str, value: int, least: int = 1) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"got {name} {value!r}, expected a whole number of at least {least}")
-    return value
-
-
-def _sides(pair: Sequence[int], name: str = "scale") -> tuple[int, int]:
-    if len(tuple(pair)) != 2 or any(not isinstance(n, int) or n < 1 for n in pair):
-        raise InputError(f"got {name} {pair!r}, expected two whole numbers of at least 1")
-    return tuple(pair)
 
 
 # ---------------------------------------------------------------------- the demo program

@@ -26,6 +26,7 @@ from utils.masks import find_source
 from utils.masks.ground_truth import label_masks
 from utils.presets import TINY_WORLD, build, find_preset
 from utils.text import LabelPrompts
+from utils.types import RegionTokens
 
 GROUND_TRUTH = "ground-truth"
 MASK_SOURCES = ("sam2", GROUND_TRUTH, "slic")  # those of utils.masks that need nothing but the image or its labels
@@ -98,18 +99,38 @@ class TextRegionModel(BaseModel):
         if mode != "predict":
             raise InputError(f"got mode {mode!r}; the method is not trained, only mode 'predict' exists")
         samples = list(data_samples) if data_samples is not None else [SegDataSample() for _ in inputs]
-        return [self.predict(image, sample) for image, sample in zip(inputs, samples, strict=True)]
+        ready = [ready for pair in zip(inputs, samples, strict=True) if (ready := self._prepare(*pair)) is not None]
+        regions = self._encode([pixels for _, pixels, _ in ready], [masks for _, _, masks in ready])
+        for (sample, _, _), found in zip(ready, regions, strict=True):
+            self.label(sample, found)
+        return samples
 
-    def predict(self, image: Tensor, sample: SegDataSample) -> SegDataSample:
-        """One image; what cannot be read or segmented gets the reason as `unreadable` and no prediction."""
+    def _prepare(self, image: Tensor, sample: SegDataSample) -> tuple | None:
+        """(sample, pixels, given masks); None, with the reason as `unreadable`, for what cannot be read."""
         if "unreadable" in sample:
-            return sample
+            return None
         try:
-            pixels = _original(image, sample)
-            regions = self.segmenter.encode_image(pixels, masks=self._given_masks(sample))
+            return sample, _original(image, sample), self._given_masks(sample)
         except InputError as error:
             sample.set_metainfo({"unreadable": str(error)})
-            return sample
+            return None
+
+    def _encode(self, images: list, masks: list) -> "list[RegionTokens | InputError]":
+        """Tokens of all images, their views encoded together; an image that cannot be encoded gives its error."""
+        if not images:
+            return []
+        try:
+            return list(self.segmenter.encode_images(images, masks))
+        except InputError as error:
+            if len(images) == 1:
+                return [error]
+        return [self._encode([image], [own])[0] for image, own in zip(images, masks, strict=True)]
+
+    def label(self, sample: SegDataSample, regions: "RegionTokens | InputError") -> None:
+        """Add the prediction, or the reason why there is none."""
+        if isinstance(regions, InputError):
+            sample.set_metainfo({"unreadable": str(regions)})
+            return
         result = self.segmenter.segment(
             regions,
             self.prompts,
@@ -119,7 +140,6 @@ class TextRegionModel(BaseModel):
         sample.pred_sem_seg = PixelData(data=torch.from_numpy(result.label_map)[None])
         if result.probabilities is not None:
             sample.seg_logits = PixelData(data=torch.from_numpy(result.probabilities))
-        return sample
 
     def _given_masks(self, sample: SegDataSample) -> "np.ndarray | None":
         if self.masks != GROUND_TRUTH:

@@ -440,3 +440,18 @@ def test_too_long_labels_are_cut_with_a_warning(tiny_clip):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         segmenter(tiny_clip).encode_text(["short"])
+
+
+def test_several_images_are_encoded_as_one_by_one(tiny_clip):
+    segmenter = TextRegionSegmenter(tiny_clip, scale=(96, 64), views_per_batch=3, dense_fallback=True, device="cpu")
+    draw = np.random.default_rng(3)
+    images = [draw.integers(0, 255, (h, w, 3), dtype=np.uint8) for h, w in ((37, 53), (61, 41), (47, 47))]
+    masks = [draw.random((3, *image.shape[:2])) > 0.5 for image in images]
+    together = segmenter.encode_images(images, masks)
+    for image, own, found in zip(images, masks, together, strict=True):
+        alone = segmenter.encode_image(image, own)
+        torch.testing.assert_close(found.tokens, alone.tokens, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.dense, alone.dense, rtol=0, atol=1e-5)
+        assert found.kept.tolist() == alone.kept.tolist()
+    with pytest.raises(InputError, match="2 sets of masks for 3 images"):
+        segmenter.encode_images(images, masks[:2])

@@ -50,11 +50,10 @@ class SmallModel(TextRegionModel):
             probability_threshold=probability_threshold,
         )
 
-    def predict(self, image, sample):
-        sample = super().predict(image, sample)
+    def label(self, sample, regions):
+        super().label(sample, regions)
         if "pred_sem_seg" in sample:
             self.predictions[stem(sample)] = sample.pred_sem_seg.data[0].numpy().copy()
-        return sample
 
 
 @MODELS.register_module()
@@ -63,10 +62,9 @@ class Planted(SmallModel):
 
     planted: dict = {}  # noqa: RUF012
 
-    def predict(self, image, sample):
-        sample = super().predict(image, sample)
+    def label(self, sample, regions):
+        super().label(sample, regions)
         sample.pred_sem_seg.data = torch.from_numpy(self.planted[stem(sample)])[None]
-        return sample
 
 
 def stem(sample):

@@ -64,8 +64,10 @@ def _read_png(path: Path, image_size: tuple[int, int]) -> Bool[np.ndarray, "R H 
 
 def _read_numpy(path: Path, image_size: tuple[int, int]) -> np.ndarray:
     try:
-        content = np.load(path, allow_pickle=False)
-        return content["masks"] if isinstance(content, np.lib.npyio.NpzFile) else content
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        with np.load(path, allow_pickle=False) as content:
+            return content["masks"]
     except KeyError as error:
         raise InputError(f"{path} has no array named masks; save it with np.savez(path, masks=…)") from error
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
