@@ -397,7 +397,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--image_list", nargs="+", metavar="FILE", help="several images")
     add("--labels", nargs="+", metavar="WORD", help='labels; synonyms in one label as "sofa; couch"')
     add("--image_query_cfg", metavar="YAML", help="file that maps image paths to lists of labels")
-    add("--seed", type=int, default=0, help="which scene to draw when no image is given (default 0)")
+    add("--seed", type=int, default=10, help="which scene to draw when no image is given (default 10)")
     add = parser.add_argument_group("which models").add_argument
     add("--preset", metavar="NAME", help="backbone, SAM 2 and recipe by name (default clip-vit-l14-336)")
     add("--list-presets", action="store_true", help="print the table of presets and stop")

@@ -37,7 +37,7 @@ def test_drawn_scene(tmp_path, capsys):
     assert out.count("TextRegionSegmenter.py --") == 2
     assert "not a claim about photographs" in out
     for name in ("picture.png", "labels.png", "scene.png", "global_patches.png"):
-        with Image.open(tmp_path / "scene_0" / name) as image:
+        with Image.open(tmp_path / "scene_10" / name) as image:
             assert image.size[0] >= 256
 
 

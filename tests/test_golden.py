@@ -65,7 +65,7 @@ class Case:
         plain_values = "noalias" in self.variant or (self.path == "eval" and self.variant in ("noaa", "fp16"))
         if self.path == "eval":
             return "semantic" if plain_values else "semantic-fp32"
-        return PoolingRecipe("demo-plain-values", False, True) if plain_values else "demo"
+        return PoolingRecipe(False, True, "demo-plain-values") if plain_values else "demo"
 
     def segmenter(self) -> TextRegionSegmenter:
         return TextRegionSegmenter(

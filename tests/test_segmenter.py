@@ -405,7 +405,7 @@ def test_tokens_of_another_backbone(tiny_clip, tiny_siglip, image, masks):
 
 
 def test_own_recipes_are_taken(tiny_clip, image, masks):
-    own = segmenter(tiny_clip, recipe=PoolingRecipe("own", False, True)).encode_image(image, masks)
+    own = segmenter(tiny_clip, recipe=PoolingRecipe(False, True, "own")).encode_image(image, masks)
     assert own.recipe == "own"
     assert F.cosine_similarity(own.tokens, segmenter(tiny_clip).encode_image(image, masks).tokens).min() < 0.9999
 

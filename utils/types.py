@@ -41,9 +41,9 @@ class PoolingRecipe:
     mlp_residual: add MLP(LN2(y)) to the out-projected sum y.
     """
 
-    name: str
     unit_values: bool
     mlp_residual: bool
+    name: str = "own"
 
     @classmethod
     def named(cls, name: "str | PoolingRecipe") -> "PoolingRecipe":
@@ -58,9 +58,9 @@ class PoolingRecipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        PoolingRecipe("demo", unit_values=True, mlp_residual=True),
-        PoolingRecipe("semantic", unit_values=False, mlp_residual=False),
-        PoolingRecipe("semantic-fp32", unit_values=True, mlp_residual=False),
+        PoolingRecipe(unit_values=True, mlp_residual=True, name="demo"),
+        PoolingRecipe(unit_values=False, mlp_residual=False, name="semantic"),
+        PoolingRecipe(unit_values=True, mlp_residual=False, name="semantic-fp32"),
     )
 }
 

@@ -349,7 +349,7 @@ def test_bad_maps_are_refused(untyped, options, message):
 def test_recipes_are_the_published_ones():
     switches = {name: (r.unit_values, r.mlp_residual) for name, r in RECIPES.items()}
     assert switches == {"demo": (True, True), "semantic": (False, False), "semantic-fp32": (True, False)}
-    own = PoolingRecipe("own", False, True)
+    own = PoolingRecipe(False, True, "own")
     assert PoolingRecipe.named(own) is own
     assert PoolingRecipe.named("demo") is RECIPES["demo"]
     with pytest.raises(InputError, match="'fancy'; expected one of demo, semantic, semantic-fp32"):
