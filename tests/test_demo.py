@@ -109,6 +109,15 @@ def test_a_bad_box_is_named(text):
         box_of(text)
 
 
+def test_pixels_outside_all_regions_are_said(tmp_path, capsys, photos):
+    corner = np.zeros((1, 151, 181), bool)
+    corner[0, :50, :60] = True
+    np.save(tmp_path / "coffee.npy", corner)
+    given = ("--image", photos / "coffee.png", "--masks", tmp_path / "coffee.npy", "--labels", "wood", "stone")
+    _, out, _ = run(capsys, "--preset", "tiny", *given, "--output", tmp_path / "out")
+    assert "(89.0% of the pixels lie in no region: labelled from dense features)" in out
+
+
 def test_yaml_of_images_and_labels(tmp_path, capsys, photos):
     queries = photos / "queries.yaml"
     queries.write_text(yaml.safe_dump({"astronaut.png": ["red shape", "sky"], "coffee.png": "wood, stone"}))

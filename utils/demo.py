@@ -166,7 +166,7 @@ def photograph(segmenter, job: Job, folder: Path, args: argparse.Namespace, pres
     note = {"tiny": TINY_NOTE}.get(preset, f"preset {preset}")
     write_pictures(folder, image, tokens, result, segmenter, args.visualize_global_patch, [], note)
     print(f"{job.image}: {len(tokens)} regions -> {folder / 'picture.png'}")
-    print_shares(result)
+    print_shares(result, segmenter.dense_fallback)
     print_stages(segmenter.stages, before)
 
 
@@ -206,7 +206,7 @@ def drawn_scene(segmenter, seed: int, output: Path, show_global: bool) -> None:
     write_pictures(folder, scene.image, tokens, result, segmenter, show_global, panels, TINY_NOTE)
     Image.fromarray(scene.image).save(folder / "scene.png")
     print(f"Drew scene {seed}, found {len(tokens)} regions, labelled every pixel: {folder / 'picture.png'}")
-    print_shares(result)
+    print_shares(result, segmenter.dense_fallback)
     print(f"mean IoU against the known truth: {score:.3f}")
     print_stages(segmenter.stages, {})
     print(f"({TINY_NOTE})")
@@ -271,11 +271,15 @@ def result_shares(result: Segmentation) -> list[tuple[str, float]]:
     return [(name, n / result.label_map.size) for name, n in zip(result.labels, counts, strict=True)]
 
 
-def print_shares(result: Segmentation) -> None:
-    """A line per label: its share of the pixels."""
+def print_shares(result: Segmentation, dense_fallback: bool) -> None:
+    """A line per label with its share of the pixels, and one for pixels that no region covers."""
     width = max(len(name) for name in result.labels)
     for name, share in result_shares(result):
         print(f"  {name:<{width}}  {share:6.1%}")
+    bare = float((result.region_map < 0).mean())
+    if bare > 0:
+        how = "labelled from dense features" if dense_fallback else f"counted as {result.labels[0]}, the first label"
+        print(f"  ({bare:.1%} of the pixels lie in no region: {how})")
 
 
 def print_stages(stages: Stages, before: dict[str, float]) -> None:
