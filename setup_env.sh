@@ -214,11 +214,12 @@ found=$(check_torch "$venv/bin/python") || fail "$found; $torch_remedy"
 echo "      $found"
 
 say_step "libraries"
-pip_install --no-build-isolation -r "$requirements/core.txt"
+pip_install --no-build-isolation -r "$requirements/core.txt" -r "$requirements/web.txt" -r "$requirements/regionspot.txt"
 
-say_step "sam2 and mmsegmentation"
+say_step "sam2, mmsegmentation, lvis"
 # SAM2_BUILD_CUDA=0: its CUDA extension only fills small holes in masks, and needs a CUDA compiler.
-SAM2_BUILD_CUDA=0 pip_install --no-deps --no-build-isolation -r "$requirements/sam2.txt" -r "$requirements/mm.txt"
+SAM2_BUILD_CUDA=0 pip_install --no-deps --no-build-isolation -r "$requirements/sam2.txt" -r "$requirements/mm.txt" \
+  -r "$requirements/no_deps.txt"
 
 say_step "tests and hooks"
 pip_install -r "$requirements/dev.txt"

@@ -8,8 +8,17 @@ import yaml
 from PIL import Image
 from skimage import data
 
-from TextRegionSegmenter import main, parse_arguments
-from utils.demo import box_of, find_query, gather_jobs, mean_iou, output_names, read_query_cfg, segmenter_options
+from TextRegionSegmenter import main
+from utils.demo.arguments import parse_arguments
+from utils.demo.program import (
+    box_of,
+    find_query,
+    gather_jobs,
+    mean_iou,
+    output_names,
+    read_query_cfg,
+    segmenter_options,
+)
 from utils.errors import InputError
 
 

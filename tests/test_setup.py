@@ -95,8 +95,8 @@ def rehearsal(empty_checkout: Path, tmp_path: Path) -> Rehearsal:
 
 
 AFTER_TORCH = [
-    "pip --no-build-isolation -r core.txt",
-    "pip --no-deps --no-build-isolation -r sam2.txt -r mm.txt",
+    "pip --no-build-isolation -r core.txt -r web.txt -r regionspot.txt",
+    "pip --no-deps --no-build-isolation -r sam2.txt -r mm.txt -r no_deps.txt",
     "pip -r dev.txt",
 ]
 PINNED = ["pip -r build.txt", "pip -r torch.txt -c core.txt", *AFTER_TORCH]

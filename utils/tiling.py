@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from utils.errors import InputError
 
 Window = tuple[int, int, int, int]
+RESIZE_METHODS = ("multi_resolution", "resize")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The program TextRegionSegmenter.py: its command line, its jobs, what it writes."""
