@@ -63,7 +63,9 @@ def load_backbone(spec: BackboneSpec, path: str | Path, tokenizer: Tokenizer) ->
     state = read_state(path)
     kind = kind_of(state)
     if kind not in (None, spec.family):
-        raise InputError(f"{path} is {KINDS[kind]}, but {spec.name} is {KINDS[spec.family]}; give its own weights")
+        raise InputError(
+            f"{path} is {KINDS[kind]}, but {spec.name} is {KINDS.get(spec.family, spec.family)}; give its own weights"
+        )
     model = build_model(spec)
     load_strictly(model, to_open_clip(state, model), spec.name, path)
     return wrap(spec, model, tokenizer)
