@@ -1,0 +1,162 @@
+"""The tiny world as boxes with names, in the layout of LVIS v1 (which is COCO's with a few fields more).
+
+python -m eval.prepare.tiny_lvis --output data/tiny_lvis --scenes 40
+
+Writes lvis_tiny_train.json, lvis_tiny_val.json and images/{train,val}/*.png. As in LVIS, images have a `coco_url`
+(here its last two parts alone) instead of a `file_name`; categories are rare, common or frequent by how many
+training images have them (a third of the categories each); an image names categories that were looked for and are
+absent (`neg_category_ids`) and such of which not every object has its box (`not_exhaustive_category_ids`).
+"""
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+from tqdm import tqdm
+
+from eval.prepare.tiny_tasks import tight_box
+from utils.command_line import Parser, positive, run_program
+from utils.storage import write_atomically
+from utils.tinyworld.scenes import Scene, draw_scene
+from utils.tinyworld.shapes import SHAPES
+from utils.tinyworld.textures import COLOURS
+
+FIRST_SEEDS = {"train": 500_000, "val": 920_000}  # neither is a scene the shipped CLIP and SAM 2 were trained on
+NAMES = {
+    "objects": tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES),
+    "colours": tuple(f"{colour} shape" for colour in COLOURS),
+}
+NEGATIVES = 12  # categories per image that are known to be absent
+UNFINISHED_SHARE = 0.5  # of the categories with several objects in an image: one object has no box
+
+
+def write_split(folder: Path, split: str, scenes: int, names: str, seed: int = 0) -> dict:
+    """Draw a split's images; its JSON content with the split's own image counts, frequencies left open."""
+    categories = [
+        {"id": number, "name": name, "synset": f"{name.replace(' ', '_')}.n.01", "synonyms": [name], "def": name}
+        for number, name in enumerate(NAMES[names], start=1)
+    ]
+    numbers = {category["name"]: category["id"] for category in categories}
+    images, annotations = [], []
+    first = FIRST_SEEDS[split] + seed
+    for number in tqdm(range(first, first + scenes), f"drawing {split}", disable=None, leave=False):
+        scene = draw_scene(number)
+        path = f"{split}/{number:012d}.png"
+        _write_image(folder / "images" / path, scene)
+        found = _annotations(scene, number, numbers, names)
+        image = {"id": number, "coco_url": path, "height": scene.image.shape[0], "width": scene.image.shape[1]}
+        images.append(image | _federation(found, list(numbers.values()), np.random.default_rng(number)))
+        annotations += found
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+    return {"info": {"description": "tiny world"}, "images": images, "annotations": annotations} | {
+        "categories": [category | _counts(category["id"], annotations) for category in categories]
+    }
+
+
+def _annotations(scene: Scene, image_id: int, numbers: dict[str, int], names: str) -> list[dict]:
+    """One annotation per object of a scene, without its id."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": numbers[region.name if names == "objects" else region.class_name],
+            "bbox": tight_box(mask),
+            "area": int(mask.sum()),
+            "segmentation": _rle(mask),
+        }
+        for region, mask in zip(scene.regions, scene.masks, strict=True)
+        if region.kind == "object"
+    ]
+
+
+def _federation(found: list[dict], numbers: list[int], rng: np.random.Generator) -> dict[str, list[int]]:
+    """Which categories are known to be absent, and of which an object lost its box: it is removed from `found`."""
+    present = [annotation["category_id"] for annotation in found]
+    absent = [number for number in numbers if number not in present]
+    repeated = sorted({number for number in present if present.count(number) > 1})
+    unfinished = [number for number in repeated if rng.random() < UNFINISHED_SHARE]
+    for number in unfinished:
+        found.remove(next(annotation for annotation in found if annotation["category_id"] == number))
+    negative = rng.choice(absent, min(NEGATIVES, len(absent)), replace=False)
+    return {"neg_category_ids": sorted(negative.tolist()), "not_exhaustive_category_ids": unfinished}
+
+
+def _counts(category: int, annotations: list[dict]) -> dict[str, int]:
+    images = [annotation["image_id"] for annotation in annotations if annotation["category_id"] == category]
+    return {"image_count": len(set(images)), "instance_count": len(images)}
+
+
+def frequencies(image_counts: Sequence[int]) -> list[str]:
+    """Per category "r", "c" or "f": the third with the fewest images is rare; ties by the order given."""
+    thirds = np.empty(len(image_counts), int)
+    thirds[np.argsort(image_counts, kind="stable")] = np.arange(len(image_counts)) * 3 // len(image_counts)
+    return ["rcf"[third] for third in thirds]
+
+
+def write_tiny_lvis(
+    folder: Path, scenes: int, train_scenes: int | None = None, names: str = "objects", seed: int = 0
+) -> None:
+    """Both splits below `folder`. As in LVIS, the val file's categories carry the training split's counts.
+
+    scenes, train_scenes: how many of each split (train: as many as val when None). names: "objects" ("red star", 90
+    categories) or "colours" ("red shape", 9). seed: 0 or more; other seeds shift to other scenes.
+    """
+    train = write_split(folder, "train", train_scenes or scenes, names, seed)
+    val = write_split(folder, "val", scenes, names, seed)
+    groups = frequencies([category["image_count"] for category in train["categories"]])
+    for category, group in zip(train["categories"], groups, strict=True):
+        category["frequency"] = group
+    val["categories"] = train["categories"]
+    for split, content in (("train", train), ("val", val)):
+        write_atomically(folder / f"lvis_tiny_{split}.json", json.dumps(content).encode())
+
+
+def _rle(mask: np.ndarray) -> dict:
+    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
+
+
+def _write_image(path: Path, scene: Scene) -> None:
+    if path.exists():
+        return  # a scene is its seed's for ever, and files are written whole
+    buffer = io.BytesIO()
+    Image.fromarray(scene.image).save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; returns its exit code."""
+    parser = Parser(prog="python -m eval.prepare.tiny_lvis", description="Draw the tiny world as LVIS-style data.")
+    parser.add_argument("--output", type=Path, default=Path("data/tiny_lvis"), metavar="DIR", help="data/tiny_lvis")
+    parser.add_argument("--scenes", type=positive, default=40, metavar="N", help="images of val (default 40)")
+    parser.add_argument(
+        "--train-scenes", type=positive, default=None, metavar="N", help="images of train (default: as many as val)"
+    )
+    parser.add_argument(
+        "--names",
+        choices=NAMES,
+        default="objects",
+        help='categories: "objects" (red star, …: 90) or "colours" (red shape, …: 9); default objects',
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="0 to 99999, shifts to other scenes (default 0)"
+    )
+    options = parser.parse_args(arguments)
+    if not 0 <= options.seed < 100_000:
+        parser.error(f"got --seed {options.seed}, expected 0 to 99999")
+
+    def body() -> None:
+        write_tiny_lvis(options.output, options.scenes, options.train_scenes, options.names, options.seed)
+        train = options.train_scenes or options.scenes
+        print(f"{train} scenes for training and {options.scenes} for evaluation written to {options.output}")
+
+    return run_program(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
