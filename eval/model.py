@@ -20,16 +20,15 @@ from eval.mask_cache import CachedMasks
 from eval.mm import MODELS, SegDataSample
 from TextRegionSegmenter import TextRegionSegmenter
 from utils.backbones import Backbone, find_spec
-from utils.errors import InputError
+from utils.errors import InputError, one_of
 from utils.images import load_image
-from utils.masks import find_source
+from utils.masks import automatic_sources, find_source
 from utils.masks.ground_truth import label_masks
 from utils.presets import TINY_WORLD, build, find_preset
 from utils.text import LabelPrompts
 from utils.types import RegionTokens
 
 GROUND_TRUTH = "ground-truth"
-MASK_SOURCES = ("sam2", GROUND_TRUTH, "slic")  # those of utils.masks that need nothing but the image or its labels
 
 
 @MODELS.register_module()
@@ -50,7 +49,7 @@ class TextRegionModel(BaseModel):
     probability_threshold: 0..1, less certain pixels become class 0 (spec 8.4c).
     recipe: of spec 7.2; "auto" is "semantic" for OpenAI's CLIP, "semantic-fp32" for others.
     dense_fallback: spec 8.4a; "auto" is on where the family has it (CLIP).
-    masks: "sam2", "ground-truth" (from gt_sem_seg; ablation) or "slic" (ablation).
+    masks: "sam2", "ground-truth" (from gt_sem_seg; ablation), "slic" (ablation) or another source by name.
     mask_cache: folder that keeps SAM 2's masks, None for none.
     return_probabilities: also `seg_logits`, the (K, H, W) class probabilities; costs K * H * W * 4 bytes.
     options: any other argument of TextRegionSegmenter.from_preset (scale, points_per_side, device, …).
@@ -75,8 +74,7 @@ class TextRegionModel(BaseModel):
         if data_preprocessor is not None or init_cfg is not None:
             raise InputError("the method prepares images itself; leave data_preprocessor and init_cfg out")
         super().__init__(data_preprocessor={"type": "Unchanged"})
-        if masks not in MASK_SOURCES:
-            raise InputError(f"got masks {masks!r}, expected one of {', '.join(MASK_SOURCES)}")
+        one_of("masks", masks, (*automatic_sources(), GROUND_TRUTH))
         self.prompts = LabelPrompts.parse(read_classes(classes, names))
         self.probability_threshold = probability_threshold
         self.masks = masks

@@ -13,6 +13,7 @@ from eval.sharding import LAUNCHERS
 from utils.backbones import SPECS
 from utils.command_line import positive
 from utils.errors import InputError
+from utils.masks import automatic_sources
 
 
 def shared_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def shared_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data-root", metavar="DIR", help="where the data lie (default: $TEXTREGION_DATA, else data)")
     add("--limit", type=positive, metavar="N", help="only the first N images of each benchmark")
     add("--resume", action="store_true", help="go on where an interrupted run in the same work dir stopped")
-    add("--masks", choices=("sam2", "ground-truth", "slic"), help="source of the regions (default: sam2)")
+    add("--masks", choices=(*automatic_sources(), "ground-truth"), help="source of the regions (default: sam2)")
     add("--mask-cache", metavar="DIR", help="keep SAM 2's masks there and use those that are there")
     add("--names", choices=("published", "natural"), help="spelling of the prompt words (default: published)")
     add("--recipe", help="pooling recipe: auto, demo, semantic or semantic-fp32 (default: auto)")

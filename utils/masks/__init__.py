@@ -4,7 +4,7 @@ from utils.masks.base import MaskGenerator
 from utils.masks.ground_truth import GroundTruthMasks
 from utils.masks.precomputed import PrecomputedMasks, read_masks
 from utils.masks.prompts import BoxMaskGenerator, PointMaskGenerator, masks_from_boxes, masks_from_points
-from utils.masks.registry import SOURCES, MaskSource, find_source, register
+from utils.masks.registry import SOURCES, MaskSource, automatic_sources, find_source, register
 from utils.masks.sam2 import Sam2MaskGenerator
 from utils.masks.slic import SlicMasks
 
@@ -20,6 +20,7 @@ __all__ = [
     "PrecomputedMasks",
     "Sam2MaskGenerator",
     "SlicMasks",
+    "automatic_sources",
     "find_source",
     "masks_from_boxes",
     "masks_from_points",

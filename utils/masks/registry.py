@@ -34,3 +34,8 @@ def find_source(name: str) -> MaskSource:
     if name not in SOURCES:
         raise InputError(f"unknown mask source {name!r}; expected one of {', '.join(SOURCES)}")
     return SOURCES[name]
+
+
+def automatic_sources() -> tuple[str, ...]:
+    """Names of the sources that need the image alone: the preset's SAM 2, and those made by their defaults."""
+    return ("sam2", *(name for name, source in SOURCES.items() if not source.needs))
