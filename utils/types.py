@@ -28,8 +28,11 @@ from utils.interpolation import bilinear_taps, lerp_columns, lerp_rows
 MAX_SOFT_VALUE = 3.0
 
 if TYPE_CHECKING:
+    from supervision import Detections
+
     Unset = Any
 else:
+    Detections = Any  # of an optional package, never imported here
     Unset = None  # stands for a default that construction fills in, so the fields never read as None
 
 
@@ -339,6 +342,17 @@ class RegionTokens:
         """Region logits of spec 8.2."""
         return self.similarity(text) * self.logit_scale + self.logit_bias
 
+    def to_supervision(self, text: Float[Tensor, "Q D"], labels: Sequence[str]) -> Detections:
+        """`supervision.Detections`, one per region: box, mask, its best label's probability, index and name.
+
+        text, labels: the labels and the embeddings of their queries, as `utils.outputs.region_scores` takes them.
+        `data` also has "cosine", "predicted_iou" and "region" (index into the tokens). InputError with the command
+        that installs supervision when it is missing. Memory: R bytes per pixel of the image.
+        """
+        from utils.detections import region_detections
+
+        return region_detections(self, text, labels)
+
     def to(self, device: torch.device | str) -> "RegionTokens":
         """The same tokens on another device."""
         moved = {n: getattr(self, n).to(device) for n in ("tokens", "masks", "kept")}
@@ -425,23 +439,31 @@ class Segmentation:
         return overlay(image, self, opacity)
 
     def to_coco_rle(self) -> list[dict]:
-        """COCO-style annotations, one per label present: {"category", "segmentation": RLE, "area", "bbox"}."""
-        from pycocotools import mask as coco_mask
+        """COCO-style annotations, one per label present: {"category", "segmentation": RLE, "area", "bbox", "score"}.
+
+        "category_id" is the label map's pixel value; "score" the mean probability. Whole files: utils/outputs.py.
+        """
+        from utils.outputs import encode_mask
 
         annotations = []
         for index in np.unique(self.label_map):
-            rle = coco_mask.encode(np.asfortranarray(self.mask(int(index)).astype(np.uint8)))
-            annotations.append(
-                {
-                    "category_id": int(index),
-                    "category": self.labels[index],
-                    "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
-                    "area": int(coco_mask.area(rle)),
-                    "bbox": [float(v) for v in coco_mask.toBbox(rle)],
-                    "score": float(self.confidence[self.mask(int(index))].mean()),
-                }
-            )
+            mask = self.mask(int(index))
+            name, score = self.labels[index], float(self.confidence[mask].mean())
+            annotations.append({"category_id": int(index), "category": name, **encode_mask(mask), "score": score})
         return annotations
+
+    def to_supervision(self) -> Detections:
+        """`supervision.Detections`, one per label present: box, mask, mean probability, label index and name.
+
+        InputError with the command that installs supervision when it is missing. Memory: a byte per pixel and
+        label present.
+        """
+        from utils.detections import detections
+
+        present = [int(index) for index in np.unique(self.label_map)]
+        masks = [self.mask(index) for index in present]
+        confidence = [float(self.confidence[mask].mean()) for mask in masks]
+        return detections(masks, self.label_map.shape, confidence, present, self.labels)
 
 
 def as_labels(labels: Sequence[str]) -> tuple[str, ...]:
