@@ -9,8 +9,9 @@ Paper: arXiv 2505.23769. The way of the data is written in README.md; the maths 
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -37,6 +38,8 @@ from utils.runtime import (
     Stages,
     compile_backend,
     compile_blocks,
+    enough_memory,
+    in_parts,
     overlapped,
     resolve_device,
     resolve_dtype,
@@ -50,6 +53,7 @@ from utils.types import PoolingRecipe, RegionMasks, RegionTokens, Segmentation, 
 
 MASK_TYPES = ("soft", "hard")
 MASK_SIZES = ("resized", "original")
+REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
 
 
 class TextRegionSegmenter:
@@ -70,7 +74,7 @@ class TextRegionSegmenter:
     mask_size: full size of generated masks, "resized" (demo path) or "original" image (benchmarks; spec 5.2).
     global_splits: parts (rows, columns) the whole-image view is split into, (1, 2) for Cityscapes (spec 2.4).
     dense_fallback: label pixels outside all regions from dense CLIP features (spec 8.4a); off: first label.
-    views_per_batch: views encoded at once, at least 1; fewer need less memory.
+    views_per_batch: most views encoded at once, at least 1; fewer are taken where memory does not suffice.
     text_cache: folder that keeps text embeddings between runs, one small file per model and label; None for none.
     overlap: on CUDA, encode the views on a second stream while the masks are made; no effect elsewhere.
     compile: torch.compile of the image encoder's blocks and of a Sam2MaskGenerator; the first image then takes minutes
@@ -168,16 +172,17 @@ class TextRegionSegmenter:
         """
         if len(images) == 0:
             return []
-        pixels = [load_image(image) for image in images]
-        given = [None] * len(pixels) if masks is None else list(masks)
-        if len(given) != len(pixels):
-            raise InputError(f"got {len(given)} sets of masks for {len(pixels)} images, expected one each")
-        with self.stages("resize"):
-            resized = [self.resize(image) for image in pixels]
-        grids = [self.tile_grid(*image.shape[:2]) for image in resized]
-        features, regions = self._features_and_masks(pixels, resized, grids, given)
-        with self.stages("pool"):
-            return [self.pool(*parts) for parts in zip(features, regions, grids, strict=True)]
+        given = [None] * len(images) if masks is None else list(masks)
+        if len(given) != len(images):
+            raise InputError(f"got {len(given)} sets of masks for {len(images)} images, expected one each")
+        with enough_memory(self.device):
+            pixels = [load_image(image) for image in images]
+            with self.stages("resize"):
+                resized = [self.resize(image) for image in pixels]
+            grids = [self.tile_grid(*image.shape[:2]) for image in resized]
+            features, regions = self._features_and_masks(pixels, resized, grids, given)
+            with self.stages("pool"):
+                return [self.pool(*parts) for parts in zip(features, regions, grids, strict=True)]
 
     def tile_grid(self, height: int, width: int) -> TileGrid:
         """The views of a resized image."""
@@ -234,8 +239,11 @@ class TextRegionSegmenter:
         """Views of all images, encoded `views_per_batch` at a time; identical windows of an image only once."""
         windows = [list(dict.fromkeys(grid.windows)) for grid in grids]
         views = torch.cat([self._views(image, own) for image, own in zip(images, windows, strict=True)])
-        batches = views.split(self.views_per_batch)
-        parts = [self.backbone.encode_views(batch, self.pool_feature, self.dense_fallback) for batch in batches]
+
+        def encode(start: int, stop: int) -> ViewFeatures:
+            return self.backbone.encode_views(views[start:stop], self.pool_feature, self.dense_fallback)
+
+        parts = in_parts(encode, len(views), self.views_per_batch, self.device)
         pooled = torch.cat([part.pooled for part in parts])
         dense = torch.cat([part.dense for part in parts if part.dense is not None]) if self.dense_fallback else None
         features, start = [], 0
@@ -288,28 +296,38 @@ class TextRegionSegmenter:
 
     @torch.inference_mode()
     def encode_text(self, labels: Sequence[str]) -> Float32[Tensor, "L D"]:
-        """Unit text embeddings: the 80 ImageNet templates of every label, averaged (spec 8.1); cached per label.
+        """Unit text embeddings: the 80 ImageNet templates of every label, averaged (spec 8.1).
 
-        InputError for an empty list or a blank label; a label longer than the model's context is cut with a
-        warning.
+        The REMEMBERED_LABELS used last are kept in memory, so asking again costs nothing. InputError for an empty list
+        or a blank label; a label longer than the model's context is cut with a warning.
         """
         labels = as_labels(labels)
-        new = [label for label in dict.fromkeys(labels) if label not in self._text_cache]
+        found = {label: self._text_cache[label] for label in labels if label in self._text_cache}
+        new = [label for label in dict.fromkeys(labels) if label not in found]
         for label in new:
             if fills_context(label, self.backbone.tokenizer):
                 warnings.warn(f"the label {label[:40]!r}… is longer than the model reads; its end is cut", stacklevel=2)
         with self.stages("text"):
             if self.text_cache is not None:
-                self._text_cache.update(self.text_cache.load(new))
-                new = [label for label in new if label not in self._text_cache]
+                found.update(self.text_cache.load(new))
+                new = [label for label in new if label not in found]
             per_batch = max(2048 // len(TEMPLATES), 1)
             for start in range(0, len(new), per_batch):
                 batch = new[start : start + per_batch]
                 embeddings = self.backbone.encode_labels(batch)
-                self._text_cache.update(zip(batch, embeddings, strict=True))
+                found.update({label: row.clone() for label, row in zip(batch, embeddings, strict=True)})
                 if self.text_cache is not None:
                     self.text_cache.save(batch, embeddings)
-        return torch.stack([self._text_cache[label] for label in labels])
+        self._remember(found)
+        return torch.stack([found[label] for label in labels])
+
+    def _remember(self, embeddings: Mapping[str, Tensor]) -> None:
+        """Put these at the end of the cache, which is in order of use, and drop the oldest ones above its limit."""
+        for label in embeddings:
+            self._text_cache.pop(label, None)
+        self._text_cache.update(embeddings)
+        for label in list(islice(self._text_cache, max(len(self._text_cache) - REMEMBERED_LABELS, 0))):
+            del self._text_cache[label]
 
     # ------------------------------------------------------------------ tasks
 
@@ -331,7 +349,7 @@ class TextRegionSegmenter:
         prompts = LabelPrompts.parse(labels)
         regions = self._regions(image)
         text = self.encode_text(prompts.queries)
-        with self.stages("postprocess"):
+        with self.stages("postprocess"), enough_memory(self.device):
             uncovered = None
             if self.dense_fallback and regions.dense is not None:
                 uncovered = torch.einsum("qd,dyx->qyx", text, regions.dense)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from utils.errors import InputError
+from utils.errors import InputError, first_line
 
 WRAPPERS = ("state_dict", "model", "weights")
 SHOWN_KEYS = 3
@@ -44,7 +44,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged or truncated ({_first_line(error)}); download it again") from error
+        raise InputError(f"{path} is damaged or truncated ({first_line(error)}); download it again") from error
 
 
 def _read_pytorch(path: Path) -> object:
@@ -63,7 +63,7 @@ def _read_pytorch(path: Path) -> object:
             ) from error
         raise InputError(f"{path} is not a weight file or is truncated; download it again") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        raise InputError(f"{path} is damaged or truncated ({_first_line(error)}); download it again") from error
+        raise InputError(f"{path} is damaged or truncated ({first_line(error)}); download it again") from error
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], what: str, source: str | Path) -> None:
@@ -85,7 +85,3 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], what: str, source:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN_KEYS]) + (", …" if len(names) > SHOWN_KEYS else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

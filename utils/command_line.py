@@ -1,13 +1,15 @@
 """What every program of the project does alike: one-line errors, exit codes, argument types."""
 
 import argparse
+import io
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.errors import InputError
+from utils.errors import InputError, first_line, out_of_memory
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,16 +25,34 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_program(body: Callable[[], None]) -> int:
-    """Run a program's body; returns its exit code: 0, 2 after one line about bad input, 130 when stopped."""
+    """Run a program's body; returns its exit code: 0, 2 after one line about bad input, 130 when stopped.
+
+    Warnings become one line each. What the terminal's encoding lacks is printed with backslashes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        body()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            body()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: out of memory ({first_line(error)}); ask for less at once", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; what was already written is kept", file=sys.stderr)
         return 130
     return 0
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """A warning as one line, without the place in the code that gave it."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def boolean(text: str) -> bool:

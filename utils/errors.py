@@ -10,6 +10,20 @@ class InputError(ValueError):
     """
 
 
+# As CUDA and MPS say it, torch on a CPU, OpenCV.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "insufficient memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; most libraries have no type of their own for it."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY)
+
+
+def first_line(error: BaseException, length: int = 200) -> str:
+    """The start of an error's message, for use inside a one-line message; its type's name when it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:length]
+
+
 def one_of(name: str, value: str, choices: Sequence[str]) -> str:
     """The value if it is one of the choices; InputError naming them otherwise."""
     if value not in choices:

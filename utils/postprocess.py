@@ -9,6 +9,7 @@ from torch import Tensor
 
 from utils.errors import InputError
 from utils.interpolation import bilinear_taps, lerp_columns, lerp_rows
+from utils.runtime import in_parts
 from utils.text import LabelPrompts
 from utils.types import RegionMasks, Segmentation
 
@@ -51,7 +52,7 @@ def label_pixels(
     (Q, Ph, Pw) on the patch grid (resized bilinearly to mask size); None leaves them 0, so the first label wins.
     probability_threshold: 0..1, 0 is off. return_probabilities: also keep (L, H, W) float32.
     Cost: pixels * queries multiply-adds per region whose rows meet the pixel's band. Memory: about `memory_budget`
-    bytes per band (default 256 MiB, on a CPU 64 MiB), plus the output.
+    bytes per band (default 256 MiB, on a CPU 64 MiB), plus the output; bands are halved where memory does not suffice.
     """
     if not 0 <= probability_threshold <= 1:
         raise InputError(f"got probability_threshold {probability_threshold}, expected a number in 0..1")
@@ -69,8 +70,9 @@ def label_pixels(
     budget = memory_budget or (CPU_BUDGET if device.type == "cpu" else MEMORY_BUDGET)
     step = _rows_per_band(len(masks), len(prompts.queries), masks.mask_size, (height, width), budget)
     extents, per_label = _row_extents(masks), _best_query(region_logits, prompts)
-    for start in range(0, height, step):
-        rows = slice(start, min(start + step, height))
+
+    def label_band(start: int, stop: int) -> None:
+        rows = slice(start, stop)
         band = _band(masks.mask_size, (height, width), rows, device)
         regions = _meeting(extents, rows, height, masks.mask_size[0], device)
         soft = masks.pixels(band.rows, torch.arange(masks.mask_size[1], device=device), regions).clamp_(max=1)
@@ -86,6 +88,8 @@ def label_pixels(
             target[rows] = value.cpu().numpy()
         if probabilities is not None:
             probabilities[:, rows] = probability.cpu().numpy()
+
+    in_parts(label_band, height, step, device)
     return Segmentation(label_map, confidence, region_map, prompts.names, probabilities)
 
 

@@ -1,20 +1,24 @@
 """Devices, arithmetic, memory, compilation, stage timings."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.errors import InputError
+from utils.errors import InputError, first_line, out_of_memory
 
+Part = TypeVar("Part")
 First = TypeVar("First")
 Second = TypeVar("Second")
 BLOCK_LISTS = ("resblocks", "blocks")  # how open_clip and timm name a tower's list of equal blocks
+MEMORY_REMEDY = "use a smaller --scale, fewer --points_per_side, a smaller --preset or --device cpu"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -67,6 +71,59 @@ def free_memory(device: torch.device) -> int | None:
         return None
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def in_parts(work: Callable[[int, int], Part], total: int, at_once: int, device: torch.device) -> list[Part]:
+    """[work(start, stop), …] over 0..total, at most `at_once` together; where memory runs out, half as many from there.
+
+    Parts that are done stay; the device's cache is freed before the next try. Where not even one fits, InputError with
+    what to do. work: must not change anything before it succeeds.
+    """
+    parts: list[Part] = []
+    start = 0
+    while start < total:
+        stop = min(start + at_once, total)
+        done, why = _unless_out_of_memory(work, start, stop)
+        if why is None:
+            parts += done
+            start = stop
+        elif stop - start == 1:
+            raise InputError(f"out of memory on {device} ({why}); {MEMORY_REMEDY}")
+        else:
+            at_once = (stop - start) // 2
+            free_cache(device)
+    return parts
+
+
+def _unless_out_of_memory(work: Callable[[int, int], Part], start: int, stop: int) -> tuple[list[Part], str | None]:
+    """([result], None), or ([], why). On return the error is gone, and with it all that its frames held in memory."""
+    try:
+        return [work(start, stop)], None
+    except (RuntimeError, MemoryError, cv2.error) as error:
+        if not out_of_memory(error):
+            raise
+        return [], first_line(error)
+
+
+@contextmanager
+def enough_memory(device: torch.device) -> Iterator[None]:
+    """InputError with what to do when the body runs out of memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, cv2.error) as error:
+        if not out_of_memory(error):
+            raise
+        free_cache(device)
+        raise InputError(f"out of memory on {device} ({first_line(error)}); {MEMORY_REMEDY}") from error
+
+
+def free_cache(device: torch.device) -> None:
+    """Give back what torch keeps in reserve on a device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def overlapped(device: torch.device, first: Callable[[], First], second: Callable[[], Second]) -> tuple[First, Second]:

@@ -12,6 +12,8 @@ from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.runtime import in_parts
+
 PROMPTS_PER_BATCH = 512
 
 
@@ -21,14 +23,20 @@ def embed_prompts(
 ) -> Float32[Tensor, "N D"]:
     """Unit text embeddings of tokenised prompts, in batches of prompts of similar length.
 
-    model: an open_clip model. batch: prompts at once, at least 1. Equal to `model.encode_text` at the full context
-    up to float rounding.
+    model: an open_clip model. batch: most prompts at once, at least 1; fewer where memory does not suffice. Equal to
+    `model.encode_text` at the full context up to float rounding.
     """
     if not reads_end_of_text(model):
-        return torch.cat([F.normalize(model.encode_text(part).float(), dim=-1) for part in tokens.split(batch)])
+        parts = in_parts(lambda *ends: model.encode_text(tokens[slice(*ends)]), len(tokens), batch, tokens.device)
+        return F.normalize(torch.cat(parts).float(), dim=-1)
     lengths = prompt_lengths(model, tokens)
     order = torch.argsort(lengths, stable=True)
-    parts = [_embed_short(model, tokens[chunk, : int(lengths[chunk[-1]])]) for chunk in order.split(batch)]
+
+    def embed(start: int, stop: int) -> Tensor:
+        chunk = order[start:stop]
+        return _embed_short(model, tokens[chunk, : int(lengths[chunk[-1]])])
+
+    parts = in_parts(embed, len(tokens), batch, tokens.device)
     unit = F.normalize(torch.cat(parts).float(), dim=-1)
     return torch.empty_like(unit).index_copy_(0, order, unit)
 
