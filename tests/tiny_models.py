@@ -84,3 +84,19 @@ def sam2(seed: int = 5):
     """A SAM 2.1-like model of 256 px with 64 x 64 low-res masks."""
     torch.manual_seed(seed)
     return instantiate(OmegaConf.load(SAM2_CONFIG).model, _recursive_=True).eval()
+
+
+@cache
+def sam1(seed: int = 4, side: int = 128, width: int = 64):
+    """A SAM v1 of the segment-anything package: 128 px, 32 x 32 low-res masks, tokens 64 wide, lively weights."""
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    torch.manual_seed(seed)
+    encoder = ImageEncoderViT(side, depth=2, embed_dim=32, num_heads=2, out_chans=width, window_size=3)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=width, num_heads=2, mlp_dim=64)
+    prompts = PromptEncoder(width, (side // 16, side // 16), (side, side), mask_in_chans=4)
+    sam = Sam(encoder, prompts, MaskDecoder(transformer_dim=width, transformer=transformer))
+    for name, parameter in sam.named_parameters():
+        if parameter.ndim == 2 and "norm" not in name:
+            torch.nn.init.normal_(parameter, std=1.5 / parameter.shape[1] ** 0.5)
+    return sam.eval()

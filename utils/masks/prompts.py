@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from utils.boxes import as_boxes, boxes_inside
 from utils.errors import InputError
 from utils.images import ImageInput, load_image
 from utils.masks import filters
@@ -64,9 +65,7 @@ class PromptedMaskGenerator:
         best = predicted_iou.argmax(1)
         rows = torch.arange(len(best), device=best.device)
         logits, predicted_iou = logits[rows, best], predicted_iou[rows, best]
-        stability = filters.stability_scores(logits).nan_to_num(0)
-        soft = logits.clamp(0, MAX_SOFT_VALUE)
-        return RegionMasks(soft, image_size, mask_size, predicted_iou=predicted_iou, stability=stability)
+        return soft_masks(logits, predicted_iou, image_size, mask_size)
 
 
 @register("boxes", needs="a Sam2MaskGenerator and boxes (R, 4)")
@@ -75,16 +74,11 @@ class BoxMaskGenerator(PromptedMaskGenerator):
 
     def __init__(self, sam2: Sam2MaskGenerator, boxes: ArrayLike, multimask_output: bool = False) -> None:
         super().__init__(sam2, multimask_output)
-        self.boxes = _numbers(boxes, "boxes", "(R, 4), x1 y1 x2 y2 in pixels", (4,))
+        self.boxes = as_boxes(boxes)
 
     def prompts(self, image_size: tuple[int, int]) -> tuple[Float32[Tensor, "N K 2"], Int[Tensor, "N K"]]:
         """Two corners per box; InputError for an empty box or one outside the image."""
-        corners = self.boxes.unflatten(1, (2, 2))
-        flat = (corners[:, 1] <= corners[:, 0]).any(1)
-        if flat.any():
-            box = self.boxes[flat][0].tolist()
-            raise InputError(f"got the box {box}, expected x1 < x2 and y1 < y2 in pixels")
-        return _inside(corners, image_size, "box"), torch.tensor(BOX_LABELS).expand(len(corners), 2)
+        return box_prompts(self.boxes, image_size)
 
 
 @register("points", needs="a Sam2MaskGenerator and points (R, 2)")
@@ -113,6 +107,27 @@ class PointMaskGenerator(PromptedMaskGenerator):
     def prompts(self, image_size: tuple[int, int]) -> tuple[Float32[Tensor, "N K 2"], Int[Tensor, "N K"]]:
         """The points as SAM 2 takes them; InputError for one outside the image."""
         return _inside(self.points, image_size, "point"), self.labels.to(torch.int)
+
+
+def box_prompts(boxes: ArrayLike | Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Boxes in pixels of an (H, W) image as SAM 2 takes them: corners (R, 2, 2) in [0, 1], their labels (R, 2).
+
+    InputError as of `boxes_inside`.
+    """
+    corners = boxes_inside(boxes, image_size).unflatten(1, (2, 2)) / torch.tensor(image_size[::-1])
+    return corners, torch.tensor(BOX_LABELS).expand(len(corners), 2)
+
+
+def soft_masks(
+    logits: Float[Tensor, "R h w"],
+    predicted_iou: Float32[Tensor, " R"],
+    image_size: tuple[int, int],
+    mask_size: tuple[int, int],
+) -> RegionMasks:
+    """One region per prompt from SAM's low-res logits of the whole image; sizes as for every mask generator."""
+    stability = filters.stability_scores(logits).nan_to_num(0)
+    soft = logits.clamp(0, MAX_SOFT_VALUE)
+    return RegionMasks(soft, image_size, mask_size, predicted_iou=predicted_iou, stability=stability)
 
 
 def _numbers(values: ArrayLike, name: str, expected: str, *tails: tuple[int | None, ...]) -> Float32[Tensor, "R ..."]:

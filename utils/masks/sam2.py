@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from utils.errors import InputError
 from utils.masks import filters
-from utils.runtime import autocast, compile_backend, free_memory, to_device
+from utils.runtime import autocast, compile_backend, free_memory, in_parts, to_device
 from utils.types import MAX_SOFT_VALUE, RegionMasks
 
 MEAN = (0.485, 0.456, 0.406)
@@ -35,7 +35,8 @@ class Sam2MaskGenerator:
 
     points_per_side: s * s clicks, at least 1; more finds smaller things, time grows with s^2 (16; Cityscapes 36).
     points_per_batch: most clicks decoded at once, at least 1; fewer are taken where the free memory of a CUDA device
-        asks for it (about 28 MiB a click), and on a CPU, where more than 32 are not faster. Same result.
+        asks for it (about 28 MiB a click) or does not suffice, and on a CPU, where more than 32 are not faster. Same
+        result.
     pred_iou_thresh: 0..1, masks whose predicted IoU is not above it are dropped; higher is fewer and cleaner.
     stability_score_thresh: 0..1, masks less stable under a shift of the logit threshold are dropped.
     box_nms_thresh: 0..1, of two masks whose boxes overlap more, the worse is dropped; 1 keeps all.
@@ -178,11 +179,28 @@ class Sam2MaskGenerator:
         points: (x, y) in [0, 1] of the image. labels: 1 part of the region, 0 not, 2 and 3 the top left and
         bottom right corners of a box. multimask_output: M = 3 masks (whole, part, subpart), else M = 1.
         """
+        logits, predicted_iou, _ = self.decode_with_tokens(features, points, labels, multimask_output)
+        return logits, predicted_iou
+
+    def decode_with_tokens(
+        self,
+        features: ImageFeatures,
+        points: Float32[Tensor, "N K 2"],
+        labels: Int[Tensor, "N K"],
+        multimask_output: bool = True,
+    ) -> tuple[Float[Tensor, "N M h w"], Float32[Tensor, "N M"], Float32[Tensor, "N Z T"]]:
+        """As `decode_prompts`, and what the decoder says of each prompt: its third return value.
+
+        Z is 1, the token of the single mask, wherever `multimask_output` is off (spec regionspot 5).
+        """
         points, labels = points.to(self.device) * self.model.image_size, labels.to(self.device)
-        length = self.prompts_at_once
-        batches = zip(points.split(length), labels.split(length), strict=True)
-        outputs = [self._decode(features, *batch, multimask_output) for batch in batches]
-        return torch.cat([masks for masks, _ in outputs]), torch.cat([iou for _, iou in outputs])
+
+        def decode(start: int, stop: int) -> tuple[Tensor, ...]:
+            return self._decode(features, points[start:stop], labels[start:stop], multimask_output)
+
+        outputs = in_parts(decode, len(points), self.prompts_at_once, self.device)
+        logits, predicted_iou, tokens = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+        return logits, predicted_iou, tokens
 
     def _decode(
         self,
@@ -190,11 +208,11 @@ class Sam2MaskGenerator:
         points: Float32[Tensor, "N K 2"],
         labels: Int[Tensor, "N K"],
         multimask_output: bool,
-    ) -> tuple[Float[Tensor, "N M h w"], Float32[Tensor, "N M"]]:
+    ) -> tuple[Float[Tensor, "N M h w"], Float32[Tensor, "N M"], Float32[Tensor, "N Z T"]]:
         model = self.model
         with autocast(self.device, self.dtype):
             sparse, dense = model.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)
-            masks, predicted_iou, _, _ = model.sam_mask_decoder(
+            masks, predicted_iou, tokens, _ = model.sam_mask_decoder(
                 image_embeddings=features.embedding,
                 image_pe=model.sam_prompt_encoder.get_dense_pe(),
                 sparse_prompt_embeddings=sparse,
@@ -203,7 +221,7 @@ class Sam2MaskGenerator:
                 repeat_image=True,
                 high_res_features=features.high_resolution,
             )
-        return masks.clamp(-LOGIT_LIMIT, LOGIT_LIMIT).half(), predicted_iou.float()
+        return masks.clamp(-LOGIT_LIMIT, LOGIT_LIMIT).half(), predicted_iou.float(), tokens.float()
 
     def select(
         self,

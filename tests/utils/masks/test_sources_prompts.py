@@ -98,8 +98,8 @@ def test_a_segmenter_gives_tokens_of_boxes(tiny_clip, generator):
 @pytest.mark.parametrize(
     ("boxes", "line"),
     [
-        ([[0, 0, 257, 9]], r"box 0 at \[0\.0, 0\.0, 257\.0, 9\.0\] lies outside the image of 256 x 256"),
-        ([[5, 5, 9, 9], [-1, 0, 7, 9]], "box 1 at"),
+        ([[0, 0, 258, 9]], r"box 0 at \[0\.0, 0\.0, 258\.0, 9\.0\] lies outside the image of 256 x 256"),
+        ([[5, 5, 9, 9], [-2, 0, 7, 9]], "box 1 at"),
         ([[9, 0, 9, 7]], "expected x1 < x2 and y1 < y2"),
         ([[9, 8, 3, 9]], "expected x1 < x2 and y1 < y2"),
         ([[1, 2, 3]], r"got boxes of shape \(1, 3\), expected finite numbers \(R, 4\)"),
