@@ -1,6 +1,8 @@
 """Command-line habits: one line, exit code 2, never a traceback."""
 
 import argparse
+import io
+import warnings
 
 import pytest
 
@@ -67,3 +69,16 @@ def test_run_program_codes(capsys):
     assert run_program(bad) == 2
     assert capsys.readouterr().err == "error: got 3, expected 4\n"
     assert run_program(stopped) == 130
+
+
+def test_a_warning_is_one_line(capsys):
+    assert run_program(lambda: warnings.warn("the label\nis cut", stacklevel=1)) == 0
+    assert capsys.readouterr().err == "warning: the label is cut\n"
+
+
+def test_words_that_the_terminal_cannot_show(monkeypatch):
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr("sys.stdout", narrow)
+    assert run_program(lambda: print("犬 \udc80")) == 0
+    narrow.flush()
+    assert narrow.buffer.getvalue() == b"\\u72ac \\udc80\n"
