@@ -1,0 +1,1 @@
+"""Box recognition on LVIS: name every given box, out of all names of the data set (RegionSpot spec 3)."""

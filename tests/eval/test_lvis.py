@@ -1,0 +1,390 @@
+"""LVIS: average precision of hand-made predictions, the choice of detections, both layouts of boxes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.lvis.average_precision import FIGURES, average_precision
+from eval.lvis.boxes import clip, read_boxes
+from eval.lvis.detections import best_detections
+from eval.lvis.package import lvis_package
+from eval.lvis.truth import image_paths, read_truth
+from utils.errors import InputError
+
+SIZE = 200  # sides of the images, pixels
+APPLE, BEAR = 3, 7  # ids; no category is common
+
+
+def image(number, negative=(), not_exhaustive=()):
+    federated = {"neg_category_ids": list(negative), "not_exhaustive_category_ids": list(not_exhaustive)}
+    return {"id": number, "file_name": f"{number}.png", "height": SIZE, "width": SIZE, **federated}
+
+
+def thing(number, image_id, category, bbox):
+    x, y, width, height = bbox
+    polygon = [x, y, x + width, y, x + width, y + height, x, y + height]
+    where = {"image_id": image_id, "bbox": list(bbox), "area": width * height, "segmentation": [polygon]}
+    return {"id": number, "category_id": category, **where}
+
+
+TOY = {
+    "images": [image(1, [BEAR]), image(2)],
+    "annotations": [
+        thing(1, 1, APPLE, (10, 10, 20, 20)),  # small: below 32 x 32
+        thing(2, 2, BEAR, (20, 20, 60, 60)),  # medium: below 96 x 96
+        thing(3, 2, BEAR, (100, 100, 60, 60)),
+    ],
+    "categories": [
+        {"id": BEAR, "name": "bear", "frequency": "f"},
+        {"id": APPLE, "name": "apple", "frequency": "r"},
+    ],
+}
+
+
+def write(folder, content, name="annotations.json"):
+    path = folder / name
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return read_truth(write(tmp_path, TOY))
+
+
+def detection(image_id, category, score, bbox, kind="box"):
+    found = {"image_id": image_id, "category_id": category, "score": score}
+    if kind == "box":
+        return {**found, "bbox": list(bbox)}
+    from pycocotools import mask as coco_mask
+
+    x, y, width, height = bbox
+    mask = np.zeros((SIZE, SIZE), np.uint8, order="F")
+    mask[y : y + height, x : x + width] = 1
+    return {**found, "segmentation": coco_mask.encode(mask)}
+
+
+def perfect(kind):
+    return [detection(t["image_id"], t["category_id"], 0.9, t["bbox"], kind) for t in TOY["annotations"]]
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_perfect_detections(toy, kind):
+    figures = average_precision(toy, perfect(kind), [1, 2], kind)
+    assert {name for name, value in figures.items() if np.isnan(value)} == {"APl", "APc"}
+    assert [value for value in figures.values() if not np.isnan(value)] == pytest.approx([100.0] * 7)
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_no_detections(toy, kind):
+    figures = average_precision(toy, [], [1, 2], kind)
+    assert {name for name, value in figures.items() if np.isnan(value)} == {"APl", "APc"}
+    assert {value for value in figures.values() if not np.isnan(value)} == {0.0}
+
+
+def test_groups_of_which_nothing_is_annotated_are_absent(toy):
+    figures = average_precision(toy, perfect("box"), [2])  # the only apple is in image 1
+    absent = {name for name, value in figures.items() if np.isnan(value)}
+    assert absent == {"APs", "APl", "APr", "APc"}
+    assert set(figures) == set(FIGURES)
+    assert all(np.isnan(value) for value in average_precision(toy, [], []).values())
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_half_wrong_by_hand(toy, kind):
+    # Apples: right, AP 1. Bears: the best-scored is right, the other lies elsewhere: precision 1 up to recall 1/2,
+    # which is 51 of the 101 recalls 0.00, 0.01, …, 1.00, then 0.
+    wrong = [
+        detection(1, APPLE, 0.4, (10, 10, 20, 20), kind),
+        detection(2, BEAR, 0.9, (20, 20, 60, 60), kind),
+        detection(2, BEAR, 0.8, (140, 20, 60, 60), kind),
+    ]
+    figures = average_precision(toy, wrong, [1, 2], kind)
+    bears = 100 * 51 / 101
+    expected = {"AP": (100 + bears) / 2, "AP50": (100 + bears) / 2, "AP75": (100 + bears) / 2}
+    expected |= {"APs": 100.0, "APm": bears, "APr": 100.0, "APf": bears}
+    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+    wrong[2]["score"] = 0.95  # now the wrong one comes first: precision 1/2 at best
+    assert average_precision(toy, wrong, [1, 2], kind)["APf"] == pytest.approx(bears / 2)
+
+
+def test_overlap_thresholds_by_hand(toy):
+    # 60 x 60 against 60 x 43: IoU 43/60 = 0.717 is enough at 0.50, 0.55, …, 0.70: 5 of the 10 thresholds.
+    found = [detection(2, BEAR, 0.9, (20, 20, 60, 43)), detection(2, BEAR, 0.8, (100, 100, 60, 43))]
+    figures = average_precision(toy, found, [2])
+    assert (figures["AP"], figures["AP50"], figures["AP75"]) == pytest.approx((50.0, 100.0, 0.0))
+
+
+def test_what_is_not_known_to_be_absent_is_no_mistake(toy):
+    # Image 1 is known to have no bear, image 2 says nothing of apples.
+    more = [*perfect("box"), detection(2, APPLE, 1.0, (150, 0, 30, 30))]
+    assert average_precision(toy, more, [1, 2])["AP"] == pytest.approx(100.0)
+    more.append(detection(1, BEAR, 1.0, (150, 0, 60, 60)))
+    # Bears: the false one comes first, so precisions are 1/2 at recall 1/2 and 2/3 at 1: 2/3 everywhere.
+    assert average_precision(toy, more, [1, 2])["APf"] == pytest.approx(100 * 2 / 3)
+
+
+def test_300_detections_of_an_image_count(toy):
+    crowd = [detection(2, BEAR, 0.5, (0, 150, 10, 10)) for _ in range(299)]
+    best = detection(2, BEAR, 0.9, (20, 20, 60, 60))
+    late = detection(2, BEAR, 0.4, (100, 100, 60, 60))
+    assert average_precision(toy, [*crowd, best, late], [2])["AP"] == pytest.approx(100 * 51 / 101)
+    second = 2 / 300  # precision when the second bear comes last of 300
+    figures = average_precision(toy, [*crowd[1:], best, late], [2])
+    assert figures["AP"] == pytest.approx(100 * (51 + 50 * second) / 101)
+
+
+def test_numpy_is_left_as_it_was():
+    for _ in range(2):
+        with lvis_package() as package:
+            assert np.float is float
+            assert package.LVISEval is not None
+        assert not hasattr(np, "float")
+    with pytest.raises(KeyError), lvis_package():
+        raise KeyError
+    assert not hasattr(np, "float")
+
+
+# ---------------------------------------------------------------------- which pairs of box and name are kept
+
+
+def test_pairs_are_chosen_by_probability_before_the_detector_speaks():
+    probabilities = torch.tensor([[0.7, 0.3], [0.4, 0.6]])
+    found = best_detections(probabilities, torch.tensor([0.1, 1.0]), kept=2)
+    # 0.7 and 0.6 are chosen; by score, 0.07 and 0.6, box 1 comes first. 0.4 would score more than 0.07, but is out.
+    assert (found.box.tolist(), found.category.tolist()) == ([1, 0], [1, 0])
+    assert found.score.tolist() == pytest.approx([0.6, 0.07])
+    alone = best_detections(probabilities, kept=3)
+    assert (alone.box.tolist(), alone.category.tolist()) == ([0, 1, 1], [0, 1, 0])
+    assert alone.score.tolist() == pytest.approx([0.7, 0.6, 0.4])
+
+
+def test_900_are_chosen_and_300_count():
+    probabilities = torch.full((1001, 1), 0.5)
+    probabilities[900:] = 0.4  # not among the 900
+    detector = torch.linspace(0.1, 0.9, 1001)
+    detector[899], detector[900] = 0.95, 1.0
+    found = best_detections(probabilities, detector)
+    assert len(found.box) == 300
+    assert found.box[0] == 899
+    assert found.box[1:].tolist() == list(range(898, 599, -1))
+
+
+def test_ties_fall_to_the_first_and_no_box_is_no_detection():
+    found = best_detections(torch.full((3, 5), 0.2), kept=7)
+    assert found.box.tolist() == [0, 0, 0, 0, 0, 1, 1]
+    assert found.category.tolist() == [0, 1, 2, 3, 4, 0, 1]
+    assert len(best_detections(torch.zeros(0, 5)).score) == 0
+
+
+@given(st.integers(0, 7), st.integers(1, 11), st.integers(1, 90), st.booleans())
+def test_the_slow_form_agrees(boxes, names, kept, detected):
+    random = torch.Generator().manual_seed(boxes * 31 + names)
+    probabilities = torch.rand(boxes, names, generator=random).softmax(1)
+    detector = torch.rand(boxes, generator=random) if detected else None
+    pairs = [(float(probabilities[b, k]), b, k) for b in range(boxes) for k in range(names)]
+    chosen = sorted(pairs, key=lambda pair: -pair[0])[:kept]
+    scored = [(p * (1.0 if detector is None else float(detector[b])), b, k) for p, b, k in chosen]
+    scored.sort(key=lambda pair: -pair[0])
+    found = best_detections(probabilities, detector, kept)
+    assert list(zip(found.box.tolist(), found.category.tolist(), strict=True)) == [(b, k) for _, b, k in scored]
+    assert found.score.tolist() == pytest.approx([score for score, _, _ in scored])
+
+
+# ---------------------------------------------------------------------- annotations
+
+
+def test_names_are_in_the_order_of_their_ids(toy):
+    assert [(c.id, c.name, c.frequency) for c in toy.categories] == [(APPLE, "apple", "r"), (BEAR, "bear", "f")]
+    assert toy.index == {APPLE: 0, BEAR: 1}
+    assert toy.has_masks
+
+
+def test_coco_counts_as_annotated_exhaustively(tmp_path):
+    plain = [{key: row[key] for key in ("id", "file_name", "height", "width")} for row in TOY["images"]]
+    things = [dict(TOY["annotations"][0], iscrowd=1), *TOY["annotations"][1:]]
+    names = [{"id": row["id"], "name": row["name"]} for row in TOY["categories"]]
+    truth = read_truth(write(tmp_path, {"images": plain, "annotations": things, "categories": names}))
+    boxes = read_boxes("gt", truth)
+    assert sorted(boxes.of_image) == [2], "a crowd is no box to be named"
+    figures = average_precision(truth, [*perfect("box"), detection(2, APPLE, 1.0, (150, 0, 30, 30))], [1, 2])
+    assert figures["AP"] == pytest.approx(100.0), "bears alone: apples are only a crowd"
+    assert all(np.isnan(figures[name]) for name in ("APr", "APc", "APf"))
+    more = [detection(1, BEAR, 1.0, (0, 0, 30, 30)), *perfect("box")]
+    assert average_precision(truth, more, [1, 2])["AP"] == pytest.approx(100 * 2 / 3)
+
+
+def test_where_images_may_lie():
+    url = "http://images.cocodataset.org/train2017/000000391895.jpg"
+    assert image_paths({"coco_url": url}) == ("train2017/000000391895.jpg", "000000391895.jpg")
+    assert image_paths({"file_name": "a/b.jpg"}) == ("a/b.jpg", "b.jpg")
+    assert image_paths({"file_name": "b.jpg", "coco_url": url})[:2] == ("b.jpg", "train2017/000000391895.jpg")
+    with pytest.raises(KeyError):
+        image_paths({"id": 1})
+
+
+def test_images_are_found_in_folders_and_flat(tmp_path):
+    content = {**TOY, "images": [dict(image(1), coco_url="http://x/val2017/1.png"), image(2)]}
+    del content["images"][0]["file_name"]
+    truth = read_truth(write(tmp_path, content))
+    for folder in (tmp_path / "flat", tmp_path / "folders" / "val2017"):
+        folder.mkdir(parents=True)
+        (folder / "1.png").touch()
+    assert truth.images[1].find(tmp_path / "flat") == tmp_path / "flat" / "1.png"
+    assert truth.images[1].find(tmp_path / "folders") == tmp_path / "folders" / "val2017" / "1.png"
+    assert truth.images[1].find(tmp_path) == tmp_path / "val2017" / "1.png", "named in the message"
+
+
+def test_odd_annotations_are_told_and_left_out(tmp_path):
+    odd = [
+        thing(4, 99, APPLE, (0, 0, 5, 5)),
+        thing(5, 1, 42, (0, 0, 5, 5)),
+        {"id": 6, "image_id": 1, "category_id": APPLE, "bbox": [0, 0, None, 5]},
+        "nonsense",
+        thing(8, 1, APPLE, (150, 150, 100, 20)),  # reaches over the edge
+        thing(9, 1, APPLE, (250, 150, 100, 20)),
+        thing(10, 1, APPLE, (50, 50, 0, 20)),
+        thing(11, 1, APPLE, (199.5, 10, 1, 1)),  # half a pixel over it
+    ]
+    truth = read_truth(write(tmp_path, {**TOY, "annotations": [*TOY["annotations"], *odd]}))
+    boxes = read_boxes("gt", truth)
+    assert [(one.id, one.kind) for one in [*truth.skipped, *boxes.skipped]] == [
+        ("annotation 4", "unknown image id"),
+        ("annotation 5", "unknown category id"),
+        ("annotation 6", "no box"),
+        ("annotation number 7", "unknown image id"),
+        ("annotation 8", "box cut at the image's edge"),
+        ("annotation 9", "box outside the image"),
+        ("annotation 10", "box without area"),
+    ]
+    assert boxes.of_image[1].xyxy == [(10, 10, 30, 30), (150, 150, 200, 170), (199.5, 10, 200, 11)]
+    assert boxes.of_image[1].names == [0, 0, 0]
+    assert boxes.of_image[2].names == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"images": None}, "is not an LVIS or COCO json: it has no list 'images'"),
+        ({"categories": {}}, "is not an LVIS or COCO json: it has no list 'categories'"),
+        ({"categories": [{"id": 3}]}, "category 3 of .* has no name"),
+        ({"categories": [{"id": 3, "name": " "}]}, "category 3 of .* has no name"),
+        ({"categories": [{"name": "x"}]}, "expected one with an id"),
+        ({"categories": [{"id": 3, "name": "x", "frequency": "q"}]}, "frequency 'q', expected r, c or f"),
+        ({"categories": []}, "has 0 categories"),
+        ({"categories": [{"id": 3, "name": "x"}, {"id": 3, "name": "y"}]}, "each with an id of its own"),
+        ({"images": []}, "has no images"),
+        ({"images": [{"id": 1, "height": 3, "width": 4}]}, "an image lacks or garbles a field .*coco_url"),
+        ({"images": [{"id": 1, "file_name": "x", "width": 4}]}, "an image lacks or garbles a field .*height"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(change, reason, tmp_path):
+    with pytest.raises(InputError, match=reason) as caught:
+        read_truth(write(tmp_path, {**TOY, **change}))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_other_formats_are_refused(tmp_path, toy):
+    with pytest.raises(InputError, match=r"no annotations at .*nowhere.json"):
+        read_truth(tmp_path / "nowhere.json")
+    (tmp_path / "text").write_text("image,box")
+    with pytest.raises(InputError, match="text is not a JSON file"):
+        read_truth(tmp_path / "text")
+    with pytest.raises(InputError, match="is not an LVIS or COCO json"):
+        read_truth(write(tmp_path, [1, 2]))
+    with pytest.raises(InputError, match=r"no boxes at .*nowhere.json"):
+        read_boxes(str(tmp_path / "nowhere.json"), toy)
+
+
+# ---------------------------------------------------------------------- a detector's boxes
+
+XYXY = {1: [([10, 20, 30.5, 40], 0.5), ([-3, 0, 50, 220], 1.0)], 2: [([5, 6, 7, 8], 0.25), ([300, 0, 310, 9], 0.9)]}
+
+
+def published(boxes):
+    return {
+        str(image_id): {"boxes": [b for b, _ in pairs], "scores": [s for _, s in pairs], "labels": [0] * len(pairs)}
+        for image_id, pairs in boxes.items()
+    }
+
+
+def coco_results(boxes):
+    return [
+        {"image_id": number, "category_id": 5, "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]], "score": score}
+        for number, pairs in boxes.items()
+        for b, score in pairs
+    ]
+
+
+def test_both_layouts_say_the_same(toy, tmp_path):
+    found = [read_boxes(str(write(tmp_path, layout(XYXY), "b.json")), toy) for layout in (published, coco_results)]
+    assert found[0].of_image == found[1].of_image
+    assert found[0].of_image[1].xyxy == [(10, 20, 30.5, 40), (0, 0, 50, 200)]
+    assert found[0].of_image[1].scores == [0.5, 1.0]
+    assert found[0].of_image[2].xyxy == [(5, 6, 7, 8)]
+    assert found[0].skipped == found[1].skipped
+    assert [(one.id, one.kind, one.effect) for one in found[0].skipped] == [
+        ("box 2", "box cut at the image's edge", "scored as answered"),
+        ("box 4", "box outside the image", "left out of the score"),
+    ]
+    assert not found[0].are_true
+    assert found[0].source != found[1].source, "the hash of another file"
+
+
+def test_a_detector_may_find_nothing(toy, tmp_path):
+    for nothing in ({}, [], {"1": {"boxes": [], "scores": [], "labels": []}}):
+        assert read_boxes(str(write(tmp_path, nothing, "b.json")), toy).of_image == {}
+
+
+@pytest.mark.parametrize(
+    "row", [{"bbox": [0, 0, None, 3]}, {"bbox": [0, 0, 3]}, {"score": float("nan")}, {"score": 1.5}, {"score": "0.5"}]
+)
+def test_broken_boxes_are_told_and_left_out(row, toy, tmp_path):
+    rows = coco_results(XYXY)[:1]
+    found = read_boxes(str(write(tmp_path, [{**rows[0], **row}, *rows], "b.json")), toy)
+    assert [(one.id, one.kind) for one in found.skipped] == [("box 1", "broken box")]
+    assert len(found.of_image[1]) == 1
+
+
+def test_boxes_of_other_images(toy, tmp_path):
+    mixed = {**XYXY, 99: XYXY[1]}
+    found = read_boxes(str(write(tmp_path, published(mixed), "b.json")), toy)
+    assert ("image 99", "unknown image id") in {(one.id, one.kind) for one in found.skipped}
+    assert sorted(found.of_image) == [1, 2]
+    with pytest.raises(InputError, match=r"none of the 1 images of .* is in the annotations"):
+        read_boxes(str(write(tmp_path, published({99: XYXY[1]}), "b.json")), toy)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "text",
+        3,
+        {"1": {"boxes": [[0, 0, 1, 1]]}},
+        {"1": {"boxes": [[0, 0, 1, 1]], "scores": []}},
+        {"1": [[0, 0, 1, 1]]},
+        {"a.jpg": {"boxes": [[0, 0, 1, 1]], "scores": [1]}},
+        [{"image_id": 1, "bbox": [0, 0, 1, 1]}],
+        [[0, 0, 1, 1]],
+    ],
+)
+def test_other_files_are_no_boxes(content, toy, tmp_path):
+    with pytest.raises(InputError, match="is not a file of boxes") as caught:
+        read_boxes(str(write(tmp_path, content, "b.json")), toy)
+    assert "\n" not in str(caught.value)
+
+
+@given(*[st.floats(-50, 250, width=32)] * 4)
+def test_clipped_boxes_lie_inside(x1, y1, x2, y2):
+    clipped = clip((x1, y1, x2, y2), (100, 200))
+    if clipped is None:
+        assert min(x2, 200) <= max(x1, 0) or min(y2, 100) <= max(y1, 0)
+    else:
+        assert 0 <= clipped[0] < clipped[2] <= 200
+        assert 0 <= clipped[1] < clipped[3] <= 100
+        assert max(x1, 0) == clipped[0]
+        assert min(y2, 100) == clipped[3]
