@@ -17,18 +17,25 @@ from utils.runtime import in_parts
 PROMPTS_PER_BATCH = 512
 
 
-@torch.inference_mode()
 def embed_prompts(
     model: nn.Module, tokens: Int[Tensor, "N context"], batch: int = PROMPTS_PER_BATCH
 ) -> Float32[Tensor, "N D"]:
-    """Unit text embeddings of tokenised prompts, in batches of prompts of similar length.
+    """Unit text embeddings of tokenised prompts; arguments as of `prompt_vectors`."""
+    return F.normalize(prompt_vectors(model, tokens, batch), dim=-1)
+
+
+@torch.inference_mode()
+def prompt_vectors(
+    model: nn.Module, tokens: Int[Tensor, "N context"], batch: int = PROMPTS_PER_BATCH
+) -> Float32[Tensor, "N D"]:
+    """What the text tower says of tokenised prompts, not normalised, in batches of prompts of similar length.
 
     model: an open_clip model. batch: most prompts at once, at least 1; fewer where memory does not suffice. Equal to
     `model.encode_text` at the full context up to float rounding.
     """
     if not reads_end_of_text(model):
         parts = in_parts(lambda *ends: model.encode_text(tokens[slice(*ends)]), len(tokens), batch, tokens.device)
-        return F.normalize(torch.cat(parts).float(), dim=-1)
+        return torch.cat(parts).float()
     lengths = prompt_lengths(model, tokens)
     order = torch.argsort(lengths, stable=True)
 
@@ -36,9 +43,8 @@ def embed_prompts(
         chunk = order[start:stop]
         return _embed_short(model, tokens[chunk, : int(lengths[chunk[-1]])])
 
-    parts = in_parts(embed, len(tokens), batch, tokens.device)
-    unit = F.normalize(torch.cat(parts).float(), dim=-1)
-    return torch.empty_like(unit).index_copy_(0, order, unit)
+    vectors = torch.cat(in_parts(embed, len(tokens), batch, tokens.device)).float()
+    return torch.empty_like(vectors).index_copy_(0, order, vectors)
 
 
 def reads_end_of_text(model: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class BoxTokens:
         return soft_masks(self.logits, self.predicted_iou, image_size, image_size)
 
 
+@runtime_checkable
 class BoxTokenSource(Protocol):
     """Where box tokens come from. name: which SAM that is. token_width: T."""
 
