@@ -29,6 +29,9 @@ PACKAGES = (
     "mmengine",
     "mmcv-lite",
     "mmcv",
+    "lvis",
+    "pycocotools",
+    "segment-anything",
 )
 
 
@@ -48,8 +51,8 @@ class Published:
 class Results:
     """One evaluation.
 
-    metrics: {"mIoU": 46.6, …}; per_class: {class: {"IoU": …}}; shares are in percent. part: what per_class is
-    by, if not classes ("split").
+    metrics: {"mIoU": 46.6, …}, NaN for what there is none of; per_class: {class: {"IoU": …}}; shares are in percent.
+    part: what per_class is by, if not classes ("split").
     config: the full resolved settings. recipe: the pooling switches (spec 7.2). items: how many were counted.
     skipped: [{"id", "reason"}]. measured: items done in this run (the others came from an earlier one).
     seconds: {"total": wall clock of this run, "per_stage": {…} summed over its processes}.
@@ -79,7 +82,7 @@ class Results:
         return self.measured / total if total and self.measured else None
 
     def save(self, work_dir: str | Path) -> None:
-        """Write results.json and results.md, each in one step. NaN (class without a pixel) is null."""
+        """Write results.json and results.md, each in one step. NaN (nothing to measure) is null."""
         published = [asdict(figure) for figure in published_for(self.benchmark, self.backbone)]
         content = {**asdict(self), "images_per_second": self.items_per_second, "published": published}
         data = json.dumps(_without_nan(content), indent=1, default=str)
@@ -89,7 +92,7 @@ class Results:
     def markdown(self) -> str:
         """The same as a text: metrics beside published figures, what made them, classes, skipped items."""
         lines = [f"# {self.benchmark}: {self.task}, {self.backbone}", ""]
-        lines += markdown_table(["metric", "here"], [[k, f"{v:.2f}"] for k, v in self.metrics.items()])
+        lines += markdown_table(["metric", "here"], [[k, figure(v)] for k, v in self.metrics.items()])
         figures = published_for(self.benchmark, self.backbone)
         rows = [[f"{f.method}, {f.backbone}", f"{f.value:g} {f.unit}", f.source] for f in figures]
         if rows:
@@ -119,6 +122,11 @@ class Results:
             "- packages: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()),
             "- the full configuration is in results.json",
         ]
+
+
+def figure(value: float) -> str:
+    """A metric in a text: two decimals, "–" for NaN, which says that there is nothing to measure."""
+    return "–" if value != value else f"{value:.2f}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,8 +1,9 @@
-"""Flags and start of eval_referring.py and eval_reason_seg.py."""
+"""Flags and start of the evaluations that question region tokens."""
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from eval.sharding import LAUNCHERS
@@ -25,8 +26,11 @@ MODEL_FLAGS = (
 )
 
 
-def shared_arguments(parser: Parser, published: str) -> None:
-    """Flags that both programs have. published: what the published evaluation used, for the help."""
+def shared_arguments(parser: Parser, published: str, proposes: bool = True) -> None:
+    """Flags that all programs have. published: what the published evaluation used, for the help.
+
+    proposes: whether regions are proposed; else the flags about that are left out.
+    """
     add = parser.add_argument_group("which models").add_argument
     add("--preset", metavar="NAME", help="backbone and SAM 2 by name (default clip-vit-l14-336)")
     add("--clip_pretrained", metavar="TAG", help="instead of --preset: openai, laion2b_s32b_b79k, siglip2 or meta")
@@ -40,7 +44,8 @@ def shared_arguments(parser: Parser, published: str) -> None:
     add = parser.add_argument_group(f"how (default: as published, {published}; preset tiny: its own)").add_argument
     add("--recipe", choices=tuple(RECIPES), help="pooling recipe of CLIP")
     add("--scale", nargs="+", action=Sides, metavar="N", help="fit the image into these two sides")
-    add("--points_per_side", type=positive, metavar="N", help="SAM 2 clicks per side (the preset's, 16)")
+    if proposes:
+        add("--points_per_side", type=positive, metavar="N", help="SAM 2 clicks per side (the preset's, 16)")
     add("--antialias", type=boolean, metavar="BOOL", help="shrink views with antialiasing")
     add = parser.add_argument_group("the run").add_argument
     add(
@@ -59,13 +64,14 @@ def shared_arguments(parser: Parser, published: str) -> None:
         help="also predictions.jsonl, masks as COCO RLE",
     )
     add("--visualize", type=positive, default=0, metavar="N", help="contact sheets of up to N right and N wrong cases")
-    add(
-        "--mask-cache",
-        "--mask_cache",
-        type=Path,
-        metavar="DIR",
-        help="keep SAM 2's masks, and use those that are there",
-    )
+    if proposes:
+        add(
+            "--mask-cache",
+            "--mask_cache",
+            type=Path,
+            metavar="DIR",
+            help="keep SAM 2's masks, and use those that are there",
+        )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N (default auto)")
     add("--launcher", choices=LAUNCHERS, help="default: pytorch when torchrun started this, else none")
     add("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
@@ -77,7 +83,7 @@ def run_of(options: argparse.Namespace, task: str) -> Run:
     if options.preset and named:
         raise InputError("give either --preset or --clip_pretrained/--clip_architecture, not both")
     preset = options.preset or preset_for(options.clip_pretrained, options.clip_architecture)
-    model = {name: value for name in MODEL_FLAGS if (value := getattr(options, name)) is not None}
+    model = {name: value for name in MODEL_FLAGS if (value := getattr(options, name, None)) is not None}
     if options.random_weights:
         model["random_weights"] = True
     started = "pytorch" if "TORCHELASTIC_RUN_ID" in os.environ else "none"
@@ -89,7 +95,7 @@ def run_of(options: argparse.Namespace, task: str) -> Run:
         resume=options.resume,
         save_predictions=options.save_predictions,
         visualize=options.visualize,
-        mask_cache=options.mask_cache,
+        mask_cache=getattr(options, "mask_cache", None),
         launcher=options.launcher or started,
         local_rank=options.local_rank,
         device=options.device,
@@ -106,11 +112,18 @@ def run_task(
         run = run_of(options, name)
         task = make(options)
         output_folder(run.work_dir, "--work-dir")
-        try:
+        with resumable():
             done = evaluate(task, run)
-        except OSError as error:  # a full disk, a lost mount
-            raise InputError(f"{error}; put that right, then go on with --resume: finished images are kept") from error
         if done is not None:
             print(f"{done[1]}\nwritten to {run.work_dir / 'results.json'} and {run.work_dir / 'results.md'}")
 
     return run_program(body)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """What goes wrong with the disk in the body (full, lost) is one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error}; put that right, then go on with --resume: finished images are kept") from error

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from eval.journal import Journal
 from eval.mask_cache import CachedMasks
-from eval.results import Results, describe_device, sum_stages
+from eval.results import Results, describe_device, figure, sum_stages
 from eval.sharding import Processes, processes
 from eval.skipped import Skipped, skipped_line
 from TextRegionSegmenter import TextRegionSegmenter
@@ -58,11 +58,13 @@ class Run:
 class Task(Protocol):
     """One evaluation: what there is to ask, how, and what the answers add up to.
 
-    name, benchmark: as in results.json. published: model arguments of the published evaluation.
+    name, benchmark: as in results.json. part: what the rows of `parts` are. published: model arguments of the
+    published evaluation.
     """
 
     name: str
     benchmark: str
+    part: str
     published: Mapping[str, Any]
 
     def items(self) -> list[str]:
@@ -78,7 +80,7 @@ class Task(Protocol):
         ...
 
     def metrics(self, records: Records) -> dict[str, float]:
-        """Figures in percent."""
+        """Figures in percent; NaN for what there is none of."""
         ...
 
     def parts(self, records: Records) -> dict[str, dict]:
@@ -112,40 +114,42 @@ def evaluate(task: Task, run: Run) -> tuple[Results, str] | None:
     InputError: missing data or weights, a journal made with other settings.
     """
     with processes(run.launcher, run.device, run.local_rank) as group:
-        items = task.items()[: run.limit]
-        segmenter = build_segmenter(task, run, group.device)
-        settings = {"task": task.name, "model": describe(segmenter, run), "data": task.settings()}
-        start = time.perf_counter()
-        with Journal.start(run.work_dir / "journal", settings, run.resume, group) as journal:
-            todo = [item for item in items if "unreadable" in journal.done.get(item, ("unreadable",))]
-            _ask(task, segmenter, items, todo, journal, group)
-            records = journal.collect(group)
-        records = {item: records[item] for item in items}
-        seconds = {
-            "total": max(group.gather(time.perf_counter() - start)),
-            "per_stage": sum_stages(group.gather(segmenter.stages.seconds)),
-        }
-        if not group.is_first:
-            return None
-        skipped = task.skipped(records)
-        results = Results(
-            task=task.name,
-            benchmark=task.benchmark,
-            backbone=run.preset,
-            metrics=task.metrics(records),
-            items=sum("unreadable" not in record for record in records.values()),
-            config=settings,
-            recipe=settings["model"]["recipe"],
-            per_class=task.parts(records),
-            part="split",
-            skipped=[one.row() for one in skipped],
-            seconds=seconds,
-            measured=len(todo),
-            processes=group.count,
-            device=describe_device(segmenter.device),
-        )
-        write(task, run, results, records)
-        return results, summary(results, skipped)
+        return evaluate_with(build_segmenter(task, run, group.device), task, run, group)
+
+
+def evaluate_with(segmenter: TextRegionSegmenter, task: Task, run: Run, group: Processes) -> tuple[Results, str] | None:
+    """As `evaluate`, with models and processes that are there already: one task after another may use them."""
+    items = task.items()[: run.limit]
+    settings = {"task": task.name, "model": describe(segmenter, run), "data": task.settings()}
+    start, stages = time.perf_counter(), dict(segmenter.stages.seconds)
+    with Journal.start(run.work_dir / "journal", settings, run.resume, group) as journal:
+        todo = [item for item in items if "unreadable" in journal.done.get(item, ("unreadable",))]
+        _ask(task, segmenter, items, todo, journal, group)
+        records = journal.collect(group)
+    records = {item: records[item] for item in items}
+    own = {name: total - stages.get(name, 0.0) for name, total in segmenter.stages.seconds.items()}
+    seconds = {"total": max(group.gather(time.perf_counter() - start)), "per_stage": sum_stages(group.gather(own))}
+    if not group.is_first:
+        return None
+    skipped = task.skipped(records)
+    results = Results(
+        task=task.name,
+        benchmark=task.benchmark,
+        backbone=run.preset,
+        metrics=task.metrics(records),
+        items=sum("unreadable" not in record for record in records.values()),
+        config=settings,
+        recipe=settings["model"]["recipe"],
+        per_class=task.parts(records),
+        part=task.part,
+        skipped=[one.row() for one in skipped],
+        seconds=seconds,
+        measured=len(todo),
+        processes=group.count,
+        device=describe_device(segmenter.device),
+    )
+    write(task, run, results, records)
+    return results, summary(results, skipped)
 
 
 def _ask(
@@ -207,7 +211,7 @@ def write(task: Task, run: Run, results: Results, records: Records) -> None:
 
 def summary(results: Results, skipped: Sequence[Skipped]) -> str:
     """One line: the figures, how many images, how much was skipped."""
-    figures = ", ".join(f"{name} {value:.2f}" for name, value in results.metrics.items())
+    figures = ", ".join(f"{name} {figure(value)}" for name, value in results.metrics.items())
     return f"{results.task}, {results.backbone}: {figures} ({results.items} images); {skipped_line(skipped)}"
 
 

@@ -49,6 +49,7 @@ class ReasoningTask:
 
     name = "reasoning segmentation"
     benchmark = "reason_seg"
+    part = "split"
     published = PUBLISHED
 
     def __init__(

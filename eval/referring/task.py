@@ -27,6 +27,7 @@ class ReferringTask:
 
     name = "referring expressions"
     benchmark = "refcoco"
+    part = "split"
     published = PUBLISHED
 
     def __init__(self, root: Path, images: Path, splits: Sequence[str], proposals: str = "detections") -> None:
