@@ -50,6 +50,7 @@ from utils.text_cache import TextCache
 from utils.tiling import RESIZE_METHODS, TileGrid, Window, cut_views, fuse_views
 from utils.tokens import difference_scores, nonempty, patch_weights, remove_patches
 from utils.types import PoolingRecipe, RegionMasks, RegionTokens, Segmentation, as_labels
+from utils.web.server import serve
 
 MASK_TYPES = ("soft", "hard")
 MASK_SIZES = ("resized", "original")
@@ -402,6 +403,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parse_arguments(arguments)
         if args.list_presets:
             print(list_presets())
+        elif args.serve:
+            serve(args, TextRegionSegmenter)
         else:
             run(args, TextRegionSegmenter)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from utils.command_line import Parser, Sides, boolean
 from utils.presets import preset_for
 from utils.tiling import RESIZE_METHODS
+from utils.web.arguments import add_arguments
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -87,6 +88,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="also write their heat map (False)",
     )
     add("--output", default="outputs", metavar="DIR", help="where pictures go (outputs/)")
+    add_arguments(parser)
     args = parser.parse_args(arguments)
     if args.clip_pretrained or args.clip_architecture:
         if args.preset:
