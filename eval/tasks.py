@@ -114,11 +114,17 @@ def evaluate(task: Task, run: Run) -> tuple[Results, str] | None:
     InputError: missing data or weights, a journal made with other settings.
     """
     with processes(run.launcher, run.device, run.local_rank) as group:
-        return evaluate_with(build_segmenter(task, run, group.device), task, run, group)
+        done = evaluate_with(build_segmenter(task, run, group.device), task, run, group)
+    return None if done is None else (done[0], summary(*done))
 
 
-def evaluate_with(segmenter: TextRegionSegmenter, task: Task, run: Run, group: Processes) -> tuple[Results, str] | None:
-    """As `evaluate`, with models and processes that are there already: one task after another may use them."""
+def evaluate_with(
+    segmenter: TextRegionSegmenter, task: Task, run: Run, group: Processes
+) -> tuple[Results, list[Skipped]] | None:
+    """As `evaluate`, with models and processes that are there already: one task after another may use them.
+
+    Returns the results and what was skipped in the first process, None in the others.
+    """
     items = task.items()[: run.limit]
     settings = {"task": task.name, "model": describe(segmenter, run), "data": task.settings()}
     start, stages = time.perf_counter(), dict(segmenter.stages.seconds)
@@ -149,7 +155,7 @@ def evaluate_with(segmenter: TextRegionSegmenter, task: Task, run: Run, group: P
         device=describe_device(segmenter.device),
     )
     write(task, run, results, records)
-    return results, summary(results, skipped)
+    return results, skipped
 
 
 def _ask(

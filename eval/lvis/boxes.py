@@ -1,14 +1,14 @@
 """The boxes to be named: those of the annotations, or a detector's, in two layouts (spec 3.1)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from eval.lvis.truth import ImageEntry, Truth, four_numbers, read_json
+from eval.lvis.truth import ImageEntry, Truth, file_digest
 from eval.skipped import SCORED, Skipped
+from utils.boxes_file import ANY_IMAGE, GivenBoxes
+from utils.boxes_file import read_boxes as read_file
 from utils.errors import InputError
 
 Box = tuple[float, float, float, float]
@@ -71,58 +71,38 @@ def detected_boxes(path: Path, truth: Truth) -> BoxSet:
     Either {"<image id>": {"boxes": [[x1, y1, x2, y2], …], "scores": […]}, …} as published, or COCO results:
     [{"image_id", "bbox": [x, y, width, height], "score"}, …]; pixels of the image.
     """
-    content, digest = read_json(path, "boxes")
-    try:
-        rows = list(_published_rows(content) if isinstance(content, dict) else _coco_rows(content))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path} is not a file of boxes ({type(error).__name__}: {error}); expected the ids of images with boxes "
-            "and scores, or a list of image_id, bbox, score"
-        ) from error
-    unknown = {image_id: None for image_id, *_ in rows if image_id not in truth.images}
-    if rows and len(unknown) == len({image_id for image_id, *_ in rows}):
+    entries = read_file(path).entries
+    if len(entries.pop(ANY_IMAGE, ())):
+        raise InputError(f"{path} does not say which image its boxes belong to; expected image ids (see --help)")
+    known = {str(number): image for number, image in truth.images.items()}
+    unknown = [key for key in entries if key not in known]
+    if entries and len(unknown) == len(entries):
         raise InputError(f"none of the {len(unknown)} images of {path} is in the annotations; do they belong together?")
-    found = BoxSet(digest)
-    found.skipped += [Skipped(f"image {number}", "unknown image id", f"{path} has boxes of it") for number in unknown]
-    for place, (image_id, box, score) in enumerate(rows, start=1):
-        if image_id in truth.images:
-            _add_detected(found, f"box {place}", truth.images[image_id], box, score)
+    found = BoxSet(file_digest(path))
+    found.skipped += [Skipped(f"image {key}", "unknown image id", f"{path} has boxes of it") for key in unknown]
+    for key, given in entries.items():
+        if key in known:
+            _add_detected(found, path, known[key], given)
     return found
 
 
-def _add_detected(found: BoxSet, name: str, image: ImageEntry, box: Box | None, score: float | None) -> None:
-    if box is None or score is None:
-        found.skipped.append(Skipped(name, "broken box", f"image {image.id}: not four finite numbers and a score"))
-    elif (clipped := _inside(found, name, box, image)) is not None:
-        boxes = found.of_image.setdefault(image.id, Boxes())
-        boxes.xyxy.append(clipped)
-        boxes.scores.append(score)
-
-
-def _published_rows(content: dict[str, Any]) -> Iterator[tuple[int, Box | None, float | None]]:
-    for image_id, entry in content.items():
-        for box, score in zip(entry["boxes"], entry["scores"], strict=True):
-            yield int(image_id), four_numbers(box), _score(score)
-
-
-def _coco_rows(content: list[dict]) -> Iterator[tuple[int, Box | None, float | None]]:
-    for row in content:
-        box = four_numbers(row["bbox"])
-        if box is not None:
-            box = (box[0], box[1], box[0] + box[2], box[1] + box[3])
-        yield int(row["image_id"]), box, _score(row["score"])
-
-
-def _score(value: object) -> float | None:
-    """A detector's score, 0 to 1; None for anything else."""
-    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        return None
-    return float(value)
+def _add_detected(found: BoxSet, path: Path, image: ImageEntry, given: GivenBoxes) -> None:
+    if len(given) == 0:
+        return
+    if given.scores is None or not (0 <= given.scores.min() <= given.scores.max() <= 1):
+        got = "no scores" if given.scores is None else f"scores from {given.scores.min():g} to {given.scores.max():g}"
+        raise InputError(f"{path} has {got} for image {image.id}; expected the detector's scores, from 0 to 1")
+    for place, (box, score) in enumerate(zip(given.boxes.tolist(), given.scores.tolist(), strict=True), start=1):
+        clipped = _inside(found, f"image {image.id} box {place}", tuple(box), image)
+        if clipped is not None:
+            boxes = found.of_image.setdefault(image.id, Boxes())
+            boxes.xyxy.append(clipped)
+            boxes.scores.append(score)
 
 
 def _inside(found: BoxSet, name: str, box: Box, image: ImageEntry) -> Box | None:
     """The part of a box that lies in its image, or None; told where anything is lost."""
-    where = f"image {image.id}: {[round(side, 1) for side in box]} in {image.size[1]} x {image.size[0]} pixels"
+    where = f"{[round(side, 1) for side in box]} in {image.size[1]} x {image.size[0]} pixels"
     if not (box[0] < box[2] and box[1] < box[3]):
         found.skipped.append(Skipped(name, "box without area", where))
         return None

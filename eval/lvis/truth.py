@@ -6,7 +6,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from eval.skipped import Skipped
 from utils.errors import InputError
@@ -78,15 +77,9 @@ def _lvis_image(image: ImageEntry) -> dict:
     return {"id": image.id, "height": height, "width": width, **federated}
 
 
-def read_json(path: Path, what: str) -> tuple[Any, str]:
-    """(content, hash of the bytes) of a JSON file. InputError: not there, or no JSON. what: "annotations", …"""
-    if not path.is_file():
-        raise InputError(f"no {what} at {path}; give the path of a JSON file")
-    data = path.read_bytes()
-    try:
-        return json.loads(data), hashlib.sha256(data).hexdigest()[:16]
-    except ValueError as error:  # of which UnicodeDecodeError and JSONDecodeError are kinds
-        raise InputError(f"{path} is not a JSON file ({error}); expected {what}") from error
+def file_digest(path: Path) -> str:
+    """Short hash of a file's bytes, by which settings know it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def read_truth(path: Path) -> Truth:
@@ -95,7 +88,12 @@ def read_truth(path: Path) -> Truth:
     Odd annotations (unknown image or category, no box) are `skipped`. Images of COCO, which do not tell what is
     absent, count as annotated exhaustively; its crowds are neither asked about nor held against anybody.
     """
-    content, digest = read_json(path, "annotations")
+    if not path.is_file():
+        raise InputError(f"no annotations at {path}; give LVIS's json, say lvis_v1_val.json")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:  # of which UnicodeDecodeError and JSONDecodeError are kinds
+        raise InputError(f"{path} is not a JSON file ({error}); give LVIS's json, say lvis_v1_val.json") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise InputError(f"{path} is not an LVIS or COCO json: it has no list {key!r}")
@@ -109,7 +107,7 @@ def read_truth(path: Path) -> Truth:
         ) from error
     if not images:
         raise InputError(f"{path} has no images; expected LVIS or COCO annotations of some")
-    truth = Truth(categories, {image.id: image for image in images}, [], digest)
+    truth = Truth(categories, {image.id: image for image in images}, [], file_digest(path))
     for place, row in enumerate(content["annotations"], start=1):
         _add_object(truth, place, row)
     return truth
