@@ -29,11 +29,14 @@ from utils.demo.program import run
 from utils.errors import InputError, at_least, one_of, sides
 from utils.images import ImageInput, load_image, resize_keep_ratio
 from utils.masks.base import MaskGenerator
+from utils.masks.prompts import masks_from_boxes
 from utils.masks.sam2 import Sam2MaskGenerator
 from utils.postprocess import label_pixels
 from utils.presets import build, list_presets
 from utils.reasoning import label_target, target_prompts
 from utils.referring import Referral, largest_component_box
+from utils.regionspot.loading import load_regionspot
+from utils.regionspot.model import RegionSpot
 from utils.runtime import (
     Stages,
     compile_backend,
@@ -54,6 +57,7 @@ from utils.web.server import serve
 
 MASK_TYPES = ("soft", "hard")
 MASK_SIZES = ("resized", "original")
+BOX_METHODS = ("textregion", "regionspot")
 REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
 
 
@@ -131,6 +135,7 @@ class TextRegionSegmenter:
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device, resolve_dtype(dtype, self.device))
         self.mask_generator = mask_generator.to(self.device) if mask_generator is not None else None
+        self.regionspot: RegionSpot | None = None  # encode_boxes(method="regionspot") fills it where a head is shipped
         self.overlap = bool(overlap)
         if (compiler := compile_backend(compile)) is not None:
             compile_blocks(self.backbone.model.visual, compiler)
@@ -184,6 +189,27 @@ class TextRegionSegmenter:
             features, regions = self._features_and_masks(pixels, resized, grids, given)
             with self.stages("pool"):
                 return [self.pool(*parts) for parts in zip(features, regions, grids, strict=True)]
+
+    @torch.inference_mode()
+    def encode_boxes(
+        self, image: ImageInput, boxes: "np.ndarray | Tensor | Sequence", method: str = "textregion"
+    ) -> RegionTokens:
+        """One unit vector per box, comparable with text; the masks are SAM's of these boxes.
+
+        boxes: (n, 4) numbers, x1 y1 x2 y2 in pixels of the image; n = 0 is a normal result. method: "textregion" pools
+        patches as for every other mask, and `kept` says which boxes had any; "regionspot" asks the trained head
+        `self.regionspot`, which comes with preset `tiny`, and elsewhere from from_preset(regionspot_checkpoint=…).
+        InputError names the first bad box: x1 < x2, y1 < y2, within the image but for a pixel of rounding.
+        """
+        pixels = load_image(image)
+        if one_of("method", method, BOX_METHODS) == "textregion":
+            with self.stages("masks of boxes"):
+                masks = masks_from_boxes(self, pixels, boxes)
+            return self.encode_image(pixels, masks)
+        if self.regionspot is None:
+            self.regionspot = load_regionspot(self.backbone, self.mask_generator)
+        with self.stages("regionspot"):
+            return self.regionspot.encode(pixels, boxes)
 
     def tile_grid(self, height: int, width: int) -> TileGrid:
         """The views of a resized image."""

@@ -23,6 +23,7 @@ from utils.command_line import Parser
 from utils.errors import InputError
 from utils.masks import MaskGenerator, Sam2MaskGenerator, find_source
 from utils.masks.sam2_model import build_sam2, find_size, load_sam2, sam2_asset, size_of
+from utils.regionspot.loading import load_regionspot, pop_options
 from utils.tinyworld import models as tinyworld
 from utils.weights import Asset, locate_all
 
@@ -121,10 +122,14 @@ def build(
     mask_generator: "preset" or "sam2" is the preset's SAM 2, "slic" superpixels; None for given masks only; or
         a generator of your own.
     random_weights: the real architectures without any file, the same every time; results mean nothing.
-    segmenter_options: arguments of the segmenter; they override the preset's.
+    segmenter_options: arguments of the segmenter; they override the preset's. For boxes also RegionSpot's (utils/
+        regionspot/loading.py): regionspot_checkpoint, a trained or published head; sam1_checkpoint, SAM v1's weights,
+        which published heads need; regionspot_side, 224 or 336, for published heads of ViT-L/14; regionspot_isolate,
+        True for tokens independent of the other boxes; regionspot_use_class_token.
     Raises InputError in one line for anything that does not exist or fit.
     """
     preset = find_preset(name)
+    regionspot = pop_options(segmenter_options)
     if isinstance(mask_generator, str) and mask_generator not in (FROM_PRESET, "sam2"):
         mask_generator = _source_by_name(mask_generator)
     wants_sam2 = isinstance(mask_generator, str)
@@ -145,7 +150,10 @@ def build(
         own = {key: value for key, value in own.items() if value is not None}
         mask_generator = Sam2MaskGenerator(sam2, **{**preset.masks, **own})
     options = {"recipe": preset.recipe, **preset.options, **segmenter_options}
-    return segmenter_class(backbone, mask_generator, device=device, dtype=dtype, **options)
+    segmenter = segmenter_class(backbone, mask_generator, device=device, dtype=dtype, **options)
+    if regionspot:
+        segmenter.regionspot = load_regionspot(segmenter.backbone, segmenter.mask_generator, **regionspot)
+    return segmenter
 
 
 def _source_by_name(name: str) -> MaskGenerator:

@@ -62,7 +62,10 @@ def box_tokens_of(
 
 
 def pop_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Take RegionSpot's options out of a segmenter's, by their names there; those that are None count as not given."""
+    """Take RegionSpot's options out of a segmenter's, by their names there; those that are None count as not given.
+
+    InputError for a file that does not exist, so that nothing is loaded in vain.
+    """
     names = {
         "regionspot_checkpoint": "checkpoint",
         "sam1_checkpoint": "sam1_checkpoint",
@@ -71,4 +74,7 @@ def pop_options(options: dict[str, Any]) -> dict[str, Any]:
         "regionspot_use_class_token": "use_class_token",
     }
     found = {own: options.pop(name) for name, own in names.items() if name in options}
+    for name in ("checkpoint", "sam1_checkpoint"):
+        if found.get(name) is not None and not Path(found[name]).is_file():
+            raise InputError(f"no file {found[name]}; check the path")
     return {name: value for name, value in found.items() if value is not None}
