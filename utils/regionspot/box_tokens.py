@@ -6,6 +6,7 @@ A head works with the SAM that its training saw: published ones need SAM v1 ViT-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -22,6 +23,7 @@ from utils.errors import InputError, at_least
 from utils.masks.prompts import box_prompts, soft_masks
 from utils.masks.sam2 import LOGIT_LIMIT, Sam2MaskGenerator
 from utils.masks.sam2_model import SIZES
+from utils.runtime import in_parts
 from utils.types import RegionMasks
 
 SINGLE_MASK = 1  # SAM v1's decoder returns one row for the IoU, then the single mask's token
@@ -116,7 +118,7 @@ class Sam1BoxTokens:
     """Box tokens of a SAM v1 of the `segment-anything` package: box prompts, single mask (spec regionspot 1.1, 1.6).
 
     sam: a `segment_anything.modeling.Sam`, e.g. `load_sam1(path)`. name: which one it is. boxes_at_once: most boxes
-    decoded at once, at least 1; fewer need less memory (about 30 MB each). Same result.
+    decoded at once, at least 1; fewer are taken where memory does not suffice. Same result.
     """
 
     def __init__(self, sam: nn.Module, name: str = "sam1:vit_b", boxes_at_once: int = 64) -> None:
@@ -134,23 +136,30 @@ class Sam1BoxTokens:
     @torch.inference_mode()
     def encode(self, image: UInt8[np.ndarray, "H W 3"], boxes: ArrayLike | Tensor) -> tuple[BoxTokens, RegionMasks]:
         """As `BoxTokenSource.encode`."""
-        size = (image.shape[0], image.shape[1])
+        size, device = (image.shape[0], image.shape[1]), self.sam.device
         inside = boxes_inside(boxes, size)
-        found = BoxTokens.none(self.token_width, self.sam.device)
-        if len(inside):
-            transforms = from_package("segment_anything.utils.transforms")
-            resize = transforms.ResizeLongestSide(self.sam.image_encoder.img_size)
-            if min(resize.get_preprocess_shape(*size, resize.target_length)) < 1:
-                raise InputError(f"got an image of {size[1]} x {size[0]} pixels, which is too thin for SAM")
-            pixels = torch.from_numpy(resize.apply_image(image)).permute(2, 0, 1).float()
-            embedding = self.sam.image_encoder(self.sam.preprocess(pixels.to(self.sam.device))[None])
-            scaled = resize.apply_boxes_torch(inside, size).to(self.sam.device)
-            parts = [
-                self._decode(embedding, chunk, (pixels.shape[1], pixels.shape[2]))
-                for chunk in scaled.split(self.boxes_at_once)
-            ]
-            found = BoxTokens(*(torch.cat(values) for values in zip(*parts, strict=True)))
+        if len(inside) == 0:
+            found = BoxTokens.none(self.token_width, device)
+            return found, found.masks(size)
+        resize = self._resize(size)
+        pixels = torch.from_numpy(resize.apply_image(image)).permute(2, 0, 1).float().to(device)
+        embedding = self.sam.image_encoder(self.sam.preprocess(pixels)[None])
+        scaled, filled = resize.apply_boxes_torch(inside, size).to(device), (pixels.shape[1], pixels.shape[2])
+
+        def decode(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+            return self._decode(embedding, scaled[start:stop], filled)
+
+        parts = in_parts(decode, len(scaled), self.boxes_at_once, device)
+        found = BoxTokens(*(torch.cat(values) for values in zip(*parts, strict=True)))
         return found, found.masks(size)
+
+    def _resize(self, size: tuple[int, int]):
+        """The package's own resize of the longest side; InputError for an image that it would leave without a row."""
+        side = self.sam.image_encoder.img_size
+        resize = from_package("segment_anything.utils.transforms").ResizeLongestSide(side)
+        if min(resize.get_preprocess_shape(*size, side)) < 1:
+            raise InputError(f"got an image of {size[1]} x {size[0]} pixels, which is too thin for SAM")
+        return resize
 
     def _decode(
         self, embedding: Float[Tensor, "1 C e e"], boxes: Float32[Tensor, "n 4"], size: tuple[int, int]
@@ -211,8 +220,6 @@ def load_sam1(path: str | Path, model_type: str = "vit_b") -> nn.Module:
 
 def from_package(module: str):
     """A module of the optional package `segment-anything`; InputError saying how to install it."""
-    from importlib import import_module
-
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
