@@ -2,16 +2,22 @@
 
 import colorsys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from utils.lettering import font, shorten, wrap
+from utils.region_crops import RegionCrop, crop_regions
 from utils.types import RegionMasks, Segmentation
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
+Legend = Sequence[tuple[np.ndarray, str]]  # (colour, words)
 MARGIN = 16
+NARROWEST, WIDEST = 480, 1600  # pixels, of a sheet and of one of its panels
+DRAWN_ABOVE = 0.5
 GOLDEN_RATIO = 0.61803398875
 
 
@@ -37,9 +43,16 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], segmentation: Segmentation, opaci
     """The image (any size) in grey under the labels' colours, fainter where no region lies. opacity: 0..1."""
     height, width = segmentation.label_map.shape
     base = grey(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
-    strength = np.where(segmentation.region_map < 0, opacity / 2, opacity)[..., None]
-    blended = (1 - strength) * base + strength * segmentation.palette[segmentation.label_map]
-    return outline(blended.round().astype(np.uint8), segmentation.label_map)
+    colours = segmentation.palette[segmentation.label_map]
+    blended, bare = _blend(base, colours, opacity), segmentation.region_map < 0
+    if bare.any():
+        blended[bare] = _blend(base, colours, opacity / 2)[bare]
+    return outline(blended, segmentation.label_map)
+
+
+def _blend(base: Picture, colours: Picture, opacity: float) -> Picture:
+    """(1 - opacity) * base + opacity * colours, rounded."""
+    return cv2.addWeighted(base, 1 - opacity, colours, opacity, 0)
 
 
 def grey(image: Picture) -> Picture:
@@ -57,16 +70,24 @@ def outline(image: Picture, index_map: Int[np.ndarray, "H W"]) -> Picture:
     return out
 
 
-def draw_regions(image: Picture, masks: RegionMasks, opacity: float = 0.6) -> Picture:
-    """Every region in a colour of its own, large ones first so that small ones stay visible."""
-    base = grey(image)
-    out = base.astype(np.float32)
-    binary = masks.binary(image.shape[:2], threshold=0.5).cpu().numpy()
+def draw_regions(
+    image: Picture, masks: RegionMasks, opacity: float = 0.6, crops: Sequence[RegionCrop] | None = None
+) -> Picture:
+    """Every region r in colour r of the palette, large ones first so that small ones stay visible.
+
+    Drawn is where the soft value (0..3) is above DRAWN_ABOVE: resizing gives regions a fringe of small values.
+    crops: `crop_regions(masks, DRAWN_ABOVE)` at the image's size, if already made.
+    """
+    if crops is None:
+        crops = crop_regions(replace(masks, image_size=image.shape[:2]), DRAWN_ABOVE)
+    colours, each = np.zeros_like(image), palette(len(crops))
     index_map = np.full(image.shape[:2], -1)
-    for colour, r in zip(palette(len(masks)), np.argsort(-binary.sum((1, 2))), strict=True):
-        out[binary[r]] = (1 - opacity) * base[binary[r]] + opacity * colour
-        index_map[binary[r]] = r
-    return outline(out.round().astype(np.uint8), index_map)
+    for r in np.argsort([-crop.area for crop in crops], kind="stable"):
+        crops[r].paint(index_map, r)
+        crops[r].paint(colours, each[r])
+    base = grey(image)
+    blended = np.where((index_map >= 0)[..., None], _blend(base, colours, opacity), base)
+    return outline(blended, index_map)
 
 
 def heat_map(image: Picture, scores: Float32[np.ndarray, "Ph Pw"], removed: Bool[np.ndarray, "Ph Pw"]) -> Picture:
@@ -93,42 +114,70 @@ def draw_box(
 
 
 def sheet(
-    panels: Sequence[tuple[str, Picture]], legend: Sequence[tuple[np.ndarray, str]] = (), note: str = ""
+    panels: Sequence[tuple[str, Picture]], legend: Legend = (), note: str = "", height: int | None = None
 ) -> Image.Image:
-    """Panels side by side with titles, a legend of (colour, text) below and a note at the foot."""
-    height = max(240, min(640, max(p.shape[0] for _, p in panels)))
-    images = [Image.fromarray(p).resize((max(1, round(p.shape[1] * height / p.shape[0])), height)) for _, p in panels]
-    width = sum(i.width + MARGIN for i in images) + MARGIN
-    title, text = ImageFont.load_default(20), ImageFont.load_default(16)
-    rows = _legend_rows(legend, text, width)
-    total = height + 3 * MARGIN + 24 + 26 * len(rows) + (26 if note else 0)
-    canvas = Image.new("RGB", (width, total), "white")
+    """Panels side by side with titles, a legend of (colour, text) below and a note at the foot.
+
+    height: of the panels in pixels, default that of the tallest within 240..640; none gets wider than WIDEST.
+    """
+    height = height or max(240, min(640, max(p.shape[0] for _, p in panels)))
+    images = [_fitted(picture, height) for _, picture in panels]
+    width = max(sum(i.width + MARGIN for i in images) + MARGIN, NARROWEST)
+    foot = footer(legend, note, width)
+    canvas = Image.new("RGB", (width, max(i.height for i in images) + MARGIN + 20 + foot.height), "white")
     draw, x = ImageDraw.Draw(canvas), MARGIN
     for (name, _), image in zip(panels, images, strict=True):
-        draw.text((x, MARGIN // 2), name, "black", title)
+        draw.text((x, MARGIN // 2), shorten(name, 18, image.width), "black", font(18))
         canvas.paste(image, (x, MARGIN + 20))
         x += image.width + MARGIN
-    y = height + 2 * MARGIN + 20
-    for row in rows:
-        for x, colour, words in row:
-            draw.rectangle((x, y + 2, x + 16, y + 18), tuple(int(c) for c in colour), "black")
-            draw.text((x + 22, y), words, "black", text)
-        y += 26
-    if note:
-        draw.text((MARGIN, y), note, "dimgray", text)
+    canvas.paste(foot, (0, canvas.height - foot.height))
     return canvas
 
 
-def _legend_rows(
-    legend: Sequence[tuple[np.ndarray, str]], font: ImageFont.FreeTypeFont, width: int
-) -> list[list[tuple]]:
+def with_footer(picture: Picture, legend: Legend = (), note: str = "") -> Image.Image:
+    """The picture in its own size, untouched, with a legend below whose letters grow with the picture."""
+    image = Image.fromarray(picture)
+    width = max(image.width, NARROWEST)
+    foot = footer(legend, note, width, size=min(max(width // 60, 15), 60))
+    canvas = Image.new("RGB", (width, image.height + foot.height), "white")
+    canvas.paste(image, (0, 0))
+    canvas.paste(foot, (0, image.height))
+    return canvas
+
+
+def footer(legend: Legend, note: str, width: int, size: int = 15) -> Image.Image:
+    """A white strip with coloured squares and words, as many rows as needed, then the note; `size`: of the letters."""
+    rows, lines = _legend_rows(legend, width, size), wrap(note, size, width - 2 * MARGIN) if note else []
+    step = round(1.6 * size)
+    strip = Image.new("RGB", (width, 2 * (MARGIN // 2) + step * (len(rows) + len(lines))), "white")
+    draw, y = ImageDraw.Draw(strip), MARGIN // 2
+    for row in rows:
+        for x, colour, words in row:
+            draw.rectangle((x, y + 1, x + size, y + size + 1), tuple(int(c) for c in colour), "black")
+            draw.text((x + round(1.4 * size), y), words, "black", font(size))
+        y += step
+    for line in lines:
+        draw.text((MARGIN, y), line, "dimgray", font(size))
+        y += step
+    return strip
+
+
+def _legend_rows(legend: Legend, width: int, size: int) -> list[list[tuple]]:
     """Legend entries broken into rows that fit the width: [(x, colour, text), …] per row."""
     rows, x = [], width
     for colour, words in legend:
-        needed = 22 + round(font.getlength(words)) + 24
-        if x + needed > width:
+        words = shorten(words, size, width - 2 * MARGIN - 1.4 * size)
+        needed = round(1.4 * size + font(size).getlength(words) + 1.5 * size)
+        if x + needed - round(1.5 * size) > width - MARGIN:
             rows.append([])
             x = MARGIN
         rows[-1].append((x, colour, words))
         x += needed
     return rows
+
+
+def _fitted(picture: Picture, height: int) -> Image.Image:
+    """The picture at a height, or lower where it would get wider than WIDEST."""
+    factor = min(height / picture.shape[0], WIDEST / picture.shape[1])
+    sides = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
+    return Image.fromarray(picture).resize(sides)

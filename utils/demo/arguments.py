@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from utils.command_line import Parser, Sides, boolean
+from utils.masks import automatic_sources
 from utils.presets import preset_for
 from utils.tiling import RESIZE_METHODS
 from utils.web.arguments import add_arguments
@@ -18,12 +19,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         epilog="examples:\n  python TextRegionSegmenter.py\n"
         "  python TextRegionSegmenter.py --image photo.jpg --labels dog sofa floor\n"
         "  python TextRegionSegmenter.py --image photo.jpg --labels dog sofa --preset clip-vit-b16\n"
+        "  python TextRegionSegmenter.py --image photos/ --labels_file labels.txt --resume\n"
         "  python TextRegionSegmenter.py --image_query_cfg queries.yaml     (YAML: image path -> list of labels)",
     )
     add = parser.add_argument_group("what to label").add_argument
-    add("--image", metavar="FILE", help="one image (PNG, JPEG, WebP, …)")
-    add("--image_list", nargs="+", metavar="FILE", help="several images")
+    add("--image", metavar="FILE", help="an image (PNG, JPEG, WebP, …), a folder of images or a glob in quotes")
+    add("--image_list", nargs="+", metavar="FILE", help="several images, folders or globs")
     add("--labels", nargs="+", metavar="WORD", help='labels; synonyms in one label as "sofa; couch"')
+    add("--labels_file", metavar="FILE", help="text file with one label per line instead; lines with # are left out")
     add("--image_query_cfg", metavar="YAML", help="file that maps image paths to lists of labels")
     add("--seed", type=int, default=10, help="which scene to draw when no image is given (default 10)")
     add = parser.add_argument_group("which models").add_argument
@@ -57,7 +60,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--masks",
         default="sam2",
         metavar="SOURCE",
-        help="sam2, slic (superpixels), or a file or folder of masks: PNG label map, COCO-RLE JSON, npy, npz (sam2)",
+        help=f"{', '.join(automatic_sources())}, or a file or folder of masks: PNG label map, COCO-RLE JSON, npy, npz "
+        "(sam2)",
     )
     add("--boxes", nargs="+", metavar="X1,Y1,X2,Y2", help="boxes in pixels: SAM 2 segments each, nothing else")
     add(
@@ -85,9 +89,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         const=True,
         default=False,
         metavar="BOOL",
-        help="also write their heat map (False)",
+        help="also global_patches.png, the score of every patch (False)",
     )
-    add("--output", default="outputs", metavar="DIR", help="where pictures go (outputs/)")
+    add = parser.add_argument_group("what is written").add_argument
+    add("--output", default="outputs", metavar="DIR", help="one folder per image is made in here (outputs/)")
+    add(
+        "--resume",
+        action="store_true",
+        help="pass over images that are finished there: same content, labels and settings (off: all are done again)",
+    )
+    add(
+        "--similarity_maps",
+        action="store_true",
+        help="also one picture per label of its similarity with every region (off; at most 40)",
+    )
+    add("--save_tokens", action="store_true", help="also tokens.safetensors, for RegionTokens.load (off)")
     add_arguments(parser)
     args = parser.parse_args(arguments)
     if args.clip_pretrained or args.clip_architecture:

@@ -1,25 +1,20 @@
 """The demo program, as a user runs it, on the embedded models and on photographs."""
 
+import json
 import re
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
+from pycocotools.coco import COCO
 from skimage import data
 
 from TextRegionSegmenter import main
-from utils.demo.arguments import parse_arguments
-from utils.demo.program import (
-    box_of,
-    find_query,
-    gather_jobs,
-    mean_iou,
-    output_names,
-    read_query_cfg,
-    segmenter_options,
-)
-from utils.errors import InputError
+from utils.demo.drawn_scene import mean_iou
+from utils.outputs import similarity_map
+from utils.types import RegionTokens
 
 
 @pytest.fixture(scope="module")
@@ -45,30 +40,80 @@ def test_drawn_scene(tmp_path, capsys):
     assert re.search(r"seconds: .*masks .*encode .*pool .*text .*postprocess", out)
     assert out.count("TextRegionSegmenter.py --") == 2
     assert "not a claim about photographs" in out
-    for name in ("picture.png", "labels.png", "scene.png", "global_patches.png"):
-        with Image.open(tmp_path / "scene_10" / name) as image:
+    folder = tmp_path / "scene_10"
+    for name in ("picture.png", "overlay.png", "labels.png", "regions.png", "scene.png", "global_patches.png"):
+        with Image.open(folder / name) as image:
             assert image.size[0] >= 256
+    files = json.loads((folder / "run.json").read_text())["files"]
+    assert sorted(files) == sorted(p.name for p in folder.iterdir() if p.name != "run.json")
+
+
+@pytest.fixture(scope="module")
+def coffee(tmp_path_factory, photos):
+    """The folder of one photograph with everything that can be asked for."""
+    output = tmp_path_factory.mktemp("everything")
+    code = main(
+        [
+            *("--preset", "tiny", "--image", str(photos / "coffee.png"), "--labels", "wood; timber", "stone", "sky"),
+            *("--output", str(output), "--similarity_maps", "--save_tokens", "--visualize_global_patch"),
+        ]
+    )
+    assert code == 0
+    return output / "coffee"
+
+
+def test_label_files_say_the_same(coffee):
+    labels = np.asarray(Image.open(coffee / "labels.png"))
+    assert labels.shape == (151, 181)
+    content = json.loads((coffee / "labels.json").read_text())
+    assert [entry["name"] for entry in content["labels"]] == ["wood", "stone", "sky"]
+    for entry in content["labels"]:
+        assert entry["share"] == pytest.approx((labels == entry["index"]).mean(), abs=1e-5)
+    with Image.open(coffee / "overlay.png") as overlay:
+        assert overlay.width >= 181
+        assert overlay.height > 151
+    coco = COCO(str(coffee / "coco.json"))
+    for annotation in coco.loadAnns(coco.getAnnIds()):
+        assert (coco.annToMask(annotation) == (labels == annotation["category_id"] - 1)).all()
+    assert coco.loadImgs(1)[0]["file_name"] == "coffee.png"
+
+
+def test_region_files_and_tokens_say_the_same(coffee):
+    tokens = RegionTokens.load(coffee / "tokens.safetensors")
+    rows = json.loads((coffee / "regions.json").read_text())["regions"]
+    coco = COCO(str(coffee / "coco_regions.json"))
+    binary = tokens.masks.binary().numpy()
+    assert len(rows) == len(tokens) == len(coco.getAnnIds())
+    for row, mask, annotation in zip(rows, binary, coco.loadAnns(coco.getAnnIds()), strict=True):
+        assert row["area"] == mask.sum() == annotation["area"]
+        assert (coco.annToMask(annotation) == mask).all()
+        assert annotation["category"] == row["labels"][0]["name"]
+        cosines = [label["cosine"] for label in row["labels"]]
+        assert cosines == sorted(cosines, reverse=True)
+    assert np.isnan(similarity_map(tokens, torch.zeros(len(tokens)))).sum() == (~binary.any(0)).sum()
+
+
+def test_extras_are_written(coffee):
+    assert sorted(p.name for p in (coffee / "similarity").iterdir()) == ["00_wood.png", "01_stone.png", "02_sky.png"]
+    run_file = json.loads((coffee / "run.json").read_text())
+    assert "similarity/00_wood.png" in run_file["files"]
+    assert run_file["labels"] == ["wood; timber", "stone", "sky"]
+    assert (run_file["width"], run_file["height"]) == (181, 151)
+    assert {"masks", "encode", "text"} <= set(run_file["seconds"])
+    assert run_file["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert run_file["settings"]["preset"] == "tiny"
 
 
 def test_photographs_with_the_tiny_preset(tmp_path, capsys, photos):
     code, out, err = run(
         capsys,
-        "--preset",
-        "tiny",
-        "--image_list",
-        *sorted(photos.glob("*.png")),
-        "--labels",
-        "wood",
-        "quokka",
-        "--output",
-        tmp_path,
+        *("--preset", "tiny", "--image_list", *sorted(photos.glob("*.png"))),
+        *("--labels", "wood", "quokka", "--output", tmp_path),
     )
     assert code == 0
     assert out.count("regions ->") == 3
     assert "never saw the words: quokka" in err
-    labels = np.asarray(Image.open(tmp_path / "coffee" / "labels.png"))
-    assert labels.shape == (151, 181)
-    assert set(np.unique(labels)) <= {0, 1}
+    assert set(np.unique(np.asarray(Image.open(tmp_path / "coffee" / "labels.png")))) <= {0, 1}
 
 
 def test_real_architectures_on_a_photograph(tmp_path, capsys, photos):
@@ -99,25 +144,6 @@ def test_other_mask_sources(tmp_path, capsys, photos, source):
     assert regions >= 1
 
 
-def test_one_bad_image_does_not_stop_the_others(tmp_path, capsys, photos):
-    (tmp_path / "bad.png").write_bytes(b"not an image")
-    code, _, err = run(
-        capsys,
-        *("--preset", "tiny", "--masks", "slic", "--labels", "wood", "--output", tmp_path / "out"),
-        *("--image_list", tmp_path / "bad.png", photos / "coffee.png"),
-    )
-    assert code == 2
-    assert (tmp_path / "out" / "coffee" / "picture.png").is_file()
-    assert "bad.png is not an image" in err
-    assert err.endswith("error: 1 of 2 images could not be labelled; see the lines above\n")
-
-
-@pytest.mark.parametrize("text", ["1,2,3", "a,b,c,d", "1 2 3 4"])
-def test_a_bad_box_is_named(text):
-    with pytest.raises(InputError, match="expected x1,y1,x2,y2"):
-        box_of(text)
-
-
 def test_pixels_outside_all_regions_are_said(tmp_path, capsys, photos):
     corner = np.zeros((1, 151, 181), bool)
     corner[0, :50, :60] = True
@@ -131,29 +157,11 @@ def test_yaml_of_images_and_labels(tmp_path, capsys, photos):
     queries = photos / "queries.yaml"
     queries.write_text(yaml.safe_dump({"astronaut.png": ["red shape", "sky"], "coffee.png": "wood, stone"}))
     code, out, _ = run(capsys, "--preset", "tiny", "--image_query_cfg", queries, "--output", tmp_path)
+    queries.unlink()
     assert code == 0
     assert out.count("regions ->") == 2
-    assert "red shape" in out
-    assert "stone" in out
-
-
-def test_query_file_by_name_and_its_errors(tmp_path):
-    path = tmp_path / "q.yaml"
-    path.write_text("a/x.png: [dog]\nb/y.png: [cat, sofa]\n")
-    queries = read_query_cfg(path)
-    assert find_query(queries, tmp_path / "elsewhere" / "y.png") == ["cat", "sofa"]
-    with pytest.raises(InputError, match="0 entries"):
-        find_query(queries, tmp_path / "z.png")
-    for text, message in (
-        ("[1, 2", "not valid YAML"),
-        ("just words", "expected a mapping"),
-        ("a.png: 3", "expected a l"),
-    ):
-        path.write_text(text)
-        with pytest.raises(InputError, match=message):
-            read_query_cfg(path)
-    with pytest.raises(InputError, match="no file"):
-        read_query_cfg(tmp_path / "absent.yaml")
+    for name, labels in (("astronaut", ["red shape", "sky"]), ("coffee", ["wood", "stone"])):
+        assert json.loads((tmp_path / name / "run.json").read_text())["labels"] == labels
 
 
 @pytest.mark.parametrize(
@@ -164,6 +172,8 @@ def test_query_file_by_name_and_its_errors(tmp_path):
         (["--labels", "a"], "no image"),
         (["--preset", "nope"], "nope"),
         (["--preset", "tiny", "--image", "README.md", "--labels", "a"], "not an image"),
+        (["--preset", "tiny", "--image", "utils", "--labels", "a"], "no image in utils"),
+        (["--preset", "tiny", "--image", "utils/*.png", "--labels", "a"], "no image in utils/*.png"),
         (["--preset", "tiny", "--points_per_side", "0"], "points_per_side"),
         (["--preset", "tiny", "--crop_size", "97"], "multiple of the patch size"),
         (["--preset", "tiny", "--global_patch_threshold", "7"], "global_patch_threshold"),
@@ -171,6 +181,8 @@ def test_query_file_by_name_and_its_errors(tmp_path):
         (["--preset", "tiny", "--dtype", "int4"], "int4"),
         (["--preset", "tiny", "--sam2_checkpoint", "absent.pt"], "absent.pt"),
         (["--image_query_cfg", "absent.yaml"], "absent.yaml"),
+        (["--image", "a.png", "--labels_file", "absent.txt"], "no file absent.txt"),
+        (["--image", "a.png", "--labels_file", "pyproject.toml", "--labels", "a"], "exclude each other"),
         (["--boxes", "1,2,3,4"], "no image"),
         (["--image", "a.png", "--labels", "a", "--boxes", "1,2,3,4", "--masks", "slic"], "exclude each other"),
         (["--preset", "tiny", "--output", "README.md/x"], "cannot write"),
@@ -183,30 +195,6 @@ def test_bad_input_is_one_line_and_code_2(capsys, arguments, message):
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
-
-
-def test_flags_become_options_only_when_given():
-    assert set(segmenter_options(parse_arguments([]))) == {"device", "dtype"}
-    options = segmenter_options(parse_arguments(["--remove_global_patch", "False", "--scale", "(300, 200)"]))
-    assert options["global_patch_threshold"] is None
-    assert options["scale"] == (300, 200)
-    assert segmenter_options(parse_arguments(["--global_patch_threshold", "0.2"]))["global_patch_threshold"] == 0.2
-
-
-def test_reference_flags_select_a_preset():
-    args = parse_arguments(["--clip_pretrained", "openai", "--clip_architecture", "ViT-L/14@336px"])
-    assert args.preset == "clip-vit-l14-336"
-
-
-def test_jobs_from_image_list_and_labels():
-    jobs = gather_jobs(parse_arguments(["--image", "a.png", "--image_list", "b.png", "--labels", "x", "y"]))
-    assert [(job.image.name, job.labels) for job in jobs] == [("a.png", ("x", "y")), ("b.png", ("x", "y"))]
-
-
-def test_output_names_are_unique():
-    from pathlib import Path
-
-    assert output_names([Path("a/x.png"), Path("b/x.jpg"), Path("y.png")]) == ["x", "x_2", "y"]
 
 
 def test_mean_iou_by_hand():
