@@ -1,0 +1,139 @@
+"""The command line of python -m eval.lvis, and the methods' evaluation one after the other."""
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors.torch import save
+
+from eval.lvis.boxes import GROUND_TRUTH, BoxSet, read_boxes
+from eval.lvis.table import NOTE, as_markdown, as_text, side_by_side
+from eval.lvis.task import METHODS, LvisTask, softmax_scale
+from eval.lvis.truth import Truth, read_truth
+from eval.results import Results
+from eval.sharding import processes
+from eval.skipped import Skipped, skipped_line
+from eval.task_cli import resumable, run_of, shared_arguments
+from eval.tasks import Run, build_segmenter, evaluate_with
+from TextRegionSegmenter import TextRegionSegmenter
+from utils.command_line import Parser, boolean, output_folder, run_program
+from utils.errors import InputError
+from utils.regionspot.loading import load_regionspot
+from utils.storage import write_atomically
+
+LVIS_NAMES = 1203
+REGIONSPOT_FLAGS = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side", "regionspot_isolate")
+METHODS_HELP = (
+    "textregion, regionspot (default: both), and textregion-box: TextRegion with the whole box as its region, no SAM"
+)
+EXAMPLES = """examples:
+  python -m eval.lvis --annotations lvis_v1_val.json --image_root coco --boxes gt --preset clip-vit-l14-336 \\
+      --regionspot_checkpoint regionspot_bl_336.pth --regionspot_side 336 --sam1_checkpoint sam_vit_b_01ec64.pth
+  python -m eval.lvis --annotations lvis_v1_val.json --image_root coco --boxes glip_boxes.json --method textregion
+  python -m eval.prepare.tiny_lvis
+  python -m eval.lvis --preset tiny --annotations data/tiny_lvis/lvis_tiny_val.json \\
+      --image_root data/tiny_lvis/images --visualize 9
+  torchrun --nproc_per_node 4 -m eval.lvis …     (four GPUs, or four CPU processes)
+
+Each method has a folder of its own in the work dir (journal, results.json, results.md, pictures); results.md beside
+them has all in one table. A method that is finished costs nothing with --resume, so methods can be added later."""
+
+
+def parser() -> Parser:
+    """The flags."""
+    made = Parser(
+        prog="python -m eval.lvis",
+        description="Name every box of LVIS: AP (by the lvis package) and, on true boxes, top-1 accuracy.",
+        epilog=EXAMPLES,
+    )
+    add = made.add_argument_group("the data").add_argument
+    add("--annotations", type=Path, required=True, metavar="FILE", help="lvis_v1_val.json, or another in LVIS's layout")
+    add("--image_root", type=Path, required=True, metavar="DIR", help="images, flat or in train2017/ and val2017/")
+    add(
+        "--boxes",
+        default=GROUND_TRUTH,
+        metavar="gt|FILE",
+        help="the annotations' boxes (gt, the default), or a detector's: JSON, image id -> boxes (x1 y1 x2 y2) and "
+        "scores, or COCO results (image_id, bbox as x y width height, score)",
+    )
+    add("--clean_names", action="store_true", help='"bat_(animal)" is read as "bat" (default: raw, as published)')
+    add = made.add_argument_group("the methods").add_argument
+    add("--method", nargs="+", choices=METHODS, default=list(METHODS[:2]), metavar="NAME", help=METHODS_HELP)
+    add("--regionspot_checkpoint", metavar="FILE", help="RegionSpot head, own or published (preset tiny: its own)")
+    add("--sam1_checkpoint", metavar="FILE", help="SAM v1 ViT-B weights, which published heads need")
+    add("--regionspot_side", type=int, metavar="N", help="224 or 336: CLIP's input, for published heads of ViT-L/14")
+    add(
+        "--regionspot_isolate",
+        type=boolean,
+        metavar="BOOL",
+        help="a box's name does not depend on the other boxes (default: as the head was trained; published: False)",
+    )
+    shared_arguments(made, "", proposes=False)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; returns its exit code: 0, or 2 after one line about bad input."""
+    options = parser().parse_args(arguments)
+
+    def body() -> None:
+        run = run_of(options, "lvis")
+        own = {name: value for name in REGIONSPOT_FLAGS if (value := getattr(options, name)) is not None}
+        run = replace(run, model={**run.model, **own})
+        truth = read_truth(options.annotations)
+        boxes = read_boxes(options.boxes, truth)
+        if not options.image_root.is_dir():
+            raise InputError(f"no folder {options.image_root}; --image_root is the folder of the images")
+        output_folder(run.work_dir, "--work-dir")
+        with resumable():
+            evaluate_methods(options, run, truth, boxes)
+
+    return run_program(body)
+
+
+def evaluate_methods(options: argparse.Namespace, run: Run, truth: Truth, boxes: BoxSet) -> None:
+    """Every method with the same models in the same processes; the first process prints and writes the table."""
+    done: dict[str, tuple[Results, list[Skipped]]] = {}
+    with processes(run.launcher, run.device, run.local_rank) as group:
+        segmenter = build_segmenter(LvisTask, run, group.device)
+        models = {method: method_models(segmenter, method) for method in options.method}
+        for method, made_of in models.items():
+            task = LvisTask(truth, boxes, options.image_root, method, options.clean_names, made_of)
+            results = evaluate_with(segmenter, task, replace(run, work_dir=run.work_dir / method), group)
+            if results is not None:
+                done[method] = results
+    if done:
+        report(run, truth, boxes, done)
+
+
+def method_models(segmenter: TextRegionSegmenter, method: str) -> dict:
+    """What of a method's own models decides the numbers, for the settings. Loads RegionSpot's: InputError if it has
+    no head, before anything is computed.
+    """
+    common = {"softmax_scale": softmax_scale(segmenter)}
+    if method != "regionspot":
+        return common
+    if segmenter.regionspot is None:
+        segmenter.regionspot = load_regionspot(segmenter.backbone, segmenter.mask_generator)
+    spot = segmenter.regionspot
+    state = {name: tensor.cpu().contiguous() for name, tensor in spot.head.state_dict().items()}
+    head = {"weights": hashlib.sha256(save(state)).hexdigest()[:16], "isolate": spot.head.isolate}
+    head["use_class_token"] = spot.head.use_class_token
+    return {**common, "head": head, "sam": spot.box_tokens.name, "side": spot.side, "antialias": spot.antialias}
+
+
+def report(run: Run, truth: Truth, boxes: BoxSet, done: dict[str, tuple[Results, list[Skipped]]]) -> None:
+    """One table of all methods, on the terminal and in results.md."""
+    rows = side_by_side({method: results.metrics for method, (results, _) in done.items()})
+    facts = [f"annotations: {len(truth.images)} images, {len(truth.categories)} names"]
+    if len(truth.categories) != LVIS_NAMES:
+        facts[0] += f"; LVIS v1 has {LVIS_NAMES}: the published figures are of other data"
+    facts += [f"boxes: {'of the annotations' if boxes.are_true else f'a detector’s, file {boxes.source}'}"]
+    facts += [
+        f"{method}: {results.backbone}, {results.items} images; {skipped_line(skipped)}"
+        for method, (results, skipped) in done.items()
+    ]
+    write_atomically(run.work_dir / "results.md", as_markdown(rows, facts).encode())
+    print(as_text(rows), NOTE, *facts, f"written to {run.work_dir / 'results.md'}", sep="\n")

@@ -1,0 +1,391 @@
+"""LVIS end to end on drawn scenes: both methods, several processes, kill -9, odd data."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import task_worlds
+import torch
+from PIL import Image
+
+from eval.lvis import cli
+from eval.lvis.boxes import read_boxes
+from eval.lvis.task import LvisTask, softmax_scale, whole_boxes
+from eval.lvis.truth import read_truth
+from eval.prepare.tiny_lvis import write_tiny_lvis
+from eval.sharding import Processes
+from eval.tasks import Run, evaluate_with, from_rle
+from TextRegionSegmenter import TextRegionSegmenter
+from utils.regionspot.checkpoint import save_head
+from utils.regionspot.head import RegionSpotHead
+from utils.regionspot.text import encode_names
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENES = 4
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with task_worlds.one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny_lvis")
+    write_tiny_lvis(folder, scenes=SCENES, names="colours")
+    torch.manual_seed(2)
+    head = RegionSpotHead(192, 128, 96, 16, 1)  # of random weights: what is told of it is not how good it is
+    save_head(folder / "head.safetensors", head, {"clip": "tiny", "side": 96, "sam": "sam2:tinyworld"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(world):
+    with task_worlds.one_thread():
+        return TextRegionSegmenter.from_preset(
+            "tiny", device="cpu", dense_fallback=False, regionspot_checkpoint=world / "head.safetensors"
+        )
+
+
+def command_line(world, work_dir, *more):
+    data = ["--annotations", world / "lvis_tiny_val.json", "--image_root", world / "images", "--work-dir", work_dir]
+    models = ["--preset", "tiny", "--device", "cpu", "--regionspot_checkpoint", world / "head.safetensors"]
+    return [str(part) for part in (*data, *models, "--save-predictions", *more)]
+
+
+@pytest.fixture(scope="module")
+def alone(world, tmp_path_factory):
+    """Work dir of one uninterrupted run of both methods on true boxes."""
+    work_dir = tmp_path_factory.mktemp("alone")
+    with task_worlds.one_thread():
+        assert cli.main(command_line(world, work_dir, "--visualize", "2")) == 0
+    return work_dir
+
+
+def results(work_dir, method):
+    return json.loads((work_dir / method / "results.json").read_text())
+
+
+def predictions(work_dir, method):
+    return [json.loads(line) for line in (work_dir / method / "predictions.jsonl").read_text().splitlines()]
+
+
+def journal(work_dir, method):
+    lines = [line for path in (work_dir / method / "journal").iterdir() for line in path.read_text().splitlines()]
+    return {record["id"]: record for record in map(json.loads, lines) if "id" in record}
+
+
+def assert_same(one, other, methods=("textregion", "regionspot")):
+    for method in methods:
+        for key in ("metrics", "per_class", "items", "skipped", "config", "recipe"):
+            assert results(one, method)[key] == results(other, method)[key], (method, key)
+        assert predictions(one, method) == predictions(other, method)
+    assert (one / "results.md").read_text() == (other / "results.md").read_text()
+
+
+# ---------------------------------------------------------------------- one run
+
+
+@pytest.mark.parametrize("method", ["textregion", "regionspot"])
+def test_a_record_is_the_slow_form_of_the_rule(method, world, alone, segmenter):
+    truth = read_truth(world / "lvis_tiny_val.json")
+    image, boxes = next(iter(read_boxes("gt", truth).of_image.items()))
+    names = [category.name for category in truth.categories]
+    text = segmenter.encode_text(names) if method == "textregion" else encode_names(segmenter.backbone, names)
+    regions = segmenter.encode_boxes(truth.images[image].find(world / "images"), boxes.xyxy, method)
+    scale = float(segmenter.backbone.model.logit_scale.exp())
+    found = (regions.tokens @ text.T * scale).softmax(1)
+    record = journal(alone, method)[str(image)]
+    kept = regions.kept.tolist()
+    assert [record["named"][box] for box in kept] == found.argmax(1).tolist()
+    assert [record["confidence"][box] for box in kept] == pytest.approx(found.amax(1).tolist(), rel=1e-4)
+    assert record["right"] == sum(record["named"][box] == boxes.names[box] for box in kept)
+    pairs = {(kept[row], name): float(found[row, name]) for row in range(len(kept)) for name in range(len(names))}
+    told = zip(record["found"]["box"], record["found"]["category"], record["found"]["score"], strict=True)
+    assert {(box, name): score for box, name, score in told} == pytest.approx(pairs, rel=1e-4)
+    assert record["found"]["score"] == sorted(record["found"]["score"], reverse=True)
+    full = regions.masks.binary().numpy()
+    for row, box in enumerate(kept):
+        assert (from_rle(record["masks"][str(box)]) == full[row]).all()
+
+
+def test_files_and_table(world, alone):
+    truth = json.loads((world / "lvis_tiny_val.json").read_text())
+    by_id = {category["id"]: category["frequency"] for category in truth["categories"]}
+    for method in ("textregion", "regionspot"):
+        content = results(alone, method)
+        assert content["items"] == content["measured"] == SCENES
+        records = journal(alone, method)
+        right, boxes = (sum(len(r["named"]) if k == "n" else r["right"] for r in records.values()) for k in "rn")
+        assert content["metrics"]["top-1"] == pytest.approx(100 * right / boxes)
+        assert boxes == len(truth["annotations"]) == sum(row["boxes"] for row in content["per_class"].values())
+        for letter, name in {"r": "rare", "c": "common", "f": "frequent"}.items():
+            row = content["per_class"][name]
+            assert row["boxes"] == sum(by_id[a["category_id"]] == letter for a in truth["annotations"])
+            assert row["categories"] == 3
+            assert content["metrics"][f"top-1 {name}"] == pytest.approx(100 * row["right"] / row["boxes"])
+        assert content["metrics"]["box APs"] is None, "no object is that small"
+        data = content["config"]["data"]
+        assert (data["method"], data["boxes"], data["names"], data["kept"]) == (method, "gt", "raw", 900)
+        assert {"lvis", "pycocotools"} <= set(content["versions"])
+    head = results(alone, "regionspot")["config"]["data"]["models"]
+    assert (head["sam"], head["side"], len(head["head"]["weights"])) == ("sam2:tinyworld", 96, 16)
+    text = (alone / "results.md").read_text()
+    assert "| figure (%) | textregion | regionspot | RegionSpot BB (published) | RegionSpot BL (published) |" in text
+    assert f"| box AP | {results(alone, 'textregion')['metrics']['box AP']:.2f} |" in text
+    assert "| 20.90 | 23.70 | 25.00 |" in text
+    assert "| box APs | – | – | – | – | – |" in text
+    assert "not measured here" in text
+    assert "9 names; LVIS v1 has 1203: the published figures are of other data" in text
+    for method in ("textregion", "regionspot"):
+        assert any((alone / method / f"{name}.png").is_file() for name in ("right", "wrong"))
+
+
+def test_predictions_are_lvis_results(world, alone):
+    truth = read_truth(world / "lvis_tiny_val.json")
+    boxes = read_boxes("gt", truth)
+    lines = predictions(alone, "textregion")
+    x, y, width, height = lines[0]["bbox"]
+    assert (x, y, x + width, y + height) in boxes.of_image[lines[0]["image_id"]].xyxy
+    assert lines[0]["segmentation"]["size"] == list(truth.images[lines[0]["image_id"]].size)
+    assert {line["category_id"] for line in lines} == {category.id for category in truth.categories}
+
+
+def test_whole_boxes_as_regions_find_the_colours(world, tmp_path):
+    assert cli.main(command_line(world, tmp_path, "--method", "textregion-box")) == 0
+    assert results(tmp_path, "textregion-box")["metrics"]["top-1"] > 80, "chance is 11 %"
+
+
+def test_whole_boxes_fill_every_pixel_they_touch(world):
+    boxes = read_boxes("gt", read_truth(world / "lvis_tiny_val.json")).of_image.popitem()[1]
+    boxes.xyxy[:] = [(1.0, 2.0, 4.0, 5.0), (0.5, 0.5, 1.5, 1.5)]
+    boxes.xyxy[2:], masks = [], whole_boxes(boxes, (7, 5))
+    assert [np.argwhere(mask).min(0).tolist() for mask in masks] == [[2, 1], [0, 0]]
+    assert masks.sum((1, 2)).tolist() == [9, 4]
+
+
+# ---------------------------------------------------------------------- a detector's boxes
+
+
+def detector_files(world, folder):
+    """The true boxes with scores, in both layouts."""
+    content = json.loads((world / "lvis_tiny_val.json").read_text())
+    random = np.random.default_rng(3)
+    rows = [
+        {"image_id": a["image_id"], "bbox": a["bbox"], "score": round(random.uniform(0.1, 1), 3), "category_id": 1}
+        for a in content["annotations"]
+    ]
+    by_image = {}
+    for row in rows:
+        entry = by_image.setdefault(str(row["image_id"]), {"boxes": [], "scores": [], "labels": []})
+        x, y, width, height = row["bbox"]
+        entry["boxes"].append([x, y, x + width, y + height])
+        entry["scores"].append(row["score"])
+        entry["labels"].append(1)
+    (folder / "coco.json").write_text(json.dumps(rows))
+    (folder / "published.json").write_text(json.dumps(by_image))
+    return rows
+
+
+def test_both_layouts_of_boxes_give_the_same_results(world, alone, tmp_path):
+    rows = detector_files(world, tmp_path)
+    for layout in ("coco", "published"):
+        arguments = ["--boxes", str(tmp_path / f"{layout}.json"), "--method", "regionspot"]
+        assert cli.main(command_line(world, tmp_path / layout, *arguments)) == 0
+    found = [results(tmp_path / layout, "regionspot") for layout in ("coco", "published")]
+    assert found[0]["metrics"] == found[1]["metrics"]
+    assert "top-1" not in found[0]["metrics"], "nobody says which name is right"
+    assert predictions(tmp_path / "coco", "regionspot") == predictions(tmp_path / "published", "regionspot")
+    # The same boxes without scores: every score is the probability alone.
+    plain = {(p["image_id"], tuple(p["bbox"]), p["category_id"]): p["score"] for p in predictions(alone, "regionspot")}
+    scores = {(row["image_id"], tuple(row["bbox"])): row["score"] for row in rows}
+    for line in predictions(tmp_path / "coco", "regionspot"):
+        box = (line["image_id"], tuple(line["bbox"]))
+        assert line["score"] == pytest.approx(plain[(*box, line["category_id"])] * scores[box], rel=1e-5)
+
+
+def test_other_boxes_are_not_resumed(world, alone, tmp_path, capsys):
+    detector_files(world, tmp_path)
+    more = ["--boxes", str(tmp_path / "coco.json"), "--resume"]
+    assert cli.main(command_line(world, alone, *more)) == 2
+    assert 'data.boxes: was "gt", now' in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- interruptions and several processes
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def test_two_gloo_processes_equal_one(world, alone, tmp_path):
+    members = []
+    port = str(free_port())
+    for number in range(2):
+        environment = {**os.environ, "RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number)}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "eval.lvis", *command_line(world, tmp_path, "--launcher", "pytorch")]
+        members.append(
+            subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )
+    said = [[text.decode() for text in member.communicate(timeout=400)] for member in members]
+    assert [member.returncode for member in members] == [0, 0], said
+    assert said[1][0] == "", "only the first process tells the results"
+    assert "RegionSpot BB (published)" in said[0][0]
+    assert "top-1 " in said[0][1], "running accuracy"
+    for method in ("textregion", "regionspot"):
+        assert len(list((tmp_path / method / "journal").iterdir())) == 2
+        assert results(tmp_path, method)["processes"] == 2
+    assert_same(tmp_path, alone)
+
+
+def test_resuming_after_kill_9_equals_an_uninterrupted_run(world, alone, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "eval.lvis", *command_line(world, tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    written = tmp_path / "textregion" / "journal" / "run000-process000.jsonl"
+    deadline = time.monotonic() + 300
+    while not written.exists() or written.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "results.md").exists()
+    done = written.read_bytes().count(b"\n") - 1
+    with task_worlds.counted_calls() as calls:
+        assert cli.main(command_line(world, tmp_path, "--resume")) == 0
+    assert calls["clip"] == SCENES - done, "TextRegion's; RegionSpot takes its map another way"
+    assert results(tmp_path, "textregion")["measured"] == SCENES - done
+    assert_same(tmp_path, alone)
+
+
+def test_nothing_is_done_again(world, alone):
+    before = results(alone, "textregion")["metrics"]
+    with task_worlds.counted_calls() as calls:
+        assert cli.main(command_line(world, alone, "--resume")) == 0
+    assert calls == {}
+    assert results(alone, "textregion")["measured"] == 0
+    assert results(alone, "textregion")["metrics"] == before
+
+
+# ---------------------------------------------------------------------- odd data
+
+
+def test_odd_images_are_told_and_left_out(world, segmenter, tmp_path):
+    content = json.loads((world / "lvis_tiny_val.json").read_text())
+    images = [image["id"] for image in content["images"]]
+    for image in content["images"]:
+        path = tmp_path / image["coco_url"]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((world / "images" / image["coco_url"]).read_bytes())
+    (tmp_path / content["images"][0]["coco_url"]).unlink()
+    broken = tmp_path / content["images"][1]["coco_url"]
+    broken.write_bytes(broken.read_bytes()[:300])
+    Image.new("RGB", (255, 256)).save(tmp_path / content["images"][2]["coco_url"])
+    content["images"].append({**content["images"][3], "id": 7})
+    (tmp_path / "odd.json").write_text(json.dumps(content))
+    truth = read_truth(tmp_path / "odd.json")
+    task = LvisTask(truth, read_boxes("gt", truth), tmp_path, "textregion")
+    run = Run("tiny", tmp_path / "out")
+    found, skipped = evaluate_with(segmenter, task, run, Processes())
+    assert [(one.id, one.kind) for one in skipped] == [
+        (f"image {images[0]}", "missing image"),
+        (f"image {images[1]}", "unreadable image"),
+        (f"image {images[2]}", "unreadable image"),
+        ("image 7", "image without boxes"),
+    ]
+    assert "it has 255 x 256 pixels, the annotations say 256 x 256" in skipped[2].reason
+    assert found.items == 2
+    objects = sum(thing["image_id"] == images[3] for thing in truth.objects)
+    assert sum(row["boxes"] for row in found.per_class.values()) == objects
+    assert found.metrics["box AP50"] > 0
+
+
+def test_boxes_without_a_token_are_wrong_and_not_detected(world, segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr(segmenter, "global_patch_threshold", 2.0)  # every patch is removed
+    truth = read_truth(world / "lvis_tiny_val.json")
+    task = LvisTask(truth, read_boxes("gt", truth), world / "images", "textregion")
+    found, skipped = evaluate_with(segmenter, task, Run("tiny", tmp_path, limit=1, visualize=1), Processes())
+    first = next(iter(truth.images))
+    boxes = [thing for thing in truth.objects if thing["image_id"] == first]
+    assert [(one.id, one.kind, one.effect) for one in skipped] == [
+        (f"image {first} box {place}", "box without a token", "scored as wrong") for place in range(1, len(boxes) + 1)
+    ]
+    assert (found.metrics["top-1"], found.metrics["box AP"], found.metrics["mask AP"]) == (0, 0, 0)
+    assert not (tmp_path / "right.png").exists()
+
+
+def test_without_masks_in_the_annotations_there_is_no_mask_ap(world, segmenter, tmp_path):
+    content = json.loads((world / "lvis_tiny_val.json").read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    truth = read_truth(tmp_path / "boxes.json")
+    task = LvisTask(truth, read_boxes("gt", truth), world / "images", "textregion")
+    run = Run("tiny", tmp_path / "out", limit=1, save_predictions=True)
+    found, _ = evaluate_with(segmenter, task, run, Processes())
+    assert "box AP" in found.metrics
+    assert not any(name.startswith("mask") for name in found.metrics)
+    line = json.loads((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()[0])
+    assert "segmentation" not in line
+
+
+def test_clean_names_are_what_is_encoded(world, segmenter, tmp_path):
+    content = json.loads((world / "lvis_tiny_val.json").read_text())
+    raw = [category["name"] for category in content["categories"]]
+    for category in content["categories"]:
+        category["name"] = f"{category['name'].replace(' ', '_')}_(toy)"
+    (tmp_path / "raw.json").write_text(json.dumps(content))
+    truth = read_truth(tmp_path / "raw.json")
+    boxes = read_boxes("gt", truth)
+    for method in ("textregion", "regionspot"):
+        clean = LvisTask(truth, boxes, tmp_path, method, clean_names=True).text(segmenter)
+        as_is = LvisTask(truth, boxes, tmp_path, method).text(segmenter)
+        expected = segmenter.encode_text(raw) if method == "textregion" else encode_names(segmenter.backbone, raw)
+        torch.testing.assert_close(clean, expected)
+        assert not torch.allclose(as_is, expected, atol=1e-3)
+
+
+def test_the_scale_is_the_models_own_for_both_methods(segmenter):
+    assert softmax_scale(segmenter) == segmenter.regionspot.scale
+    assert softmax_scale(segmenter) == pytest.approx(float(segmenter.backbone.model.logit_scale.exp()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "the following arguments are required: --annotations, --image_root"),
+        (["--annotations", "nowhere.json", "--image_root", "x"], "no annotations at nowhere.json"),
+        (["--annotations", "{world}/lvis_tiny_val.json", "--image_root", "nowhere"], "no folder nowhere"),
+        (["--annotations", "{world}/lvis_tiny_val.json", "--image_root", "{world}", "--boxes", "no"], "no file no"),
+        (["--annotations", "{world}/head.safetensors", "--image_root", "{world}"], "is not a JSON file"),
+        (["--annotations", "{world}/lvis_tiny_val.json", "--image_root", "{world}", "--method", "x"], "choose from"),
+        (
+            ["--annotations", "{world}/lvis_tiny_val.json", "--image_root", "{world}", "--sam1_checkpoint", "no.pth"],
+            "no file no.pth",
+        ),
+    ],
+)
+def test_bad_command_lines_are_one_line(arguments, reason, world, tmp_path, capsys):
+    arguments = [argument.format(world=world) for argument in arguments]
+    try:
+        code = cli.main([*arguments, "--work-dir", str(tmp_path)])
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("error: ")
+    assert reason in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [], "nothing was begun"
