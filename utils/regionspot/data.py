@@ -25,13 +25,14 @@ CROWD_FLAGS = ("iscrowd", "is_group_of")  # boxes around many things at once (CO
 class BoxImage:
     """One image's boxes. id: as in the file. file: its name there, relative to the images' folder.
 
-    boxes: (n, 4) float32, x1 y1 x2 y2 in pixels, inside the image; n is at least 1. labels: (n,) places of the boxes'
-    names in the data set's `names`.
+    boxes: (n, 4) float32, x1 y1 x2 y2 in pixels, inside the image; n is at least 1. category_ids: (n,) as in the file.
+    labels: (n,) places of the boxes' names in the data set's `names`.
     """
 
     id: int | str
     file: str
     boxes: Float32[np.ndarray, "n 4"]
+    category_ids: Int64[np.ndarray, " n"]
     labels: Int64[np.ndarray, " n"]
 
 
@@ -84,16 +85,22 @@ def read_dataset(name: str, annotations: str | Path, folder: str | Path, merge_n
     classes, names, skipped = _classes(path, content["categories"], merge_names)
     sizes = _images(path, content["images"])
     boxes: dict[Any, list[tuple[float, ...]]] = {}
-    labels: dict[Any, list[int]] = {}
+    categories: dict[Any, list[int]] = {}
     for row in content["annotations"]:
         found = _box(row, sizes, classes)
         if isinstance(found, str):
             skipped[found] += 1
         else:
             boxes.setdefault(row["image_id"], []).append(found)
-            labels.setdefault(row["image_id"], []).append(classes[row["category_id"]])
+            categories.setdefault(row["image_id"], []).append(row["category_id"])
     images = tuple(
-        BoxImage(number, sizes[number][0], np.array(boxes[number], np.float32), np.array(labels[number], np.int64))
+        BoxImage(
+            number,
+            sizes[number][0],
+            np.array(boxes[number], np.float32),
+            np.array(categories[number], np.int64),
+            np.array([classes[category] for category in categories[number]], np.int64),
+        )
         for number in sizes
         if number in boxes
     )

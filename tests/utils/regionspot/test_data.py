@@ -33,7 +33,7 @@ def test_boxes_are_corners_and_classes_are_names_in_the_order_of_ids(write, tmp_
     assert dataset.names == ("bat_(animal)", "cat")
     first, second = dataset.images
     assert (first.id, first.boxes.tolist(), first.labels.tolist()) == (1, [[10, 20, 40, 30]], [0])
-    assert (second.id, second.labels.tolist()) == (3, [1, 1])
+    assert (second.id, second.category_ids.tolist(), second.labels.tolist()) == (3, [9, 5], [1, 1])
     assert dataset.skipped == {"categories merged into one of equal name": 1, "images without boxes": 1}
 
 

@@ -1,0 +1,148 @@
+"""Batches for training: which images, and how boxes of unequal numbers fit into one tensor.
+
+A batch depends on the seed and the step alone, so training that goes on after an interruption sees what it would have
+seen, and any number of processes share the batches of one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from utils.images import load_image
+from utils.regionspot.clip_map import squash
+from utils.regionspot.token_cache import CachedImage, TokenCache
+
+SHORT_EDGES = (400, 500, 600)  # before the published random crop, in pixels
+CROP_SIDES = (384, 600)
+LONGEST_EDGE = 1333
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images with up to n boxes each, all of one data set.
+
+    dataset: its place in the list of data sets. padding: True where a row is no box; all False as published, where
+    boxes are repeated instead. clip_maps: (B, L, D) from the cache, or None and then pixels: (B, 3, S, S) RGB in 0..1.
+    """
+
+    dataset: int
+    tokens: Float32[Tensor, "B n T"]
+    labels: Int64[Tensor, "B n"]
+    padding: Bool[Tensor, "B n"]
+    clip_maps: Float[Tensor, "B L D"] | None = None
+    pixels: Float32[Tensor, "B 3 S S"] | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Batch(**{**vars(self), **moved})
+
+
+def choose(sizes: Sequence[int], count: int, seed: int, step: int) -> tuple[int, list[int]]:
+    """The data set of a step, each as likely as the others whatever its size, and `count` of its images.
+
+    Images repeat from step to step (spec regionspot 2.3), but within a batch only where there are too few.
+    """
+    rng = np.random.default_rng([seed, step])
+    dataset = int(rng.integers(len(sizes)))
+    return dataset, rng.choice(sizes[dataset], count, replace=sizes[dataset] < count).tolist()
+
+
+def repeated(count: int, length: int) -> Int64[Tensor, " n"]:
+    """Places of `count` boxes in a row of `length`: each floor(n / k) times, the last n mod k once more.
+
+    The published way to make rows equally long (spec regionspot 2.2): 2 boxes in 5 places are 0 0 1 1 1.
+    """
+    times = torch.full((count,), length // count)
+    times[count - length % count :] += 1
+    return torch.arange(count).repeat_interleave(times)
+
+
+def padded(count: int, length: int) -> Int64[Tensor, " n"]:
+    """Places of `count` boxes in a row of `length`: each once, then -1."""
+    places = torch.arange(length)
+    return torch.where(places < count, places, -1)
+
+
+def collate(images: Sequence[CachedImage], dataset: int, repeat_boxes: bool = False) -> Batch:
+    """Rows of equal length from images of any number of boxes. repeat_boxes: as published, instead of padding."""
+    length = max(len(image.labels) for image in images)
+    places = [(repeated if repeat_boxes else padded)(len(image.labels), length) for image in images]
+    maps = [image.clip_map for image in images if image.clip_map is not None]
+    return Batch(
+        dataset,
+        torch.stack([image.tokens[place] for image, place in zip(images, places, strict=True)]),
+        torch.stack([image.labels[place] for image, place in zip(images, places, strict=True)]),
+        torch.stack(places) < 0,
+        torch.stack(maps).float() if maps else None,
+    )
+
+
+class StepBatches(Dataset):
+    """This process's share of the batch of every step: `self[step]`, in any order, from any worker.
+
+    caches: filled ones, one per data set. batch: images of all processes together. process, processes: this one's
+    number and how many there are. repeat_boxes: see `collate`. augment: flip and crop CLIP's image as published, which
+    leaves the cached tokens behind (spec regionspot 4, D1).
+    """
+
+    def __init__(
+        self,
+        caches: Sequence[TokenCache],
+        steps: int,
+        batch: int,
+        seed: int = 0,
+        process: int = 0,
+        processes: int = 1,
+        repeat_boxes: bool = False,
+        augment: bool = False,
+    ) -> None:
+        self.caches = caches
+        self.images = [cache.usable() for cache in caches]
+        self.steps, self.batch, self.seed = steps, batch, seed
+        self.process, self.processes = process, processes
+        self.repeat_boxes, self.augment = repeat_boxes, augment
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        """Every `processes`-th image of the step's batch. InputError when a file of the cache has gone."""
+        sizes = [len(images) for images in self.images]
+        dataset, chosen = choose(sizes, self.batch, self.seed, step)
+        own = chosen[self.process :: self.processes]
+        cache = self.caches[dataset]
+        images = [self.images[dataset][place] for place in own]
+        batch = collate([cache.read(image) for image in images], dataset, self.repeat_boxes)
+        if cache.keep_maps:
+            return batch
+        pixels = [self._pixels(cache, image, step, place) for image, place in zip(images, own, strict=True)]
+        return Batch(**{**vars(batch), "pixels": torch.stack(pixels)})
+
+    def _pixels(self, cache: TokenCache, image, step: int, place: int) -> Float32[Tensor, "3 S S"]:
+        pixels = load_image(cache.dataset.path(image))
+        if self.augment:
+            pixels = flip_or_crop(pixels, np.random.default_rng([self.seed, step, place]))
+        return squash(pixels, cache.model.side, cache.model.antialias)
+
+
+def flip_or_crop(pixels: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """The published augmentation (spec regionspot 2.5): mirrored half the time, cropped half the time.
+
+    The resizes around the crop only decide how much of the image it shows: the result is squashed anyway.
+    """
+    if rng.random() < 0.5:
+        pixels = np.ascontiguousarray(pixels[:, ::-1])
+    if rng.random() < 0.5:
+        return pixels
+    height, width = pixels.shape[:2]
+    zoom = min(rng.choice(SHORT_EDGES) / min(height, width), LONGEST_EDGE / max(height, width))
+    sides = rng.integers(CROP_SIDES[0], CROP_SIDES[1] + 1, 2) / zoom
+    tall, wide = (int(np.clip(round(side), 1, limit)) for side, limit in zip(sides, (height, width), strict=True))
+    top, left = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
+    return np.ascontiguousarray(pixels[top : top + tall, left : left + wide])
