@@ -92,7 +92,8 @@ class Gate:
         if not isinstance(name, str) or "\0" in name:
             raise Refused(403, "no such file")
         for form in {name, unquote(name), unquote(unquote(name))}:
-            if not Path(form).is_absolute() or not Path(form).resolve().is_relative_to(self.files):
+            whole = Path(form).resolve()
+            if not Path(form).is_absolute() or self.files not in whole.parents or whole.is_dir():
                 raise Refused(403, "no such file")
 
     async def check_body(self, receive: Receive) -> Receive:
@@ -105,9 +106,10 @@ class Gate:
         for part in nested(content):
             if "path" in part and part["path"] is not None:
                 self.check_file(part["path"])
+                if not Path(part["path"]).is_file():
+                    raise Refused(410, "this image is no longer kept here; upload it again")
             if str(part.get("url") or "").startswith("data:"):
                 raise Refused(403, "upload the image instead")
-
         return replay(body, receive)
 
 
@@ -162,7 +164,7 @@ def limited(receive: Receive, headers: dict[str, str], most: int) -> Receive:
 
 
 def with_headers(send: Send) -> Send:
-    """Every answer with HEADERS: nothing from the net is loaded, whatever the page asks for."""
+    """Every answer with HEADERS, by which nothing from the net is loaded, whatever the page asks for."""
 
     async def send_with(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -173,7 +175,7 @@ def with_headers(send: Send) -> Send:
 
 
 async def answer(send: Send, status: int, text: str) -> None:
-    """A whole answer of one line."""
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *HEADERS]
+    """A whole answer of one line, as gradio's page shows it to the user."""
+    headers = [(b"content-type", b"application/json"), *HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode()})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": text}).encode()})

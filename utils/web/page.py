@@ -24,7 +24,7 @@ TINY_NOTE = (
 )
 SAVE_NAMES = {"picture": "Picture (PNG)", "labels": "Label map (PNG)", "numbers": "Scores and masks (JSON)"}
 CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-KEPT_SECONDS = 3600  # how long files are kept while the server runs; at its end all go
+KEPT_SECONDS = 4 * 3600  # how long files are kept while the server runs; at its end all go
 FOLLOW_LINK = "() => { setTimeout(() => document.querySelector('#download')?.click(), 0); }"
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private", "preprocess": False}
 
@@ -87,9 +87,7 @@ def build_controls() -> tuple[list[Component], gr.Button]:
             placeholder="dog, sofa, floor", show_label=False, container=False, elem_id="text", scale=6, min_width=160
         )
         button = gr.Button("Show", variant="primary", elem_id="show", scale=1, min_width=72)
-    threshold = gr.Slider(
-        0, 1, 0, step=0.05, label="Threshold (less certain pixels get the first label)", elem_id="threshold"
-    )
+    threshold = gr.Slider(0, 1, 0, step=0.05, label="Threshold (below it: the first label)", elem_id="threshold")
     opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity", elem_id="opacity")
     switches = gr.CheckboxGroup(
         list(SWITCHES), value=["masks", "names"], show_label=False, container=False, elem_id="switches"

@@ -66,7 +66,11 @@ def scores(answer: Answer | None, region: int | None, clicked: bool) -> str:
     order = np.argsort(-answer.cosine[region], kind="stable")[:MOST_ROWS]
     colours = palette(len(answer.names))
     rows = [
-        (swatch(colours[i]) + escape(answer.names[i]), answer.cosine[region, i], f"{answer.probability[region, i]:.1%}")
+        (
+            swatch(colours[i]) + escape(answer.names[i]),
+            float(answer.cosine[region, i]),
+            f"{answer.probability[region, i]:.1%}",
+        )
         for i in order
     ]
     return table(f"Region {region}", ("label", "cosine", "probability"), rows, answer.cosine[region])
@@ -83,7 +87,7 @@ def sentence_scores(answer: Answer, region: int | None, clicked: bool) -> str:
     rows = []
     for r in shown:
         name = f"<b>region {r}, clicked</b>" if r == region else f"region {r}"
-        rows.append((name, cosine[r], f"{ranks[int(r)]} of {len(cosine)}"))
+        rows.append((name, float(cosine[r]), f"{ranks[int(r)]} of {len(cosine)}"))
     return table("Regions for this sentence", ("region", "cosine", "rank"), rows, cosine)
 
 
@@ -102,6 +106,6 @@ def table(
     return f'<table class="tr-scores"><caption>{title}</caption><thead>{head}</thead><tbody>{body}</tbody></table>'
 
 
-def swatch(colour: Iterable[int]) -> str:
+def swatch(colour: np.ndarray | tuple[int, int, int]) -> str:
     """A small square of an RGB colour, 0..255 each."""
     return f'<i class="tr-swatch" style="background:#{bytes(int(c) for c in colour).hex()}"></i>'

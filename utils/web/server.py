@@ -27,11 +27,11 @@ PORTS_TRIED = 100
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # (seed, mode, text): None stands for all names in the drawn scene.
 EXAMPLES = (
-    (9, LABELS, None),
+    (11, LABELS, None),
     (19, LABELS, None),
     (15, SENTENCE, "the green hexagon"),
     (18, LABELS, "blue shape, orange shape, pink shape, yellow shape, brick, grass"),
-    (11, SENTENCE, "the black ring"),
+    (9, SENTENCE, "the yellow ring"),
     (20, LABELS, None),
 )
 
@@ -39,6 +39,8 @@ EXAMPLES = (
 def serve(args: "argparse.Namespace", segmenter_class: type) -> None:
     """Serve the page until Ctrl-C. InputError: gradio is missing, the port is taken, no such preset, …"""
     limits = limits_of(args)
+    if args.image or args.image_list or args.image_query_cfg or args.labels:
+        raise InputError("with --serve images and labels are given on the page; leave --image, --labels, … out")
     with temporary_files() as files, listening(args.host, args.port) as listener:
         check_gradio()
         preset = args.preset or "tiny"
@@ -63,16 +65,20 @@ def temporary_files() -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="textregion-page-", ignore_cleanup_errors=True) as folder:
         path = Path(folder).resolve()
-        os.environ |= {
+        settings = {
             "GRADIO_TEMP_DIR": str(path),
             "GRADIO_EXAMPLES_CACHE": str(path / "examples-cache"),
             "GRADIO_ANALYTICS_ENABLED": "False",
-            "GRADIO_RUN_HISTORY": "False",
-            "GRADIO_MCP_SERVER": "False",
-            "GRADIO_SSR_MODE": "False",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
-        yield path
+        before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        try:
+            yield path
+        finally:
+            os.environ.update({name: value for name, value in before.items() if value is not None})
+            for name in (name for name, value in before.items() if value is None):
+                del os.environ[name]
 
 
 def draw_examples(files: Path) -> list[list[str]]:

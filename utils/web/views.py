@@ -14,7 +14,7 @@ from utils.web import downloads, panels
 from utils.web.pictures import Look, draw
 from utils.web.session import Encoded, Question, Workbench, region_mask
 
-EMPTY = "Drop an image here, or choose one of the drawn scenes."
+EMPTY = "Start with an image: drop one, or choose one of the drawn scenes."
 LABELS, SENTENCE = "Labels", "Sentence"
 FILES: dict[str, Callable[..., tuple[str, bytes]]]
 
