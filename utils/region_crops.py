@@ -1,6 +1,6 @@
 """Regions at the image's size, each within its own box: what files and pictures need without regions x pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +53,19 @@ def crop_regions(masks: RegionMasks, threshold: float = 0.0) -> list[RegionCrop]
 
     Memory: one region's box in float32 at a time, then a bit per pixel of the box.
     """
+    return crop_regions_above(masks, [threshold])[0]
+
+
+def crop_regions_above(masks: RegionMasks, thresholds: Sequence[float]) -> list[list[RegionCrop]]:
+    """`crop_regions` for several thresholds at the cost of one."""
     taps, device = None, masks.soft.device
     if masks.mask_size != tuple(masks.image_size):
         taps = [bilinear_taps(*sizes, device) for sizes in zip(masks.mask_size, masks.image_size, strict=True)]
-    crops = []
+    crops: list[list[RegionCrop]] = [[] for _ in thresholds]
     for r, (rows, columns) in enumerate(_extents(masks)):
         values = _values(masks.select(torch.tensor([r])), rows, columns, taps)
-        crops.append(RegionCrop.pack(rows, columns, (values > threshold).cpu().numpy()))
+        for found, threshold in zip(crops, thresholds, strict=True):
+            found.append(RegionCrop.pack(rows, columns, (values > threshold).cpu().numpy()))
     return crops
 
 

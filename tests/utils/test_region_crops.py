@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from utils.region_crops import RegionCrop, crop_regions
+from utils.region_crops import RegionCrop, crop_regions, crop_regions_above
 from utils.types import RegionMasks
 
 sizes = st.tuples(st.integers(1, 43), st.integers(1, 43))
@@ -38,6 +38,13 @@ def test_crops_equal_binary_masks(seed, image_size, mask_size, threshold):
         crop.paint(painted, True)
         assert (painted == expected).all()
         assert crop.area == expected.sum()
+
+
+def test_several_thresholds_at_once():
+    masks = blobs(3, (37, 31), (29, 23))
+    for threshold, crops in zip((0.5, 0.0), crop_regions_above(masks, [0.5, 0.0]), strict=True):
+        for one, other in zip(crops, crop_regions(masks, threshold), strict=True):
+            assert (one.mask == other.mask).all()
 
 
 def test_a_crop_is_not_much_larger_than_its_region():

@@ -144,6 +144,14 @@ def test_other_mask_sources(tmp_path, capsys, photos, source):
     assert regions >= 1
 
 
+@pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d"])
+def test_a_bad_box_is_named(tmp_path, capsys, photos, box):
+    flags = ("--image", photos / "coffee.png", "--labels", "a", "--boxes", box, "--output", tmp_path)
+    code, _, err = run(capsys, "--preset", "tiny", *flags)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"got the box '{box}', expected x1,y1,x2,y2" in err
+
+
 def test_pixels_outside_all_regions_are_said(tmp_path, capsys, photos):
     corner = np.zeros((1, 151, 181), bool)
     corner[0, :50, :60] = True
