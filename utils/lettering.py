@@ -32,23 +32,23 @@ def font(size: int) -> Font:
     return ImageFont.truetype(str(path), size) if path.is_file() else ImageFont.load_default(size)
 
 
-def legible(text: str, size: int = 16) -> str:
+def legible(text: str) -> str:
     """The text on one line, every character that cannot be drawn replaced by its code."""
     line = " ".join(text[:LONGEST].split())
-    return "".join(c if _drawable(c, size) else c.encode("ascii", "backslashreplace").decode() for c in line)
+    return "".join(c if _drawable(c) else c.encode("ascii", "backslashreplace").decode() for c in line)
 
 
 @cache
-def _drawable(character: str, size: int) -> bool:
+def _drawable(character: str) -> bool:
     if not character.isprintable():
         return False
-    glyph, absent = font(size).getmask(character), font(size).getmask(ABSENT)
+    glyph, absent = font(12).getmask(character), font(12).getmask(ABSENT)
     return glyph.size != absent.size or bytes(glyph) != bytes(absent)
 
 
 def shorten(text: str, size: int, width: float) -> str:
     """Legible text of at most `width` pixels; what is cut off is shown by an ellipsis."""
-    text = legible(text, size)
+    text = legible(text)
     if font(size).getlength(text) <= width:
         return text
     low, high = 0, len(text)
@@ -62,7 +62,7 @@ def shorten(text: str, size: int, width: float) -> str:
 def wrap(text: str, size: int, width: float) -> list[str]:
     """Legible text in lines of at most `width` pixels, broken between words."""
     lines: list[str] = []
-    for word in legible(text, size).split():
+    for word in legible(text).split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font(size).getlength(longer) <= width:
             lines[-1] = longer

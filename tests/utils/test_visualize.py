@@ -6,7 +6,19 @@ import torch
 from PIL import Image
 
 from utils.types import RegionMasks, Segmentation
-from utils.visualize import draw_box, draw_regions, grey, heat_map, outline, overlay, palette, sheet
+from utils.visualize import (
+    MARGIN,
+    WIDEST,
+    draw_box,
+    draw_regions,
+    grey,
+    heat_map,
+    outline,
+    overlay,
+    palette,
+    sheet,
+    with_footer,
+)
 
 
 @pytest.fixture
@@ -93,3 +105,18 @@ def test_sheet_holds_all_panels_and_wraps_the_legend():
     many = sheet(panels, [(np.zeros(3), f"label {i}") for i in range(40)])
     assert few.width == 300 + 240 + 3 * 16
     assert many.height > few.height
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_sheet_of_any_shape_is_bounded(size):
+    picture = sheet([("title " * 50, np.zeros((*size, 3), np.uint8))] * 2, [(np.zeros(3), "x" * 999)], "note " * 99)
+    assert 400 < picture.width <= 2 * (WIDEST + MARGIN) + MARGIN
+    assert picture.height < 1200
+    edges = np.asarray(picture)[:, [0, 1, -2, -1]]
+    assert (edges == 255).all()
+
+
+def test_footer_grows_with_the_picture():
+    small = with_footer(np.zeros((10, 480, 3), np.uint8), [(np.zeros(3), "word")])
+    large = with_footer(np.zeros((10, 3000, 3), np.uint8), [(np.zeros(3), "word")])
+    assert large.height - 10 > 2 * (small.height - 10)
