@@ -35,7 +35,7 @@ from utils.postprocess import label_pixels
 from utils.presets import build, list_presets
 from utils.reasoning import label_target, target_prompts
 from utils.referring import Referral, largest_component_box
-from utils.regionspot.loading import load_regionspot
+from utils.regionspot.loading import METHODS, load_regionspot
 from utils.regionspot.model import RegionSpot
 from utils.runtime import (
     Stages,
@@ -57,7 +57,6 @@ from utils.web.server import serve
 
 MASK_TYPES = ("soft", "hard")
 MASK_SIZES = ("resized", "original")
-BOX_METHODS = ("textregion", "regionspot")
 REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
 
 
@@ -202,7 +201,7 @@ class TextRegionSegmenter:
         InputError names the first bad box: x1 < x2, y1 < y2, within the image but for a pixel of rounding.
         """
         pixels = load_image(image)
-        if one_of("method", method, BOX_METHODS) == "textregion":
+        if one_of("method", method, METHODS) == "textregion":
             with self.stages("masks of boxes"):
                 masks = masks_from_boxes(self, pixels, boxes)
             return self.encode_image(pixels, masks)

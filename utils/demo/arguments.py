@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from utils.command_line import Parser, Sides, boolean
 from utils.masks import automatic_sources
 from utils.presets import preset_for
+from utils.regionspot.loading import METHODS
 from utils.tiling import RESIZE_METHODS
 from utils.web.arguments import add_arguments
 
@@ -20,7 +21,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "  python TextRegionSegmenter.py --image photo.jpg --labels dog sofa floor\n"
         "  python TextRegionSegmenter.py --image photo.jpg --labels dog sofa --preset clip-vit-b16\n"
         "  python TextRegionSegmenter.py --image photos/ --labels_file labels.txt --resume\n"
-        "  python TextRegionSegmenter.py --image_query_cfg queries.yaml     (YAML: image path -> list of labels)",
+        "  python TextRegionSegmenter.py --image_query_cfg queries.yaml     (YAML: image path -> list of labels)\n"
+        "  python TextRegionSegmenter.py --image photo.jpg --labels dog sofa --boxes detections.json",
     )
     add = parser.add_argument_group("what to label").add_argument
     add("--image", metavar="FILE", help="an image (PNG, JPEG, WebP, …), a folder of images or a glob in quotes")
@@ -63,7 +65,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help=f"{', '.join(automatic_sources())}, or a file or folder of masks: PNG label map, COCO-RLE JSON, npy, npz "
         "(sam2)",
     )
-    add("--boxes", nargs="+", metavar="X1,Y1,X2,Y2", help="boxes in pixels: SAM 2 segments each, nothing else")
+    add(
+        "--boxes",
+        nargs="+",
+        metavar="BOX",
+        help="boxes x1,y1,x2,y2 in pixels, or one FILE of them (COCO annotations or results, a detector's dict by "
+        "image, a JSON list, CSV): SAM segments each, nothing else; boxes.json and boxes.png say what is in them",
+    )
+    add(
+        "--method",
+        choices=METHODS,
+        default="textregion",
+        help="what recognises --boxes: textregion (default, training-free) or regionspot, a trained head: shipped for "
+        "preset tiny, else --regionspot_checkpoint",
+    )
     add(
         "--points_per_side",
         type=int,
@@ -90,6 +105,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=False,
         metavar="BOOL",
         help="also global_patches.png, the score of every patch (False)",
+    )
+    add = parser.add_argument_group("with --method regionspot").add_argument
+    add(
+        "--regionspot_checkpoint", metavar="FILE", help="a head you trained, or a published .pth (shipped head of tiny)"
+    )
+    add("--sam1_checkpoint", metavar="FILE", help="SAM v1 ViT-B weights, which published heads need")
+    add("--regionspot_side", type=int, metavar="N", help="224 or 336: CLIP's input side of a published ViT-L/14 head")
+    add(
+        "--regionspot_isolate",
+        action="store_true",
+        default=None,
+        help="a box's result does not depend on the other boxes (off, as published)",
     )
     add = parser.add_argument_group("what is written").add_argument
     add("--output", default="outputs", metavar="DIR", help="one folder per image is made in here (outputs/)")

@@ -10,18 +10,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from utils.demo.boxes import BOXES_FILE, BoxFlags, name_boxes
 from utils.demo.folders import OutputError, clear_remains, output_names, read_run
 from utils.demo.jobs import Job
-from utils.demo.report import print_files, print_shares, print_stages, spent
+from utils.demo.report import print_boxes, print_files, print_shares, print_stages, spent
 from utils.demo.results import Extras, Found, write_results
 from utils.demo.settings import EXTRAS, file_hash, job_fingerprint, run_settings
 from utils.demo.summary import Row, print_table, write_summary
 from utils.errors import InputError
 from utils.images import load_image
-from utils.masks import masks_from_boxes, read_masks
+from utils.masks import read_masks
 from utils.masks.registry import automatic_sources
 from utils.tinyworld.models import unknown_words
-from utils.types import RegionMasks
+from utils.types import RegionMasks, RegionTokens
 
 TINY_NOTE = "tiny embedded models, trained on drawn scenes only: a demo and test bed, not a claim about photographs"
 
@@ -34,6 +35,7 @@ class Session:
     args: argparse.Namespace
     preset: str
     settings: dict
+    boxes: BoxFlags | None = None
 
     @property
     def note(self) -> str:
@@ -41,7 +43,14 @@ class Session:
         return TINY_NOTE if self.preset == "tiny" else f"preset {self.preset}"
 
 
-def photographs(segmenter, jobs: Sequence[Job], output: Path, args: argparse.Namespace, preset: str) -> None:
+def photographs(
+    segmenter,
+    jobs: Sequence[Job],
+    output: Path,
+    args: argparse.Namespace,
+    preset: str,
+    boxes: BoxFlags | None = None,
+) -> None:
     """Label every image; one that cannot be read is reported and the others are still done.
 
     Raises InputError at the end when any failed. Stopped by Ctrl-C, a full disk or the like, it keeps what is
@@ -50,7 +59,7 @@ def photographs(segmenter, jobs: Sequence[Job], output: Path, args: argparse.Nam
     if preset == "tiny" and (unknown := unknown_words(list(dict.fromkeys(w for job in jobs for w in job.labels)))):
         print(f"note: the tiny model never saw the words: {', '.join(unknown)}", file=sys.stderr)
     clear_remains(output)
-    session = Session(segmenter, args, preset, run_settings(segmenter, args, preset))
+    session = Session(segmenter, args, preset, run_settings(segmenter, args, preset), boxes)
     folders = [output / name for name in output_names([job.image for job in jobs])]
     if len(jobs) == 1:
         single(session, jobs[0], folders[0])
@@ -65,7 +74,9 @@ def single(session: Session, job: Job, folder: Path) -> None:
         return
     found, run = photograph(session, job, folder)
     print(f"{job.image}: {len(found.tokens)} regions -> {folder / 'picture.png'}")
-    print_shares(found.result, session.segmenter.dense_fallback)
+    if BOXES_FILE in found.more_files:
+        print_boxes(found.more_files[BOXES_FILE]["boxes"])
+    print_shares(found.result, found.tokens.dense is not None)
     print_files(folder, run)
     print_stages(run["seconds"])
 
@@ -118,7 +129,7 @@ def photograph(session: Session, job: Job, folder: Path) -> tuple[Found, dict]:
     segmenter, before = session.segmenter, dict(session.segmenter.stages.seconds)
     image = load_image(job.image)
     content = file_hash(job.image)
-    tokens = segmenter.encode_image(image, masks=given_masks(segmenter, image, job.image, session.args))
+    tokens, boxes = encode(session, job, image)
     result = segmenter.segment(tokens, job.labels)
     run = {
         "fingerprint": job_fingerprint(session.settings, job, content),
@@ -127,27 +138,24 @@ def photograph(session: Session, job: Job, folder: Path) -> tuple[Found, dict]:
         "settings": session.settings,
         "seconds": spent(segmenter.stages.seconds, before),
     }
-    found = Found(job.image.name, image, tokens, result, job.labels, session.note)
+    found = Found(job.image.name, image, tokens, result, job.labels, session.note, more_files=boxes)
     extras = Extras(**{name: getattr(session.args, name) for name in EXTRAS})
     run = write_results(folder, found, segmenter, extras, run)
     return found, {**run, "seconds": spent(segmenter.stages.seconds, before)}
 
 
-def given_masks(segmenter, image: np.ndarray, path: Path, args: argparse.Namespace) -> RegionMasks | None:
-    """The masks of --boxes or of a --masks file or folder; None leaves them to the mask generator."""
-    if args.boxes:
-        return masks_from_boxes(segmenter, image, [box_of(text) for text in args.boxes])
+def encode(session: Session, job: Job, image: np.ndarray) -> tuple[RegionTokens, dict]:
+    """The image's regions; with --boxes one for every box, and the files that say what is in them."""
+    segmenter, flags = session.segmenter, session.boxes
+    if flags is None:
+        return segmenter.encode_image(image, masks=given_masks(image, job.image, session.args)), {}
+    given = flags.of(job.image)
+    tokens = segmenter.encode_boxes(image, given.boxes, flags.method)
+    return tokens, name_boxes(segmenter, image, tokens, given, job.labels, flags.method)
+
+
+def given_masks(image: np.ndarray, path: Path, args: argparse.Namespace) -> RegionMasks | None:
+    """The masks of a --masks file or folder; None leaves them to the mask generator."""
     if args.masks in automatic_sources():
         return None
     return read_masks(args.masks, image.shape[:2], path.stem)
-
-
-def box_of(text: str) -> list[float]:
-    """Four numbers from `x1,y1,x2,y2`."""
-    try:
-        numbers = [float(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 4:
-        raise InputError(f"got the box {text!r}, expected x1,y1,x2,y2 in pixels")
-    return numbers

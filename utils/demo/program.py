@@ -3,6 +3,7 @@
 import argparse
 
 from utils.command_line import output_folder
+from utils.demo.boxes import box_flags
 from utils.demo.drawn_scene import drawn_scene
 from utils.demo.jobs import gather_jobs
 from utils.demo.photographs import photographs
@@ -17,8 +18,9 @@ def run(args: argparse.Namespace, segmenter_class: type) -> None:
     output = output_folder(args.output)
     if args.visualize_global_patch and args.remove_global_patch is False:
         raise InputError("no global-patch scores to show: removal is off; drop --remove_global_patch False")
+    boxes = box_flags(args, preset)
     segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
     if jobs:
-        photographs(segmenter, jobs, output, args, preset)
+        photographs(segmenter, jobs, output, args, preset, boxes)
     else:
         drawn_scene(segmenter, output, args, preset)

@@ -9,6 +9,8 @@ from utils.types import Segmentation
 
 MOST_LABELS = 40  # told on the screen; all are in labels.json
 
+MOST_BOXES = 40
+
 
 def print_shares(result: Segmentation, dense_fallback: bool) -> None:
     """A line per label with its share of the pixels, and one for pixels that no region covers."""
@@ -23,6 +25,16 @@ def print_shares(result: Segmentation, dense_fallback: bool) -> None:
     if bare > 0:
         how = "labelled from dense features" if dense_fallback else f"counted as {result.labels[0]}, the first label"
         print(f"  ({bare:.1%} of the pixels lie in no region: {how})")
+
+
+def print_boxes(rows: Sequence[dict]) -> None:
+    """A line per box with its best label and score; of very many only the first."""
+    for row in rows[:MOST_BOXES]:
+        best = row["labels"][0] if row["labels"] else None
+        said = f"{best['name']} {best['score']:.0%}" if best else "no token: no patch lies in its mask"
+        print(f"  box {row['box']} at {', '.join(f'{value:g}' for value in row['xyxy'])}: {said}")
+    if len(rows) > MOST_BOXES:
+        print(f"  ({len(rows) - MOST_BOXES} more boxes: boxes.json)")
 
 
 def print_files(folder: Path, run: Mapping) -> None:

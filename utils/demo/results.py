@@ -30,6 +30,8 @@ RESULT_FILES = {
     "regions.json": "the same as data: box, area, scores",
     "coco.json": "COCO file of the labels' masks (RLE)",
     "coco_regions.json": "COCO file of the regions' masks (RLE), which may overlap",
+    "boxes.json": "what is in every box, with --boxes",
+    "boxes.png": "the same drawn into the image",
     "global_patches.png": "score of every patch, with --visualize_global_patch",
     "similarity/": "one map per label, with --similarity_maps",
     "tokens.safetensors": "the region tokens for RegionTokens.load, with --save_tokens",

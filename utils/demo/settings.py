@@ -25,7 +25,12 @@ GIVEN = (  # flags that are passed on as the segmenter's options when they are g
     "crop_size",
     "device",
     "dtype",
+    "regionspot_checkpoint",
+    "sam1_checkpoint",
+    "regionspot_side",
+    "regionspot_isolate",
 )
+WEIGHTS = ("clip_checkpoint", "sam2_checkpoint", "regionspot_checkpoint", "sam1_checkpoint")
 RESOLVED = (  # the segmenter's attributes that decide its results
     "scale",
     "crop_size",
@@ -52,6 +57,8 @@ def segmenter_options(args: argparse.Namespace) -> dict:
         raise InputError("got --boxes and --masks, which exclude each other; leave one out")
     if args.masks != "sam2":
         options["mask_generator"] = args.masks if args.masks in automatic_sources() else None
+    if args.method == "regionspot" and args.sam1_checkpoint is not None:
+        options["mask_generator"] = None  # SAM v1 makes the masks, so no SAM 2 is fetched
     if args.remove_global_patch is False:
         options["global_patch_threshold"] = None
     elif args.global_patch_threshold is not None:
@@ -69,12 +76,15 @@ def run_settings(segmenter, args: argparse.Namespace, preset: str) -> dict:
         **{name: getattr(segmenter, name) for name in RESOLVED},
         "device": segmenter.device.type,
         "dtype": str(backbone.dtype).removeprefix("torch."),
-        "weights": {name: file_stamp(getattr(args, name)) for name in ("clip_checkpoint", "sam2_checkpoint")},
+        "weights": {name: file_stamp(getattr(args, name)) for name in WEIGHTS},
         "model_cfg": args.model_cfg,
         "points_per_side": args.points_per_side,
         "random_weights": args.random_weights,
         "masks": args.masks,
-        "boxes": args.boxes,
+        "boxes": args.boxes and [file_hash(Path(box)) if Path(box).is_file() else box for box in args.boxes],
+        "method": args.method,
+        "regionspot_side": args.regionspot_side,
+        "regionspot_isolate": args.regionspot_isolate,
         "extras": {name: getattr(args, name) for name in EXTRAS},
     }
     return json.loads(json.dumps(settings))

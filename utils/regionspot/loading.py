@@ -11,6 +11,7 @@ from utils.regionspot.box_tokens import BoxTokenSource, Sam1BoxTokens, Sam2BoxTo
 from utils.regionspot.checkpoint import PUBLISHED_SAM, is_own, load_head, load_published, read_origin
 from utils.regionspot.model import RegionSpot, check_backbone
 
+METHODS = ("textregion", "regionspot")  # of TextRegionSegmenter.encode_boxes
 TINY = "tiny"  # the backbone that the shipped head belongs to
 SHIPPED_HEAD = Path(__file__).parent / "weights" / "tiny_head.safetensors"
 
