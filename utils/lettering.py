@@ -35,7 +35,7 @@ def font(size: int) -> Font:
 def legible(text: str) -> str:
     """The text on one line, every character that cannot be drawn replaced by its code."""
     line = " ".join(text[:LONGEST].split())
-    return "".join(c if _drawable(c) else c.encode("ascii", "backslashreplace").decode() for c in line)
+    return "".join(c if _drawable(c) else c.encode("unicode_escape").decode() for c in line)
 
 
 @cache
