@@ -134,6 +134,7 @@ def evaluate_with(
         records = journal.collect(group)
     records = {item: records[item] for item in items}
     own = {name: total - stages.get(name, 0.0) for name, total in segmenter.stages.seconds.items()}
+    own = {name: seconds for name, seconds in own.items() if seconds > 0}
     seconds = {"total": max(group.gather(time.perf_counter() - start)), "per_stage": sum_stages(group.gather(own))}
     if not group.is_first:
         return None

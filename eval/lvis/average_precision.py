@@ -17,15 +17,17 @@ def average_precision(
 
     detections: LVIS results, {"image_id", "category_id", "score", and "bbox" (xywh) or "segmentation" (RLE)}; none
     is a normal result, and gives 0. kind: "box" or "mask". image_ids: the images that count. At most 300 detections
-    of an image count. Time and memory grow with images * categories, every pair of which the package holds (24
-    million of them on LVIS val), and with the detections.
+    of an image count. Time and memory grow with images * categories, every pair of which the package holds, and with
+    the detections: with 1203 names and 300 detections an image, 24 ms and 1.1 MB an image and kind (1000 and 2000
+    images, 2 cores of an AMD EPYC), so about 8 minutes and 22 GB a kind for LVIS val, most of it given back after.
     """
     if not image_ids:
         return dict.fromkeys(FIGURES, ABSENT)
     with lvis_package() as package:
         dataset = truth.dataset(image_ids)
         images_only = as_lvis(package, {**dataset, "annotations": []})  # all that results are checked against
-        counted = [dict(one) for one in detections if one["image_id"] in set(image_ids)]
+        wanted = set(image_ids)
+        counted = [dict(one) for one in detections if one["image_id"] in wanted]
         results = package.LVISResults(images_only, counted or [_nothing(dataset)])
         evaluation = package.LVISEval(as_lvis(package, dataset), results, KINDS[kind])
         evaluation.run()

@@ -56,7 +56,7 @@ def _cases(truth: Truth, boxes: BoxSet, image: int, record: dict) -> list[Case]:
 
 def overlapped_names(truth: Truth, image: int, boxes: Boxes) -> list[int | None]:
     """For each box the name, by index, of the object it overlaps most, or None where no IoU is above 0.5."""
-    things = [thing for thing in truth.objects if thing["image_id"] == image]
+    things = truth.objects_of.get(image, [])
     names: list[int | None] = []
     for x1, y1, x2, y2 in boxes.xyxy:
         ious = box_ious((x1, y1, x2 - x1, y2 - y1), [thing["bbox"] for thing in things])

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from eval.skipped import Skipped
@@ -56,16 +57,24 @@ class Truth:
     def __post_init__(self) -> None:
         self.index = {category.id: index for index, category in enumerate(self.categories)}
 
-    @property
+    @cached_property
     def has_masks(self) -> bool:
         """Whether every object has a mask, so that mask AP can be told."""
         return all(thing.get("segmentation") for thing in self.objects)
+
+    @cached_property
+    def objects_of(self) -> dict[int, list[dict]]:
+        """The objects by image id; images without any have no entry."""
+        found: dict[int, list[dict]] = {}
+        for thing in self.objects:
+            found.setdefault(thing["image_id"], []).append(thing)
+        return found
 
     def dataset(self, image_ids: Collection[int]) -> dict:
         """A fresh LVIS data set of some of the images, for the `lvis` package, which writes into what it is given."""
         return {
             "images": [_lvis_image(self.images[number]) for number in image_ids],
-            "annotations": [dict(thing) for thing in self.objects if thing["image_id"] in set(image_ids)],
+            "annotations": [dict(thing) for number in image_ids for thing in self.objects_of.get(number, ())],
             # the package knows no category without a frequency; groups without categories are left out of its figures
             "categories": [{"id": one.id, "frequency": one.frequency or "f"} for one in self.categories],
         }
