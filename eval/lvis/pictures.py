@@ -59,7 +59,7 @@ def overlapped_names(truth: Truth, image: int, boxes: Boxes) -> list[int | None]
     things = truth.objects_of.get(image, [])
     names: list[int | None] = []
     for x1, y1, x2, y2 in boxes.xyxy:
-        ious = box_ious((x1, y1, x2 - x1, y2 - y1), [thing["bbox"] for thing in things])
+        ious = box_ious((x1, y1, x2 - x1, y2 - y1), [tuple(thing["bbox"]) for thing in things])
         best = int(ious.argmax()) if len(ious) else None
         hit = best is not None and is_hit(float(ious[best]))
         names.append(truth.index[things[best]["category_id"]] if hit else None)

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.lvis.average_precision import FIGURES, average_precision
-from eval.lvis.boxes import clip, read_boxes
+from eval.lvis.boxes import Boxes, clip, read_boxes
 from eval.lvis.detections import best_detections
 from eval.lvis.package import lvis_package
+from eval.lvis.pictures import closer, overlapped_names
+from eval.lvis.table import as_text, published_columns, side_by_side
 from eval.lvis.truth import image_paths, read_truth
 from utils.errors import InputError
 
@@ -381,3 +383,36 @@ def test_clipped_boxes_lie_inside(x1, y1, x2, y2):
         assert 0 <= clipped[1] < clipped[3] <= 100
         assert max(x1, 0) == clipped[0]
         assert min(y2, 100) == clipped[3]
+
+
+# ---------------------------------------------------------------------- what is shown
+
+
+def test_published_figures_are_in_columns_of_their_own():
+    theirs = {
+        "RegionSpot BB": {"box APr": 19.1, "box AP": 20.9, "mask APr": 17.5, "mask AP": 17.8},
+        "RegionSpot BL": {"box APr": 26.0, "box AP": 23.7, "mask APr": 22.8, "mask AP": 20.2},
+        "RegionSpot BL@336": {"box APr": 26.3, "box AP": 25.0, "mask APr": 23.4, "mask AP": 21.3},
+    }
+    assert published_columns() == theirs
+    rows = side_by_side({"textregion": {"top-1": 12.5, "box AP": 5.0}, "regionspot": {"box AP": float("nan")}})
+    assert rows[0][1:] == ["textregion", "regionspot", *(f"{name} (published)" for name in theirs)]
+    assert rows[1] == ["top-1", "12.50", "–", "–", "–", "–"]
+    assert rows[2] == ["box AP", "5.00", "–", "20.90", "23.70", "25.00"]
+    lines = as_text(rows).splitlines()
+    assert len({len(line) for line in lines}) == 1, "columns are aligned"
+
+
+def test_a_detectors_box_has_the_name_of_the_object_it_overlaps_most(toy):
+    boxes = Boxes([(20.0, 20.0, 80.0, 70.0), (90.0, 90.0, 150.0, 150.0), (100.0, 100.0, 161.0, 160.0)])
+    assert overlapped_names(toy, 2, boxes) == [1, None, 1]
+    assert overlapped_names(toy, 1, boxes) == [None] * 3
+    assert overlapped_names(toy, 99, boxes) == [None] * 3
+
+
+@given(*[st.integers(0, 96)] * 4)
+def test_a_closer_look_has_the_images_size(x, y, width, height):
+    image = np.zeros((97, 101, 3), np.uint8)
+    look = closer(image, (x, y, min(x + width + 1, 101), min(y + height + 1, 97)))
+    assert look.shape == image.shape
+    assert (look == 0).any(), "some of the image is seen"
