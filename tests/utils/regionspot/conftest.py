@@ -1,0 +1,70 @@
+"""A small world to train on: drawn scenes in LVIS's layout, and the models with random weights."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tiny_models
+from PIL import Image
+
+from utils.masks.sam2 import Sam2MaskGenerator
+from utils.regionspot.box_tokens import Sam2BoxTokens
+from utils.regionspot.data import BoxDataset, read_dataset
+from utils.regionspot.head import RegionSpotHead
+from utils.regionspot.model import RegionSpot
+from utils.tinyworld.scenes import draw_scene
+from utils.tinyworld.textures import COLOURS
+
+
+@dataclass(frozen=True)
+class ColourWorld:
+    """Scenes of 64 pixels with up to three objects of different colours; the boxes' names are the colours."""
+
+    folder: Path
+
+    def write(self, name: str, first: int, count: int) -> Path:
+        """Draw scenes of these seeds; returns the annotation file."""
+        images, annotations = [], []
+        (self.folder / name).mkdir()
+        for number in range(first, first + count):
+            scene = draw_scene(number, 64, 3, distinct_colours=True)
+            Image.fromarray(scene.image).save(self.folder / name / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "height": 64, "width": 64})
+            for region, mask in zip(scene.regions, scene.masks, strict=True):
+                if region.kind == "object":
+                    category, box = list(COLOURS).index(region.colour), cv2.boundingRect(mask.astype(np.uint8))
+                    annotations.append({"image_id": number, "category_id": category, "bbox": list(box)})
+        categories = [{"id": number, "name": f"{colour} shape"} for number, colour in enumerate(COLOURS)]
+        path = self.folder / f"{name}.json"
+        path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+        return path
+
+    def read(self, name: str, first: int, count: int) -> BoxDataset:
+        """Draw scenes and read them as training does."""
+        return read_dataset(name, self.write(name, first, count), self.folder / name)
+
+
+@pytest.fixture(scope="session")
+def colour_world(tmp_path_factory):
+    return ColourWorld(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="session")
+def few(colour_world):
+    """Seven scenes."""
+    return colour_world.read("few", 600_000, 7)
+
+
+@pytest.fixture(scope="session")
+def box_tokens():
+    """A SAM 2 with random weights."""
+    return Sam2BoxTokens(Sam2MaskGenerator(tiny_models.sam2()), "sam2:random")
+
+
+@pytest.fixture
+def small_model(tiny_clip, box_tokens):
+    """Random weights throughout: D = 32, E = 24, T = 64; no dropout."""
+    return RegionSpot(tiny_clip, box_tokens, RegionSpotHead(32, 24, box_tokens.token_width, 16, 1, dropout=0.0))
