@@ -404,7 +404,7 @@ def test_published_figures_are_in_columns_of_their_own():
 
 
 def test_a_detectors_box_has_the_name_of_the_object_it_overlaps_most(toy):
-    boxes = Boxes([(20.0, 20.0, 80.0, 70.0), (90.0, 90.0, 150.0, 150.0), (100.0, 100.0, 161.0, 160.0)])
+    boxes = Boxes([(20.0, 20.0, 80.0, 70.0), (80.0, 80.0, 140.0, 140.0), (100.0, 100.0, 161.0, 160.0)])
     assert overlapped_names(toy, 2, boxes) == [1, None, 1]
     assert overlapped_names(toy, 1, boxes) == [None] * 3
     assert overlapped_names(toy, 99, boxes) == [None] * 3
