@@ -28,10 +28,18 @@ def result_shares(result: Segmentation) -> list[tuple[str, float]]:
     return [(name, n / result.label_map.size) for name, n in zip(result.labels, counts, strict=True)]
 
 
+def told_labels(shares: Sequence[tuple[str, float]], most: int) -> list[int]:
+    """Which labels to tell, ascending: all, or of more than `most` the largest of those that have any pixel."""
+    if len(shares) <= most:
+        return list(range(len(shares)))
+    present = [i for i, (_, share) in enumerate(shares) if share > 0]
+    return sorted(sorted(present, key=lambda i: -shares[i][1])[:most])
+
+
 def legend(result: Segmentation, most: int = MOST_IN_LEGEND) -> tuple[list[tuple[np.ndarray, str]], str]:
-    """(colour, "label share") of every label in order, of very many only the largest; and a note about the others."""
+    """(colour, "label share") of the labels in order, of very many the largest only; and a note about the others."""
     shares = result_shares(result)
-    chosen = sorted(sorted(range(len(shares)), key=lambda i: -shares[i][1])[:most])
+    chosen = told_labels(shares, most)
     entries = [(result.palette[i], f"{shares[i][0]} {shares[i][1]:.0%}") for i in chosen]
     missing = len(shares) - len(chosen)
     return entries, f"{missing} more labels: labels.json" if missing else ""

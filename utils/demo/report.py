@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.demo.pictures import result_shares
+from utils.demo.pictures import result_shares, told_labels
 from utils.demo.results import MOST_SIMILARITY_MAPS
 from utils.types import Segmentation
 
@@ -15,7 +15,7 @@ MOST_BOXES = 40
 def print_shares(result: Segmentation, dense_fallback: bool) -> None:
     """A line per label with its share of the pixels, and one for pixels that no region covers."""
     shares = result_shares(result)
-    shown = shares if len(shares) <= MOST_LABELS else sorted(shares, key=lambda item: -item[1])[:MOST_LABELS]
+    shown = [shares[i] for i in told_labels(shares, MOST_LABELS)]
     width = max(len(name) for name, _ in shown)
     for name, share in shown:
         print(f"  {name:<{width}}  {share:6.1%}")

@@ -14,7 +14,7 @@ from utils.demo.folders import finished_folder, json_bytes
 from utils.demo.pictures import save_picture
 from utils.demo.settings import versions
 from utils.outputs import coco_json, coco_regions_json, labels_json, region_rows, region_scores, similarity_map
-from utils.region_crops import RegionCrop, crop_regions
+from utils.region_crops import RegionCrop, crop_regions_above
 from utils.region_sheet import region_sheet
 from utils.text import LabelPrompts
 from utils.types import RegionTokens, Segmentation
@@ -75,7 +75,7 @@ def write_results(folder: Path, found: Found, segmenter, extras: Extras, run: di
     prompts = LabelPrompts.parse(found.labels)
     text = segmenter.encode_text(prompts.queries)
     with segmenter.stages("write"):
-        crops, shapes = crop_regions(found.tokens.masks), crop_regions(found.tokens.masks, DRAWN_ABOVE)
+        crops, shapes = crop_regions_above(found.tokens.masks, [0.0, DRAWN_ABOVE])
         rows = region_rows(found.tokens, text, prompts, crops=crops)
         with finished_folder(folder, run) as place:
             _write_labels(place, found, shapes)

@@ -32,6 +32,9 @@ def test_legend_of_very_many_labels_has_the_largest():
     assert [words.split()[0] for _, words in entries] == [f"w{i}" for i in range(100 - MOST_IN_LEGEND, 100)]
     assert note == f"{100 - MOST_IN_LEGEND} more labels: labels.json"
     assert legend(result(np.zeros((1, 1), int), ("a",)))[1] == ""
+    few = np.array([[7, 7, 99]])
+    assert [words for _, words in legend(result(few, tuple(f"w{i}" for i in range(100))))[0]] == ["w7 67%", "w99 33%"]
+    assert len(legend(result(few * 0, tuple("abc")))[0]) == 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (700, 3), (53, 67)])
