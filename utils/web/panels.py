@@ -20,12 +20,14 @@ def notice(text: str, kind: str = "news") -> str:
     return f'<p class="tr-notice tr-{kind}" role="{role}">{escape(text)}</p>'
 
 
-def summary(image: Encoded, unknown: list[str]) -> str:
-    """How much was found, and which words the tiny model never learned."""
+def summary(image: Encoded, unknown: list[str], heat_map: bool) -> str:
+    """How much was found, which words the tiny model never learned, and what a heat map means."""
     height, width = image.size
     text = f"{len(image.regions)} regions in {width} × {height} pixels."
     if unknown:
         text += f" The tiny model never saw: {', '.join(unknown)}."
+    if heat_map:
+        text += " Heat map: how much more a patch is like its own regions than like others; hatched: left out."
     return notice(text, "hint" if unknown else "news")
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from utils.errors import InputError
+from utils.lettering import font, shorten
 from utils.types import Segmentation
 from utils.visualize import heat_map, outline, overlay
 from utils.web.session import Answer
@@ -18,6 +19,7 @@ Picture = UInt8[np.ndarray, "h w 3"]
 Mask = Bool[np.ndarray, "h w"]
 SWITCHES = ("masks", "names", "heat map")
 SMALLEST_NAMED = 0.002  # share of the picture below which a patch of a label gets no name
+SMALLEST_OUTLINED = 0.0008  # share of the picture below which a speck of a region gets no outline
 MOST_NAMES = 40
 REFERRED = (255, 140, 0)
 
@@ -88,7 +90,8 @@ def bold_outline(picture: Picture, mask: Mask, colour: tuple[int, int, int] = (2
     """The picture with the border of a mask in a colour, on black so that it shows everywhere."""
     out, width = picture.copy(), line_width(picture)
     smooth = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), width) > 0.5  # masks are coarser than the picture
-    borders, _ = cv2.findContours(smooth.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    found, _ = cv2.findContours(smooth.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    borders = [border for border in found if cv2.contourArea(border) > SMALLEST_OUTLINED * mask.size]
     cv2.drawContours(out, borders, -1, (0, 0, 0), 2 * width + 2, cv2.LINE_AA)
     cv2.drawContours(out, borders, -1, colour, width, cv2.LINE_AA)
     return out
@@ -122,13 +125,12 @@ def largest_patch(mask: Mask) -> tuple[int, tuple[int, int]]:
 def write_names(picture: Picture, names: Sequence[tuple[str, tuple[int, int]]]) -> Picture:
     """Names on dark plates centred at points (x, y), kept inside the picture; none that would cover another."""
     height, width = picture.shape[:2]
-    font = ImageFont.load_default(max(14, max(height, width) // 34))
+    size = max(13, max(height, width) // 38)
     canvas = Image.fromarray(picture)
     draw_on, taken = ImageDraw.Draw(canvas, "RGBA"), []
     for name, (x, y) in names:
-        name = name if len(name) <= 32 else f"{name[:31]}…"
-        left, top, right, bottom = draw_on.textbbox((0, 0), name, font)
-        pad = font.size // 3
+        name, pad = shorten(name, size, width / 2), size // 3
+        left, top, right, bottom = draw_on.textbbox((0, 0), name, font(size))
         plate_w, plate_h = right - left + 2 * pad, bottom - top + 2 * pad
         x0 = int(min(max(x - plate_w / 2, 0), max(width - plate_w, 0)))
         y0 = int(min(max(y - plate_h / 2, 0), max(height - plate_h, 0)))
@@ -136,5 +138,5 @@ def write_names(picture: Picture, names: Sequence[tuple[str, tuple[int, int]]]) 
             continue
         taken.append((x0, y0, x0 + plate_w, y0 + plate_h))
         draw_on.rounded_rectangle(taken[-1], pad, fill=(17, 24, 39, 205))
-        draw_on.text((x0 + pad - left, y0 + pad - top), name, "white", font)
+        draw_on.text((x0 + pad - left, y0 + pad - top), name, "white", font(size))
     return np.array(canvas)

@@ -99,7 +99,7 @@ def answered(bench: Workbench, image: Encoded, controls: Controls, point: tuple[
     selected = None if region is None else region_mask(image.regions.masks, region, image.shown.shape[:2])
     picture = draw(image.shown, answer, look, *downloads.patch_scores(bench, image), selected)
     unknown = unknown_words(list(answer.words)) if bench.preset == "tiny" else []
-    note = panels.summary(image, unknown)
+    note = panels.summary(image, unknown, look.heat_map)
     return View(note, picture, panels.legend(answer), panels.scores(answer, region, point is not None), True)
 
 

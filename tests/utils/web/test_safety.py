@@ -51,7 +51,14 @@ def refused_names(server, root):
     inside, above = str(server.files / "scene_11.png"), "../" * 12
     names = ["/etc/passwd", f"{server.files}/{above}etc/passwd", f"{server.files}/..", str(server.files)]
     names += [f"{above}etc/passwd", "README.md", "./README.md", "//etc/passwd", f"{inside}/{above}etc/passwd", "C:\\x"]
-    names += [f"{root}/{name}" for name in CHECKOUT_FILES] + ["file:///etc/passwd", "\0", "~/.bashrc", ".gradio/x"]
+    names += [f"{root}/{name}" for name in CHECKOUT_FILES] + [
+        "file:///etc/passwd",
+        "\0",
+        "/\0",
+        f"/{'x' * 5000}",
+        "~/.bashrc",
+        ".gradio/x",
+    ]
     return names
 
 
