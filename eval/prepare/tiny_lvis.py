@@ -99,12 +99,13 @@ def frequencies(image_counts: Sequence[int]) -> list[str]:
 
 
 def write_tiny_lvis(
-    folder: Path, scenes: int, train_scenes: int | None = None, names: str = "objects", seed: int = 0
+    folder: Path, scenes: int, train_scenes: int | None = None, names: str = "colours", seed: int = 0
 ) -> None:
     """Both splits below `folder`. As in LVIS, the val file's categories carry the training split's counts.
 
-    scenes, train_scenes: how many of each split (train: as many as val when None). names: "objects" ("red star", 90
-    categories) or "colours" ("red shape", 9). seed: 0 or more; other seeds shift to other scenes.
+    scenes, train_scenes: how many of each split (train: as many as val when None). names: "colours" ("red shape", 9
+    categories) or "objects" ("red star", 90; the tiny models hardly know shapes). seed: 0 or more, shifts to other
+    scenes.
     """
     train = write_split(folder, "train", train_scenes or scenes, names, seed)
     val = write_split(folder, "val", scenes, names, seed)
@@ -140,8 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--names",
         choices=NAMES,
-        default="objects",
-        help='categories: "objects" (red star, …: 90) or "colours" (red shape, …: 9); default objects',
+        default="colours",
+        help='"colours" (red shape, …: 9; default) or "objects" (red star, …: 90; the tiny models hardly know shapes)',
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="0 to 99999, shifts to other scenes (default 0)"

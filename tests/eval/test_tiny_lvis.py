@@ -14,7 +14,7 @@ from utils.tinyworld.scenes import draw_scene
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny_lvis")
-    write_tiny_lvis(folder, scenes=6, train_scenes=7, names="colours")
+    write_tiny_lvis(folder, scenes=6, train_scenes=7)
     return folder
 
 
@@ -65,7 +65,7 @@ def test_a_third_of_the_categories_each_is_rare_common_and_frequent():
 
 
 def test_the_program_draws_objects_and_refuses_other_seeds(tmp_path, capsys):
-    assert main(["--output", str(tmp_path), "--scenes", "2", "--seed", "11"]) == 0
+    assert main(["--output", str(tmp_path), "--scenes", "2", "--seed", "11", "--names", "objects"]) == 0
     assert "2 scenes for training and 2 for evaluation" in capsys.readouterr().out
     content = json.loads((tmp_path / "lvis_tiny_val.json").read_text())
     assert [image["id"] for image in content["images"]] == [FIRST_SEEDS["val"] + 11, FIRST_SEEDS["val"] + 12]
