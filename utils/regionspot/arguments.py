@@ -15,9 +15,9 @@ ones, made for millions of images: 450000 steps. On several GPUs start it with
   accelerate launch -m utils.regionspot.train ...      or      torchrun --nproc_per_node 8 -m utils.regionspot.train ...
 
 The tiny world, on a CPU in minutes:
-  python -m eval.prepare.tiny_lvis --output tiny --names colours --scenes 200 --train-scenes 2000
+  python -m eval.prepare.tiny_lvis --output tiny --scenes 400 --train-scenes 3000
   python -m utils.regionspot.train --preset tiny --data tiny=tiny/lvis_tiny_train.json:tiny/images \\
-    --val tiny=tiny/lvis_tiny_val.json:tiny/images --cache-maps --layers 2 --hidden 256 \\
+    --val tiny=tiny/lvis_tiny_val.json:tiny/images --cache-maps --layers 1 --hidden 256 --isolate \\
     --steps 2000 --batch 32 --lr 1e-3 --output outputs/regionspot_tiny
 
 Objects365, then three data sets from there on (two stages, as published):
