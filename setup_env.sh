@@ -7,7 +7,8 @@ venv=$here/.venv
 requirements=$here/configs/requirements
 made_for=$venv/textregion-made-for # written when .venv is made: Python version, place, torch choice
 stamp=$venv/textregion-stamp       # written when all is installed: a hash of that and of the requirement files
-steps=6
+no_browser=$venv/textregion-no-browser # written when a browser could not be installed: not to be tried on every run
+steps=7
 
 usage() {
   cat <<'HELP'
@@ -16,6 +17,9 @@ usage: bash setup_env.sh [--help]
 Makes the Python environment .venv next to this script and installs the exact versions of
 configs/requirements/*.txt into it. Needs Python 3.10 to 3.13 with its venv module, the package
 registry your pip is set up for, and about 7 GB of disk (2 GB with a CPU-only torch). No root.
+
+The test of the web page drives a Chromium or Chrome. Where there is none, root gets Debian's
+package chromium through apt-get; others are told how to get one. Without one that test is skipped.
 
 Run it again at any time: it returns at once when nothing has changed, installs what has changed
 otherwise, and carries on after an interrupted run.
@@ -31,6 +35,8 @@ Environment variables:
                                  "torch==2.11.0 torchvision==0.26.0 --index-url <your index>"
                     unset        what .venv was made with; pinned, if there is no .venv yet
                     Any torch from 2.5.1 on, with the torchvision of the same release.
+  TEXTREGION_BROWSER  the browser for the test, a command or a path. Unset: the first of chromium,
+                    chromium-browser, google-chrome. none: none, and none is installed.
 
 Exit code: 0 when .venv is ready; 2, with one line that says what to do, when it is not.
 HELP
@@ -148,6 +154,43 @@ pip_install() {
     fail "pip could not install this (its message is above); run the script again to carry on from here"
 }
 
+# Prints where the browser is that the test of the web page would take (utils/web/browser.py); fails if there is none.
+find_browser() {
+  local browser browsers=(chromium chromium-browser google-chrome)
+  [ -z "${TEXTREGION_BROWSER:-}" ] || browsers=("$TEXTREGION_BROWSER")
+  for browser in "${browsers[@]}"; do
+    command -v "$browser" && return 0
+  done
+  return 1
+}
+
+may_install_browser() {
+  [ -z "${TEXTREGION_BROWSER:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
+}
+
+install_browser() {
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium
+} >/dev/null 2>&1 </dev/null
+
+# Sees to a browser. That there is none is no failure: all but one test works without.
+get_browser() {
+  if [ "${TEXTREGION_BROWSER:-}" = none ]; then
+    return 0
+  elif ! find_browser >/dev/null && may_install_browser; then
+    echo "      installing Debian's chromium"
+    install_browser || true
+  fi
+  if found_browser=$(find_browser); then
+    echo "      $found_browser"
+    rm -f "$no_browser"
+  else
+    echo "      none, so the test of the web page will be skipped. To have it: install chromium (Debian: apt-get" \
+      "install chromium), or set TEXTREGION_BROWSER to a Chrome's path"
+    touch "$no_browser"
+  fi
+}
+
 case "${1:-}" in
   "") ;;
   -h | --help)
@@ -168,6 +211,9 @@ torch_remedy="set TEXTREGION_TORCH to a torch from 2.5.1 on and the torchvision 
 python=$venv/bin/python
 [ -z "${PYTHON:-}" ] || find_python
 if is_ready "$python"; then
+  if may_install_browser && [ ! -e "$no_browser" ] && ! find_browser >/dev/null; then
+    get_browser
+  fi
   echo "Nothing to do: $venv is up to date."
   exit 0
 fi
@@ -232,6 +278,9 @@ for name in "cv2 mmengine mmcv open_clip pycocotools.mask sam2 scipy skimage tim
     except Exception as error:
         raise SystemExit(f"{name} cannot be imported ({type(error).__name__}: {error})")
 ' 2>&1) || fail "$(echo "$problem" | tail -n 1); delete $venv and run this script again"
+
+say_step "a browser for the test of the web page"
+get_browser
 
 fingerprint "$venv/bin/python" >"$stamp"
 echo "Ready after $SECONDS s: $venv (Python $(python_version "$venv/bin/python"), $found)"

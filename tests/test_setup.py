@@ -27,8 +27,9 @@ def read_requirements(path: Path) -> list[Requirement]:
 
 
 def run_setup(*args: str, script: Path = SCRIPT, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run setup_env.sh with only PATH, HOME and `environment` set."""
+    """Run setup_env.sh with only PATH, HOME and `environment` set; unless that says so, it looks for no browser."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    inherited["TEXTREGION_BROWSER"] = "none"
     return subprocess.run(
         ["bash", str(script), *args],
         env=inherited | environment,
@@ -134,10 +135,20 @@ def test_the_script_is_valid_bash():
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_help_documents_both_variables():
+def test_help_documents_the_variables():
     helped = run_setup("--help")
     assert helped.returncode == 0
-    for word in ("PYTHON", "TEXTREGION_TORCH", "pinned", "system", "unset", "--index-url"):
+    for word in (
+        "PYTHON",
+        "TEXTREGION_TORCH",
+        "TEXTREGION_BROWSER",
+        "chromium",
+        "none",
+        "pinned",
+        "system",
+        "unset",
+        "--index-url",
+    ):
         assert word in helped.stdout
 
 
@@ -183,7 +194,7 @@ def test_system_torch_that_is_not_there_is_said_before_anything_is_made(empty_ch
 def test_a_first_run_installs_torch_before_what_needs_it_and_a_second_run_nothing(rehearsal: Rehearsal):
     code, asked, said = rehearsal.run(PYTHON=rehearsal.python)
     assert (code, asked) == (0, ["venv --clear", *PINNED]), said
-    assert [line.split(maxsplit=1)[0] for line in said.splitlines()[:3]] == ["[1/6]", "[2/6]", "[3/6]"]
+    assert [line.split(maxsplit=1)[0] for line in said.splitlines()[:3]] == ["[1/7]", "[2/7]", "[3/7]"]
     assert said.splitlines()[-1].startswith("Ready after ")
     for environment in ({}, {"PYTHON": rehearsal.python}, {"TEXTREGION_TORCH": "pinned"}):
         code, asked, said = rehearsal.run(**environment)
@@ -229,6 +240,81 @@ def test_a_moved_checkout_gets_a_new_environment(rehearsal: Rehearsal):
     rehearsal.checkout = rehearsal.checkout.rename(rehearsal.checkout.with_name("moved"))
     code, asked, said = rehearsal.run(PYTHON=rehearsal.python)
     assert (code, asked[0]) == (0, "venv --clear"), said
+
+
+class Machine:
+    """The commands of a machine of which nothing is known but what is put here: no browser, and a noting apt-get."""
+
+    def __init__(self, folder: Path, user: int, apt_works: bool) -> None:
+        self.folder, self.log = folder / "commands", folder / "apt log"
+        self.folder.mkdir()
+        for name in ("bash", "cat", "cp", "dirname", "env", "mkdir", "rm", "sed", "tail", "touch"):
+            (self.folder / name).symlink_to(str(shutil.which(name)))
+        self.add("id", f"echo {user}")
+        done = f"echo > '{self.folder}/chromium'; {shutil.which('chmod')} +x '{self.folder}/chromium'"
+        installs = f"case $1 in install) {done} ;; esac" if apt_works else "exit 100"
+        self.add("apt-get", f'echo "$*" >> "{self.log}"; {installs}')
+
+    def add(self, name: str, body: str) -> None:
+        path = self.folder / name
+        path.write_text(f"#!{shutil.which('bash')}\n{body}\n", encoding="utf-8")
+        path.chmod(0o755)
+
+    @property
+    def apt(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+
+    def environment(self, rehearsal: Rehearsal, browser: str = "") -> dict[str, str]:
+        return {"PYTHON": rehearsal.python, "PATH": str(self.folder), "TEXTREGION_BROWSER": browser}
+
+
+APT = ["update -qq", "install -qq --yes --no-install-recommends chromium"]
+
+
+def test_root_gets_debians_chromium_once(rehearsal: Rehearsal, tmp_path: Path):
+    machine = Machine(tmp_path, user=0, apt_works=True)
+    code, asked, said = rehearsal.run(**machine.environment(rehearsal))
+    assert (code, asked[1:], machine.apt) == (0, PINNED, APT), said
+    assert said.splitlines()[-2] == f"      {machine.folder}/chromium"
+    code, asked, said = rehearsal.run(**machine.environment(rehearsal))
+    assert (code, asked, machine.apt) == (0, [], APT)
+    assert said == f"Nothing to do: {rehearsal.checkout.resolve()}/.venv is up to date.\n"
+
+
+def test_a_browser_is_added_to_an_environment_that_is_ready(rehearsal: Rehearsal, tmp_path: Path):
+    assert rehearsal.run(PYTHON=rehearsal.python)[0] == 0
+    machine = Machine(tmp_path, user=0, apt_works=True)
+    code, asked, _ = rehearsal.run(**machine.environment(rehearsal))
+    assert (code, asked, machine.apt) == (0, [], APT)
+
+
+def test_a_browser_that_cannot_be_installed_is_no_failure_and_not_tried_again(rehearsal: Rehearsal, tmp_path: Path):
+    machine = Machine(tmp_path, user=0, apt_works=False)
+    for attempt in ("first", "second"):
+        code, _, said = rehearsal.run(**machine.environment(rehearsal))
+        assert (code, machine.apt) == (0, APT[:1])
+        assert ("will be skipped" in said) == (attempt == "first")
+        assert ("apt-get install chromium" in said) == (attempt == "first")
+
+
+@pytest.mark.parametrize(
+    ("user", "browser", "hint"), [(1000, "", True), (0, "none", False), (0, "/no/such/chrome", True)]
+)
+def test_no_browser_is_installed_without_root_or_against_the_users_word(
+    rehearsal: Rehearsal, tmp_path: Path, user: int, browser: str, hint: bool
+):
+    machine = Machine(tmp_path, user, apt_works=True)
+    code, _, said = rehearsal.run(**machine.environment(rehearsal, browser))
+    assert (code, machine.apt) == (0, [])
+    assert ("will be skipped" in said) == hint
+
+
+def test_a_browser_that_is_there_is_taken(rehearsal: Rehearsal, tmp_path: Path):
+    machine = Machine(tmp_path, user=0, apt_works=True)
+    machine.add("google-chrome", "exit 1")
+    code, _, said = rehearsal.run(**machine.environment(rehearsal))
+    assert (code, machine.apt) == (0, [])
+    assert said.splitlines()[-2] == f"      {machine.folder}/google-chrome"
 
 
 def test_a_second_run_in_this_environment_changes_nothing_and_is_quick():
