@@ -4,11 +4,18 @@ import argparse
 from collections.abc import Sequence
 
 from utils.command_line import Parser, Sides, boolean
+from utils.demo.results import RESULT_FILES
 from utils.masks import automatic_sources
 from utils.presets import preset_for
 from utils.regionspot.loading import METHODS
 from utils.tiling import RESIZE_METHODS
 from utils.web.arguments import add_arguments
+
+
+def files_table() -> str:
+    """One line per result file."""
+    width = max(map(len, RESULT_FILES))
+    return "\n".join(f"  {name:<{width}}  {what}" for name, what in RESULT_FILES.items())
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -22,7 +29,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "  python TextRegionSegmenter.py --image photo.jpg --labels dog sofa --preset clip-vit-b16\n"
         "  python TextRegionSegmenter.py --image photos/ --labels_file labels.txt --resume\n"
         "  python TextRegionSegmenter.py --image_query_cfg queries.yaml     (YAML: image path -> list of labels)\n"
-        "  python TextRegionSegmenter.py --image photo.jpg --labels dog sofa --boxes detections.json",
+        "  python TextRegionSegmenter.py --image photo.jpg --labels dog sofa --boxes detections.json\n\n"
+        f"what is written into every image's folder:\n{files_table()}",
     )
     add = parser.add_argument_group("what to label").add_argument
     add("--image", metavar="FILE", help="an image (PNG, JPEG, WebP, …), a folder of images or a glob in quotes")

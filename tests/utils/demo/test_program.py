@@ -104,6 +104,14 @@ def test_extras_are_written(coffee):
     assert run_file["settings"]["preset"] == "tiny"
 
 
+def test_help_tells_every_file(coffee, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out.partition("what is written into every image's folder:")[2]
+    names = {path.name + "/" * path.is_dir() for path in coffee.iterdir()}
+    assert names <= {line.split()[0] for line in told.splitlines() if line.strip()}
+
+
 def test_photographs_with_the_tiny_preset(tmp_path, capsys, photos):
     code, out, err = run(
         capsys,
