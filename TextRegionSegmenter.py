@@ -9,7 +9,7 @@ Paper: arXiv 2505.23769. The way of the data is written in README.md; the maths 
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ from utils.errors import InputError, at_least, one_of, sides
 from utils.images import ImageInput, load_image, resize_keep_ratio
 from utils.masks.base import MaskGenerator
 from utils.masks.prompts import masks_from_boxes
+from utils.masks.rectangles import rectangle_masks
 from utils.masks.sam2 import Sam2MaskGenerator
 from utils.postprocess import label_pixels
 from utils.presets import build, list_presets
@@ -57,6 +58,7 @@ from utils.web.server import serve
 
 MASK_TYPES = ("soft", "hard")
 MASK_SIZES = ("resized", "original")
+BOX_MASKS = ("sam", "box")
 REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
 
 
@@ -78,6 +80,7 @@ class TextRegionSegmenter:
     mask_size: full size of generated masks, "resized" (demo path) or "original" image (benchmarks; spec 5.2).
     global_splits: parts (rows, columns) the whole-image view is split into, (1, 2) for Cityscapes (spec 2.4).
     dense_fallback: label pixels outside all regions from dense CLIP features (spec 8.4a); off: first label.
+    box_masks: which pixels of a box encode_boxes pools, those of SAM 2's mask ("sam") or all ("box").
     views_per_batch: most views encoded at once, at least 1; fewer are taken where memory does not suffice.
     text_cache: folder that keeps text embeddings between runs, one small file per model and label; None for none.
     overlap: on CUDA, encode the views on a second stream while the masks are made; no effect elsewhere.
@@ -104,6 +107,7 @@ class TextRegionSegmenter:
         mask_size: str = "resized",
         global_splits: tuple[int, int] = (1, 1),
         dense_fallback: bool = False,
+        box_masks: str = "sam",
         views_per_batch: int = 32,
         text_cache: str | Path | None = None,
         overlap: bool = False,
@@ -122,6 +126,7 @@ class TextRegionSegmenter:
         self.mask_type = one_of("mask_type", mask_type, MASK_TYPES)
         self.pool_feature = one_of("pool_feature", pool_feature, POOL_FEATURES)
         self.mask_size = one_of("mask_size", mask_size, MASK_SIZES)
+        self.box_masks = one_of("box_masks", box_masks, BOX_MASKS)
         self.upsample_times = at_least("upsample_times", upsample_times)
         self.views_per_batch = at_least("views_per_batch", views_per_batch)
         self.antialias = bool(antialias)
@@ -177,6 +182,8 @@ class TextRegionSegmenter:
         """
         if len(images) == 0:
             return []
+        if masks is not None and not isinstance(masks, Iterable):
+            raise InputError(f"got masks of type {type(masks).__name__} for {len(images)} images, expected a list")
         given = [None] * len(images) if masks is None else list(masks)
         if len(given) != len(images):
             raise InputError(f"got {len(given)} sets of masks for {len(images)} images, expected one each")
@@ -193,7 +200,7 @@ class TextRegionSegmenter:
     def encode_boxes(
         self, image: ImageInput, boxes: "np.ndarray | Tensor | Sequence", method: str = "textregion"
     ) -> RegionTokens:
-        """One unit vector per box, comparable with text; the masks are SAM's of these boxes.
+        """One unit vector per box, comparable with text; the masks are SAM's of these boxes (or as `box_masks` says).
 
         boxes: (n, 4) numbers, x1 y1 x2 y2 in pixels of the image; n = 0 is a normal result. method: "textregion" pools
         patches as for every other mask, and `kept` says which boxes had any; "regionspot" asks the trained head
@@ -203,7 +210,8 @@ class TextRegionSegmenter:
         pixels = load_image(image)
         if one_of("method", method, METHODS) == "textregion":
             with self.stages("masks of boxes"):
-                masks = masks_from_boxes(self, pixels, boxes)
+                whole = self.box_masks == "box"
+                masks = rectangle_masks(boxes, pixels.shape[:2]) if whole else masks_from_boxes(self, pixels, boxes)
             return self.encode_image(pixels, masks)
         if self.regionspot is None:
             self.regionspot = load_regionspot(self.backbone, self.mask_generator)

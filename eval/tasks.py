@@ -192,7 +192,7 @@ def build_segmenter(task: Task, run: Run, device: str) -> TextRegionSegmenter:
 def describe(segmenter: TextRegionSegmenter, run: Run) -> dict:
     """What of the model decides the numbers: JSON-able."""
     generator = getattr(segmenter.mask_generator, "generator", segmenter.mask_generator)
-    plain = ("crop_size", "scale", "resize_method", "antialias", "global_patch_threshold", "mask_size")
+    plain = ("crop_size", "scale", "resize_method", "antialias", "global_patch_threshold", "mask_size", "box_masks")
     speed = ("model", "points_per_batch", "dtype")
     return {
         "preset": run.preset,
