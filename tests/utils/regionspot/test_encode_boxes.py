@@ -49,7 +49,7 @@ def test_textregion_is_given_masks(segmenter):
     assert torch.equal(found.masks.soft, expected.masks.soft)
 
 
-def test_textregion_may_pool_whole_boxes(segmenter, tiny_clip):
+def test_textregion_may_pool_whole_boxes(tiny_clip):
     whole = TextRegionSegmenter(tiny_clip, None, "semantic", (128, 96), box_masks="box", device="cpu")
     masks = np.zeros((3, 61, 97), np.float32)
     for mask, (x1, y1, x2, y2) in zip(masks, [[3, 5, 60, 50], [0, 0, 97, 61], [40, 30, 44, 60]], strict=True):
@@ -58,7 +58,6 @@ def test_textregion_may_pool_whole_boxes(segmenter, tiny_clip):
     expected = whole.encode_image(IMAGE, masks)
     found = whole.encode_boxes(IMAGE, BOXES)
     torch.testing.assert_close(found.tokens, expected.tokens, atol=1e-5, rtol=0)
-    assert not torch.allclose(found.tokens, segmenter.encode_boxes(IMAGE, BOXES).tokens, atol=1e-3)
 
 
 def test_regionspot_is_the_model_s_own_encode(segmenter):
