@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 
 import cv2
@@ -130,7 +131,8 @@ class TextRegionSegmenter:
         self.upsample_times = at_least("upsample_times", upsample_times)
         self.views_per_batch = at_least("views_per_batch", views_per_batch)
         self.antialias = bool(antialias)
-        if global_patch_threshold is not None and not -2 <= global_patch_threshold <= 2:
+        number = isinstance(global_patch_threshold, Real)
+        if global_patch_threshold is not None and not (number and -2 <= global_patch_threshold <= 2):
             raise InputError(f"got global_patch_threshold {global_patch_threshold}, expected -2..2 or None for off")
         self.global_patch_threshold = global_patch_threshold
         if dense_fallback and not backbone.has_dense_fallback:

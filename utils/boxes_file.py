@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class BoxesFile:
 def read_boxes(path: str | Path) -> BoxesFile:
     """Read any of the layouts above; InputError in one line for a missing file or one of another form."""
     path = Path(path)
-    if not path.is_file():
+    if not isfile(path):
         raise InputError(f"no file {path}; expected boxes: {LAYOUTS}")
     try:
         text = path.read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from os.path import isfile
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises InputError in one line: missing, truncated, not a weight file, or a pickle with code in it.
     """
     path = Path(path)
-    if not path.is_file():
+    if not isfile(path):
         raise InputError(f"no weight file at {path}; check the path")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
     for wrapper in WRAPPERS:

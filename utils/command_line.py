@@ -2,14 +2,16 @@
 
 import argparse
 import io
+import os
 import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from utils.errors import InputError, first_line, out_of_memory
+from utils.errors import InputError, first_line, one_line, out_of_memory
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,13 +23,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         """Print one line to stderr and exit with code 2."""
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"error: {one_line(message)}; see {self.prog} --help\n")
 
 
 def run_program(body: Callable[[], None]) -> int:
     """Run a program's body; returns its exit code: 0, 2 after one line about bad input, 130 when stopped.
 
-    Warnings become one line each. What the terminal's encoding lacks is printed with backslashes.
+    An OSError that nothing else explains (full disk, forbidden or impossible path) and running out of memory are bad
+    input too. Warnings become one line each. What the terminal's encoding lacks is printed with backslashes.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -36,6 +39,7 @@ def run_program(body: Callable[[], None]) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             body()
+            sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -44,10 +48,23 @@ def run_program(body: Callable[[], None]) -> int:
             raise
         print(f"error: out of memory ({first_line(error)}); ask for less at once", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has left, as `| head` does: nobody is there to be told
+        _close_stdout()
+        return 2
+    except OSError as error:
+        _close_stdout()
+        print(f"error: {one_line(str(error))}; check the path, its permissions and the free space", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped; what was already written is kept", file=sys.stderr)
         return 130
     return 0
+
+
+def _close_stdout() -> None:
+    """Send what is still to be printed nowhere, so that Python does not try again, and complain, when it exits."""
+    with suppress(io.UnsupportedOperation, OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -1,6 +1,7 @@
 """The one error that a user's input may raise, and the checks that raise it most."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 
 class InputError(ValueError):
@@ -8,6 +9,19 @@ class InputError(ValueError):
 
     Programs print it without a traceback and exit with code 2; libraries may catch it as ValueError.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+LONGEST_MESSAGE = 1200  # characters
+
+
+def one_line(message: str) -> str:
+    """A message as one line of printable characters: others are escaped, the middle of a very long one is left out."""
+    if len(message) > LONGEST_MESSAGE:
+        message = f"{message[: LONGEST_MESSAGE // 2]} … {message[-LONGEST_MESSAGE // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 # As CUDA and MPS say it, torch on a CPU, OpenCV.
@@ -40,6 +54,7 @@ def at_least(name: str, value: int, least: int = 1) -> int:
 
 def sides(pair: Sequence[int], name: str = "scale") -> tuple[int, int]:
     """The pair as a tuple if it is two whole numbers of at least 1; InputError otherwise."""
-    if len(tuple(pair)) != 2 or any(not isinstance(n, int) or n < 1 for n in pair):
+    whole = isinstance(pair, Sequence) and all(isinstance(n, Integral) and n >= 1 for n in pair)
+    if not whole or len(pair) != 2:
         raise InputError(f"got {name} {pair!r}, expected two whole numbers of at least 1")
     return tuple(pair)

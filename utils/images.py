@@ -1,6 +1,7 @@
 """From whatever a user has to (H, W, 3) uint8 RGB, and the keep-ratio resize (spec 1)."""
 
 import io
+from os.path import isfile
 from pathlib import Path
 
 import cv2
@@ -30,7 +31,7 @@ def load_image(image: ImageInput, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndar
     if not isinstance(image, (str, Path)):
         raise InputError(f"got an image of type {type(image).__name__}, expected a path, bytes, PIL image or array")
     path = Path(image)
-    if not path.is_file():
+    if not isfile(path):  # unlike Path.is_file, False for a name that is too long
         raise InputError(f"no image file at {path}; give the path of a PNG, JPEG, WebP, … file")
     return _decode(path, str(path), max_pixels)
 

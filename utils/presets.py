@@ -79,7 +79,7 @@ def find_preset(name: str) -> Preset:
 
     Besides the table, "open_clip:MODEL/TAG" is any open_clip vision transformer with a class token.
     """
-    if name.startswith(OPEN_CLIP_PREFIX):
+    if isinstance(name, str) and name.startswith(OPEN_CLIP_PREFIX):
         return _preset(name, dict(_defaults(), backbone=name))
     if name not in _table():
         valid = ", ".join(_table())

@@ -29,7 +29,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(device)
+        device = torch.device(device) if isinstance(device, (str, torch.device)) else torch.device("")
     except RuntimeError as error:
         raise InputError(f"got device {device!r}, expected auto, cpu, cuda, cuda:N or mps") from error
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

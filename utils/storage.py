@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os.path import isfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -38,7 +39,7 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict) -> No
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     """Read back (tensors, meta without its `kind`). InputError: missing, damaged or of another kind."""
     path = Path(path)
-    if not path.is_file():
+    if not isfile(path):
         raise InputError(f"no file {path}; expected a {kind} file written by its save()")
     try:
         with safe_open(path, framework="pt") as file:

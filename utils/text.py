@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 
 from open_clip import OPENAI_IMAGENET_TEMPLATES
@@ -30,11 +31,12 @@ class LabelPrompts:
     def parse(cls, labels: "Sequence[str] | LabelPrompts") -> "LabelPrompts":
         """Labels as given by a user or a class file: synonyms within one label are separated by ";".
 
-        Duplicate labels stay (the first wins a tie). InputError for an empty list or a blank label.
+        White space within a label becomes one space. Duplicate labels stay (the first wins a tie). InputError for an
+        empty list or a blank label.
         """
         if isinstance(labels, LabelPrompts):
             return labels
-        groups = [[q for part in label.split(";") if (q := part.strip())] for label in as_labels(labels)]
+        groups = [[q for part in label.split(";") if (q := " ".join(part.split()))] for label in as_labels(labels)]
         return cls(
             tuple(group[0] for group in groups),
             tuple(query for group in groups for query in group),
@@ -57,7 +59,7 @@ def fills_context(label: str, tokenizer: Callable[[list[str]], Tensor]) -> bool:
 def read_class_file(path: str | Path) -> list[str]:
     """One label per line, synonyms separated by "; ", UTF-8; blank lines are left out."""
     path = Path(path)
-    if not path.is_file():
+    if not isfile(path):
         raise InputError(f"no class file {path}; expected a text file with one label per line")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -30,6 +30,8 @@ class TextCache:
     """
 
     def __init__(self, folder: str | Path, backbone: Backbone) -> None:
+        if not isinstance(folder, (str, Path)):
+            raise InputError(f"got the text cache {folder!r}, expected the path of a folder")
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"got the text cache {folder}, which is a file; expected a folder")

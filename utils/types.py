@@ -10,7 +10,8 @@ Glossary of axes
     H, W  the image's own size in pixels    h, w  the stored size of a mask
 """
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +23,11 @@ from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.errors import InputError
+from utils.errors import InputError, first_line, sides
 from utils.interpolation import bilinear_taps, lerp_columns, lerp_rows
 
 MAX_SOFT_VALUE = 3.0
+LONGEST_LABEL = 1000  # characters; models read about 70 words, and time grows with the square of a word's length
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -53,7 +55,7 @@ class PoolingRecipe:
         """One of RECIPES by name; a PoolingRecipe passes through. InputError for an unknown name."""
         if isinstance(name, cls):
             return name
-        if name not in RECIPES:
+        if not isinstance(name, str) or name not in RECIPES:
             raise InputError(f"unknown recipe {name!r}; expected one of {', '.join(RECIPES)}")
         return RECIPES[name]
 
@@ -100,11 +102,11 @@ class RegionMasks:
             raise InputError(f"got masks of dtype {self.soft.dtype}, expected bool or float in [0, 3]")
         if self.soft.is_floating_point() and not bool(torch.isfinite(self.soft).all()):
             raise InputError("got masks with NaN or infinite values, expected numbers in [0, 3]")
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise InputError(f"got image_size {self.image_size}, expected (H, W) of at least 1 pixel each")
+        sides(self.image_size, "image_size")
         set_ = object.__setattr__  # the only writes to a frozen instance: its own defaults
         if self.mask_size == (0, 0):
             set_(self, "mask_size", tuple(self.soft.shape[1:]))
+        sides(self.mask_size, "mask_size")
         if self.group is None:
             set_(self, "group", torch.arange(len(self.soft), device=self.soft.device))
         elif self.group.shape != (len(self.soft),):
@@ -140,22 +142,19 @@ class RegionMasks:
         """
         if isinstance(masks, RegionMasks):
             return masks.to(device)
-        if not isinstance(masks, (np.ndarray, Tensor)):
-            masks = np.asarray(masks)
-        if isinstance(masks, np.ndarray):
-            if masks.dtype.kind not in "bifu":
-                raise InputError(f"got masks of dtype {masks.dtype}, expected numbers or booleans")
-            masks = torch.from_numpy(np.ascontiguousarray(masks))
+        masks = masks if isinstance(masks, Tensor) else _as_tensor(masks)
+        if masks.is_complex() or masks.layout != torch.strided:
+            raise InputError(f"got masks of {masks.dtype}, {masks.layout}, expected a dense tensor of real numbers")
         masks = masks[None] if masks.ndim == 2 else masks
         if masks.ndim != 3:
             raise InputError(f"got masks of shape {tuple(masks.shape)}, expected (R, h, w) or (h, w)")
         if len(masks) == 0:
             return cls.empty(image_size, device)
         if masks.dtype != torch.bool:
-            masks = masks.float()
+            masks = masks if masks.is_floating_point() else masks.float()
             if not bool(torch.isfinite(masks).all()):
                 raise InputError("got masks with NaN or infinite values, expected numbers in [0, 3]")
-            masks = masks.clamp(0, MAX_SOFT_VALUE)
+            masks = masks.clamp(0, MAX_SOFT_VALUE).float()
         return cls(masks.to(device), image_size)
 
     def _boxes_of_parts(self) -> Float32[Tensor, "R 4"]:
@@ -278,6 +277,17 @@ class RegionMasks:
     def _restore(cls, tensors: dict[str, Tensor], meta: dict) -> "RegionMasks":
         sizes = {name: tuple(meta[name]) for name in ("image_size", "mask_size")}
         return cls(**tensors, **sizes, hard=meta["hard"])
+
+
+def _as_tensor(masks: Any) -> Tensor:
+    """An array, or nested lists, as tensor; InputError when it does not hold numbers in equal rows."""
+    try:
+        array = np.asarray(masks)
+    except ValueError as error:
+        raise InputError(f"got masks that are no array ({first_line(error)}), expected (R, h, w) numbers") from error
+    if array.dtype.kind not in "bifu":
+        raise InputError(f"got masks of dtype {array.dtype}, expected numbers or booleans")
+    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
 
 
 def _first(on: Bool[Tensor, "M n"]) -> Float32[Tensor, " M"]:
@@ -467,13 +477,24 @@ class Segmentation:
 
 
 def as_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Check a list of labels: at least one, every one a non-blank string; a lone string is an error."""
+    """Check a list of labels: at least one, every one a string that can be seen, of at most LONGEST_LABEL characters.
+
+    InputError for anything else, a lone string and control characters included (white space is fine).
+    """
     if isinstance(labels, str):
-        raise InputError(f"got the single string {labels!r} as labels, expected a list of strings")
+        raise InputError(f"got the single string {labels[:40]!r} as labels, expected a list of strings")
+    if not isinstance(labels, Iterable):
+        raise InputError(f"got {labels!r} as labels, expected a list of strings")
     labels = tuple(labels)
     if not labels:
         raise InputError("got no labels, expected at least one word or phrase")
     for label in labels:
-        if not isinstance(label, str) or not label.strip(" ;\t\n"):
-            raise InputError(f"got {label!r} as a label, expected a word or phrase")
+        if not isinstance(label, str) or not any(c.isprintable() and c not in " ;" for c in label):
+            raise InputError(f"got {str(label)[:40]!r} as a label, expected a word or phrase")
+        if len(label) > LONGEST_LABEL:
+            raise InputError(f"got a label of {len(label)} characters, expected at most {LONGEST_LABEL}: {label[:40]}…")
+        if any(unicodedata.category(c) in ("Cc", "Cs") and not c.isspace() for c in label):
+            raise InputError(
+                f"got the label {label[:40]!r} with control characters or broken text, expected plain words"
+            )
     return labels

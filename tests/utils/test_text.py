@@ -30,7 +30,7 @@ def test_without_synonyms_queries_are_names():
 @given(st.lists(st.lists(words, min_size=1, max_size=4), min_size=1, max_size=9))
 def test_parsing_gives_back_every_word(groups):
     prompts = LabelPrompts.parse(["; ".join(group) for group in groups])
-    assert prompts.queries == tuple(word.strip() for group in groups for word in group)
+    assert prompts.queries == tuple(" ".join(word.split()) for group in groups for word in group)
     assert prompts.query_label == tuple(i for i, group in enumerate(groups) for _ in group)
     assert len(prompts.names) == len(groups)
 

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def box_flags(args: argparse.Namespace, preset: str) -> BoxFlags | None:
 
 def is_file(boxes: list[str]) -> bool:
     """Whether the words after --boxes name a file: a single one that is there, or is not written like a box."""
-    return len(boxes) == 1 and (Path(boxes[0]).is_file() or "," not in boxes[0])
+    return len(boxes) == 1 and (isfile(boxes[0]) or "," not in boxes[0])
 
 
 def box_of(text: str) -> list[float]:

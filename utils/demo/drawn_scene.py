@@ -11,6 +11,7 @@ from utils.demo.photographs import TINY_NOTE
 from utils.demo.report import print_files, print_shares, print_stages, spent
 from utils.demo.results import Extras, Found, write_results
 from utils.demo.settings import EXTRAS, fingerprint, run_settings
+from utils.errors import at_least
 from utils.types import Segmentation
 
 
@@ -19,6 +20,7 @@ def drawn_scene(segmenter, output: Path, args: argparse.Namespace, preset: str) 
     from utils.tinyworld.scenes import draw_scene
 
     before, seed = dict(segmenter.stages.seconds), args.seed
+    at_least("--seed", seed, 0)
     scene = draw_scene(seed, distinct_colours=True)
     tokens = segmenter.encode_image(scene.image)
     result = segmenter.segment(tokens, scene.labels)

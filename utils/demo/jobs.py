@@ -2,6 +2,8 @@
 
 import argparse
 import glob
+import os
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,18 +60,26 @@ def find_images(sources: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for source in sources:
         path = Path(source)
-        if path.is_dir():
+        if os.path.isdir(path):  # the functions of os.path take any text for a path, however long or odd
             found += _images_among(path.iterdir(), str(path))
-        elif glob.has_magic(source) and not path.exists():
+        elif glob.has_magic(source) and not os.path.exists(path):
             found += _images_among((Path(match) for match in glob.glob(source, recursive=True)), source)
         else:
             found.append(path)
-    once: dict[Path, Path] = {}
+    once: dict[str, Path] = {}
     for path in found:
-        once.setdefault(path.resolve(), path)
+        once.setdefault(_place(path), path)
     if len(once) < len(found):
         print(f"{_count(len(found) - len(once), 'image')} named more than once: labelled once")
     return list(once.values())
+
+
+def _place(path: Path) -> str:
+    """Where a path leads, links followed; a path that cannot exist is its own place."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return str(path)
 
 
 def _images_among(paths: Iterable[Path], source: str) -> list[Path]:
@@ -116,10 +126,10 @@ def read_query_cfg(path: Path) -> dict[Path, list[str]]:
     for name, labels in content.items():
         labels = labels.split(",") if isinstance(labels, str) else labels
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-            raise InputError(f"{path}: got {labels!r} for {name}, expected a list of labels")
+            raise InputError(f"{path}: got {reprlib.repr(labels)} for {name}, expected a list of labels")
         image = Path(str(name))
         beside = path.parent / image
-        queries[beside if not image.is_file() and beside.is_file() else image] = [x.strip() for x in labels]
+        queries[beside if not os.path.isfile(image) and os.path.isfile(beside) else image] = [x.strip() for x in labels]
     return queries
 
 
@@ -133,7 +143,7 @@ def find_query(queries: dict[Path, list[str]], path: Path) -> list[str]:
 
 
 def _read_text(path: Path, expected: str) -> str:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"no file {path}; expected {expected}")
     try:
         return path.read_text(encoding="utf-8-sig")

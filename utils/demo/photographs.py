@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def attempt(session: Session, job: Job, folder: Path) -> Row:
 
 def earlier(session: Session, job: Job, folder: Path) -> dict | None:
     """With --resume, the run.json of a finished folder of this very image, labels and settings; None otherwise."""
-    run = read_run(folder) if session.args.resume and job.image.is_file() else None
+    run = read_run(folder) if session.args.resume and isfile(job.image) else None
     if run is None or run.get("fingerprint") != job_fingerprint(session.settings, job, file_hash(job.image)):
         return None
     return run

@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from os.path import isfile
 from pathlib import Path
 
 from utils.demo.jobs import Job
@@ -81,7 +82,7 @@ def run_settings(segmenter, args: argparse.Namespace, preset: str) -> dict:
         "points_per_side": args.points_per_side,
         "random_weights": args.random_weights,
         "masks": args.masks,
-        "boxes": args.boxes and [file_hash(Path(box)) if Path(box).is_file() else box for box in args.boxes],
+        "boxes": args.boxes and [file_hash(Path(box)) if isfile(box) else box for box in args.boxes],
         "method": args.method,
         "regionspot_side": args.regionspot_side,
         "regionspot_isolate": args.regionspot_isolate,
@@ -105,7 +106,7 @@ def job_fingerprint(settings: Mapping, job: Job, image: str) -> str:
 def mask_file(source: Path, image: Path) -> Path | None:
     """The file of a --masks file or folder that belongs to an image; None when there is none."""
     candidates = [source, *(source / f"{image.stem}{suffix}" for suffix in SUFFIXES)]
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if isfile(path)), None)
 
 
 def file_hash(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Label maps as regions: one mask per class, or per connected component (the paper's upper bound)."""
 
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 def read_label_map(path: str | Path) -> Int[np.ndarray, "H W"]:
     """A single-channel PNG (8 or 16 bits, or palette) as integers; InputError for anything else."""
     path = Path(path)
-    if not path.is_file():
+    if not isfile(path):
         raise InputError(f"no label map at {path}; give the path of a PNG whose pixel values are labels")
     try:
         with Image.open(path) as image:

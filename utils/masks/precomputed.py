@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from os.path import isdir, isfile
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ from jaxtyping import Bool, UInt8
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from utils.errors import InputError
+from utils.errors import InputError, first_line
 from utils.masks.ground_truth import IGNORED, label_masks, read_label_map
 from utils.masks.registry import register
 from utils.types import RegionMasks
 
+FARTHEST = 4  # times the image's longer side: corners beyond are no pixels, and drawing their outline takes for ever
 SUFFIXES = (".safetensors", ".npz", ".npy", ".json", ".png")
 
 
@@ -27,9 +29,9 @@ def read_masks(path: str | Path, image_size: tuple[int, int], name: str | None =
     Raises InputError: missing, damaged, of another size.
     """
     path = Path(path)
-    if path.is_dir():
+    if isdir(path):
         path = _file_of(path, name)
-    if not path.is_file():
+    if not isfile(path):
         raise InputError(f"no mask file at {path}; expected {', '.join(SUFFIXES)} or a folder of such files")
     readers = {".json": _read_json, ".png": _read_png, ".npy": _read_numpy, ".npz": _read_numpy}
     if path.suffix == ".safetensors":
@@ -43,7 +45,7 @@ def read_masks(path: str | Path, image_size: tuple[int, int], name: str | None =
 def _file_of(folder: Path, name: str | None) -> Path:
     if name is None:
         raise InputError(f"{folder} is a folder of masks; the image needs a file name to find its own in it")
-    found = [candidate for suffix in SUFFIXES if (candidate := folder / f"{name}{suffix}").is_file()]
+    found = [candidate for suffix in SUFFIXES if isfile(candidate := folder / f"{name}{suffix}")]
     if not found:
         raise InputError(f"no masks for {name} in {folder}; expected {name} with one of {', '.join(SUFFIXES)}")
     return found[0]
@@ -64,20 +66,19 @@ def _read_png(path: Path, image_size: tuple[int, int]) -> Bool[np.ndarray, "R H 
 
 def _read_numpy(path: Path, image_size: tuple[int, int]) -> np.ndarray:
     try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        with np.load(path, allow_pickle=False) as content:
-            return content["masks"]
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            return content if path.suffix == ".npy" else content["masks"]
     except KeyError as error:
         raise InputError(f"{path} has no array named masks; save it with np.savez(path, masks=…)") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, IndexError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a readable array file; save it again with np.save or np.savez") from error
 
 
 def _read_json(path: Path, image_size: tuple[int, int]) -> Bool[np.ndarray, "R H W"]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); expected COCO annotations with RLE masks") from error
     entries = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(entries, list):
@@ -91,12 +92,45 @@ def _decode(entry: object, image_size: tuple[int, int], path: Path) -> Bool[np.n
     shape = entry.get("segmentation", entry) if isinstance(entry, dict) else entry
     if not _is_rle(shape) and not _is_polygons(shape):
         raise InputError(f"{path} has an entry that is no COCO mask; expected size and counts, or polygons")
+    if isinstance(shape, list) and not all(abs(n) <= FARTHEST * max(image_size) for polygon in shape for n in polygon):
+        raise InputError(
+            f"{path} has a polygon far outside the image of {list(image_size)}, expected corners in pixels"
+        )
     if isinstance(shape, dict) and tuple(shape["size"]) != tuple(image_size):
         raise InputError(f"{path} has a mask of size {shape['size']}, expected the image's {list(image_size)}")
-    if isinstance(shape, dict) and isinstance(shape["counts"], str):
-        return coco_mask.decode(shape).astype(bool)
-    rle = coco_mask.frPyObjects(shape, *image_size)
-    return coco_mask.decode(coco_mask.merge(rle) if isinstance(rle, list) else rle).astype(bool)
+    try:
+        rle = shape if _is_compressed(shape) else coco_mask.frPyObjects(shape, *image_size)
+        rle = coco_mask.merge(rle) if isinstance(rle, list) else rle
+        if _pixels_covered(rle) != image_size[0] * image_size[1]:
+            raise ValueError("its runs do not add up to the image")
+        return coco_mask.decode(rle).astype(bool)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path} has a damaged COCO mask ({first_line(error)}); export it again") from error
+
+
+def _is_compressed(shape: object) -> bool:
+    """Whether a mask's run lengths are COCO's compressed text."""
+    return isinstance(shape, dict) and isinstance(shape["counts"], (str, bytes))
+
+
+def _pixels_covered(rle: dict) -> int:
+    """Sum of the run lengths, in COCO's compressed text: five bits a character, from the second on differences."""
+    text = rle["counts"].encode() if isinstance(rle["counts"], str) else rle["counts"]
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        digit = character - 48
+        value |= (digit & 31) << shift
+        shift += 5
+        if not 0 <= digit < 64:
+            raise ValueError("its run lengths hold a foreign character")
+        if not digit & 32:
+            value -= (1 << shift) if digit & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift or min(runs, default=0) < 0:
+        raise ValueError("its run lengths are cut off or negative")
+    return sum(runs)
 
 
 def _is_rle(shape: object) -> bool:
@@ -104,7 +138,7 @@ def _is_rle(shape: object) -> bool:
     if not isinstance(shape, dict) or not isinstance(shape.get("size"), list):
         return False
     counts = shape.get("counts")
-    return isinstance(counts, str) or (isinstance(counts, list) and all(isinstance(n, int) for n in counts))
+    return isinstance(counts, str) or (isinstance(counts, list) and all(type(n) is int for n in counts))
 
 
 def _is_polygons(shape: object) -> bool:

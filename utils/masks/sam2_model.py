@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib.resources import files
+from os.path import isfile
 from pathlib import Path
 
 from hydra.errors import InstantiationException
@@ -78,7 +79,7 @@ def config_path(model_cfg: str | Path) -> Path:
     package = Path(str(files("sam2")))
     name = SIZES[model_cfg].config if model_cfg in SIZES else str(model_cfg)
     for candidate in (Path(name), package / name, package / "configs" / "sam2.1" / name):
-        if candidate.is_file():
+        if isfile(candidate):
             return candidate
     raise InputError(
         f"no SAM 2 configuration {name!r}; expected {', '.join(SIZES)}, a name such as "
