@@ -10,24 +10,21 @@ from safetensors.torch import save
 
 from eval.lvis.boxes import GROUND_TRUTH, BoxSet, read_boxes
 from eval.lvis.table import NOTE, as_markdown, as_text, side_by_side
-from eval.lvis.task import METHODS, LvisTask, softmax_scale
+from eval.lvis.task import LvisTask, softmax_scale
 from eval.lvis.truth import Truth, read_truth
 from eval.results import Results
 from eval.sharding import processes
 from eval.skipped import Skipped, skipped_line
 from eval.task_cli import resumable, run_of, shared_arguments
 from eval.tasks import Run, build_segmenter, evaluate_with
-from TextRegionSegmenter import TextRegionSegmenter
+from TextRegionSegmenter import BOX_MASKS, TextRegionSegmenter
 from utils.command_line import Parser, boolean, output_folder, run_program
 from utils.errors import InputError
-from utils.regionspot.loading import load_regionspot
+from utils.regionspot.loading import METHODS, load_regionspot
 from utils.storage import write_atomically
 
 LVIS_NAMES = 1203
-REGIONSPOT_FLAGS = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side", "regionspot_isolate")
-METHODS_HELP = (
-    "textregion, regionspot (default: both), and textregion-box: TextRegion with the whole box as its region, no SAM"
-)
+OWN_FLAGS = ("box_masks", "regionspot_checkpoint", "sam1_checkpoint", "regionspot_side", "regionspot_isolate")
 EXAMPLES = """examples:
   python -m eval.lvis --annotations lvis_v1_val.json --image_root coco --boxes gt --preset clip-vit-l14-336 \\
       --regionspot_checkpoint regionspot_bl_336.pth --regionspot_side 336 --sam1_checkpoint sam_vit_b_01ec64.pth
@@ -60,7 +57,19 @@ def parser() -> Parser:
     )
     add("--clean_names", action="store_true", help='"bat_(animal)" is read as "bat" (default: raw, as published)')
     add = made.add_argument_group("the methods").add_argument
-    add("--method", nargs="+", choices=METHODS, default=list(METHODS[:2]), metavar="NAME", help=METHODS_HELP)
+    add(
+        "--method",
+        nargs="+",
+        choices=METHODS,
+        default=list(METHODS),
+        metavar="NAME",
+        help="textregion, regionspot (default: both)",
+    )
+    add(
+        "--box_masks",
+        choices=BOX_MASKS,
+        help="which patches of a box TextRegion pools: those of SAM 2's mask, or all (default sam; preset tiny: box)",
+    )
     add("--regionspot_checkpoint", metavar="FILE", help="RegionSpot head, own or published (preset tiny: its own)")
     add("--sam1_checkpoint", metavar="FILE", help="SAM v1 ViT-B weights, which published heads need")
     add("--regionspot_side", type=int, metavar="N", help="224 or 336: CLIP's input, for published heads of ViT-L/14")
@@ -80,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         run = run_of(options, "lvis")
-        own = {name: value for name in REGIONSPOT_FLAGS if (value := getattr(options, name)) is not None}
+        own = {name: value for name in OWN_FLAGS if (value := getattr(options, name)) is not None}
         run = replace(run, model={**run.model, **own})
         truth = read_truth(options.annotations)
         boxes = read_boxes(options.boxes, truth)
@@ -100,7 +109,8 @@ def evaluate_methods(options: argparse.Namespace, run: Run, truth: Truth, boxes:
         segmenter = build_segmenter(LvisTask, run, group.device)
         models = {method: method_models(segmenter, method) for method in options.method}
         for method, made_of in models.items():
-            task = LvisTask(truth, boxes, options.image_root, method, options.clean_names, made_of)
+            masks = method != "textregion" or segmenter.box_masks == "sam"
+            task = LvisTask(truth, boxes, options.image_root, method, options.clean_names, made_of, masks)
             results = evaluate_with(segmenter, task, replace(run, work_dir=run.work_dir / method), group)
             if results is not None:
                 done[method] = results

@@ -1,13 +1,12 @@
 """Box recognition: the probability of every name for every box, by one method (spec 3)."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -26,7 +25,6 @@ from utils.regionspot.model import probabilities
 from utils.regionspot.text import clean_name, encode_names
 from utils.types import RegionTokens
 
-METHODS = ("textregion", "regionspot", "textregion-box")  # the first two unless others are asked for
 NAMES_AT_ONCE = 50
 UNDETECTED = "counted as without detections"
 
@@ -34,9 +32,9 @@ UNDETECTED = "counted as without detections"
 class LvisTask:
     """One method's names for the boxes of every image.
 
-    truth, boxes: what was read. images: folder of the images. method: "textregion" or "regionspot", or
-    "textregion-box": patches of the whole box instead of those of SAM's mask. clean_names:
+    truth, boxes: what was read. images: folder of the images. method: "textregion" or "regionspot". clean_names:
     names as people write them instead of raw ones. models: what the method is made of, for the settings.
+    masks: whether the method's masks are a model's, not the boxes themselves, so that mask AP can be told.
     All boxes of an image are encoded together. The names are encoded once; an image with n boxes then costs the
     encoders' time, n * K cosines for K names, and their sorting, and leaves at most 300 detections and n masks in
     the journal (about 10 kB, and a few 100 bytes a mask).
@@ -54,9 +52,11 @@ class LvisTask:
         method: str,
         clean_names: bool = False,
         models: dict | None = None,
+        masks: bool = True,
     ) -> None:
         self.truth, self.boxes, self.images = truth, boxes, images
         self.method, self.clean_names, self.models = method, clean_names, models or {}
+        self.masks = masks and truth.has_masks
         self.name = f"box recognition, {method}"
         self._text: Tensor | None = None
 
@@ -86,18 +86,12 @@ class LvisTask:
             pixels = _of_size(load_image(path), image.size)
         if "unreadable" in record:
             return record
-        regions = self.encode(segmenter, pixels, boxes)
+        regions = segmenter.encode_boxes(pixels, np.array(boxes.xyxy, np.float32), method=self.method)
         found = probabilities(regions.similarity(self.text(segmenter)), softmax_scale(segmenter))
         record |= _best_names(regions, found, len(boxes))
         if self.boxes.are_true:
             record["right"] = sum(a == b for a, b in zip(record["named"], boxes.names, strict=True))
         return {**record, **self._detections(regions, found, boxes)}
-
-    def encode(self, segmenter: TextRegionSegmenter, pixels: UInt8[np.ndarray, "H W 3"], boxes: Boxes) -> RegionTokens:
-        """All boxes of an image by the method; `kept` says which have a token."""
-        if self.method == "textregion-box":
-            return segmenter.encode_image(pixels, masks=whole_boxes(boxes, pixels.shape[:2]))
-        return segmenter.encode_boxes(pixels, np.array(boxes.xyxy, np.float32), method=self.method)
 
     def text(self, segmenter: TextRegionSegmenter) -> Float32[Tensor, "K D"]:
         """The names' embeddings, as the method wants them; made at the first image."""
@@ -120,7 +114,7 @@ class LvisTask:
         best = best_detections(found, scores)
         numbers = kept[best.box].tolist()
         detections = {"box": numbers, "category": best.category.tolist(), "score": best.score.tolist()}
-        if not self.truth.has_masks:
+        if not self.masks:
             return {"found": detections}
         named = zip(numbers, best.box.tolist(), strict=True)
         return {"found": detections, "masks": {number: _mask(regions, row) for number, row in dict(named).items()}}
@@ -143,7 +137,7 @@ class LvisTask:
             figures["top-1"] = _accuracy(sum(counts.values(), Counter()))
             figures |= {f"top-1 {name}": _accuracy(counts[letter]) for letter, name in FREQUENCIES.items()}
         images = [int(item) for item, record in records.items() if "unreadable" not in record]
-        kinds = [kind for kind in KINDS if kind == "box" or self.truth.has_masks]
+        kinds = [kind for kind in KINDS if kind == "box" or self.masks]
         for kind in tqdm(kinds, "average precision", unit="kind", disable=None, leave=False):
             found = average_precision(self.truth, list(self._results(records, kind)), images, kind)
             figures |= {f"{kind} {name}": value for name, value in found.items()}
@@ -202,7 +196,7 @@ class LvisTask:
 
     def predictions(self, records: Records) -> Iterator[dict]:
         """LVIS results, masks included where there are any."""
-        if not self.truth.has_masks:
+        if not self.masks:
             yield from self._results(records, "box")
             return
         for box, mask in zip(self._results(records, "box"), self._results(records, "mask"), strict=True):
@@ -216,14 +210,6 @@ class LvisTask:
 def softmax_scale(segmenter: TextRegionSegmenter) -> float:
     """Factor from cosine to logit, the same for both methods: the image-text model's own (100 for OpenAI's CLIP)."""
     return float(segmenter.backbone.model.logit_scale.exp())
-
-
-def whole_boxes(boxes: Boxes, size: tuple[int, int]) -> Bool[np.ndarray, "n H W"]:
-    """Masks that fill their boxes, whatever pixel a box touches included; n * H * W bytes."""
-    masks = np.zeros((len(boxes), *size), bool)
-    for mask, (x1, y1, x2, y2) in zip(masks, boxes.xyxy, strict=True):
-        mask[math.floor(y1) : math.ceil(y2), math.floor(x1) : math.ceil(x2)] = True
-    return masks
 
 
 def _of_size(pixels: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
