@@ -1,11 +1,12 @@
 """Start and end of the page's server. gradio is imported when it is asked for, never before."""
 
 import os
+import signal
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,13 +153,13 @@ def run_app(app: Any, listener: socket.socket) -> None:
     """Answer requests until Ctrl-C or SIGTERM."""
     import uvicorn
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the files are deleted then too
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     if host not in LOOPBACK:
         print("note: everybody who can reach this machine can use the page", file=sys.stderr)
-    print(f"page: http://{shown}:{port}  (Ctrl-C ends it)", flush=True)
     config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=1)
-    try:
+    with suppress(KeyboardInterrupt):
+        print(f"page: http://{shown}:{port}  (Ctrl-C ends it)", flush=True)
         uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
-        print("ended; all uploaded files are deleted", file=sys.stderr)
+    print("ended; all uploaded files are deleted", file=sys.stderr)

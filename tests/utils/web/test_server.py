@@ -2,7 +2,9 @@
 
 import os
 import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +73,34 @@ def test_the_next_free_port_is_taken_and_said(taken, monkeypatch, capsys):
 def test_an_address_that_is_not_ours_is_one_line():
     with pytest.raises(InputError, match="cannot listen on"), server.listening("192.0.2.1", 0):
         pass
+
+
+SMALL_SERVER = """
+from utils.web.server import listening, run_app, temporary_files
+async def app(scope, receive, send):
+    await receive()
+with temporary_files() as files, listening("127.0.0.1", 0) as listener:
+    print(files)
+    run_app(app, listener)
+"""
+
+
+def test_a_killed_server_leaves_no_files(pytestconfig, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SMALL_SERVER],
+        cwd=pytestconfig.rootpath,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    files = Path(process.stdout.readline().strip())
+    assert files.parent == tmp_path
+    assert process.stdout.readline().startswith("page: http://127.0.0.1:")
+    process.terminate()
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (0, "ended; all uploaded files are deleted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_local_names_where_only_this_machine_can_ask():
