@@ -27,7 +27,7 @@ MODEL_FLAGS = (
 
 
 def shared_arguments(parser: Parser, published: str, proposes: bool = True) -> None:
-    """Flags that all programs have. published: what the published evaluation used, for the help.
+    """Flags that all programs have. published: what the published evaluation used, for the help; "" if there was none.
 
     proposes: whether regions are proposed; else the flags about that are left out.
     """
@@ -41,7 +41,8 @@ def shared_arguments(parser: Parser, published: str, proposes: bool = True) -> N
     add("--model_cfg", metavar="SIZE|YAML", help="SAM 2.1 tiny, small, base+ or large, or the file's own")
     add("--random_weights", action="store_true", help="real architectures, random weights: a dry run, no download")
     add("--dtype", help="auto (float16 on CUDA, else float32), float32, float16, bfloat16")
-    add = parser.add_argument_group(f"how (default: as published, {published}; preset tiny: its own)").add_argument
+    default = f"as published, {published}; preset tiny: its own" if published else "the preset's own"
+    add = parser.add_argument_group(f"how (default: {default})").add_argument
     add("--recipe", choices=tuple(RECIPES), help="pooling recipe of CLIP")
     add("--scale", nargs="+", action=Sides, metavar="N", help="fit the image into these two sides")
     if proposes:

@@ -24,7 +24,7 @@ from utils.regionspot.loading import METHODS, load_regionspot
 from utils.storage import write_atomically
 
 LVIS_NAMES = 1203
-OWN_FLAGS = ("box_masks", "regionspot_checkpoint", "sam1_checkpoint", "regionspot_side", "regionspot_isolate")
+REGIONSPOT_FLAGS = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side", "regionspot_isolate")
 EXAMPLES = """examples:
   python -m eval.lvis --annotations lvis_v1_val.json --image_root coco --boxes gt --preset clip-vit-l14-336 \\
       --regionspot_checkpoint regionspot_bl_336.pth --regionspot_side 336 --sam1_checkpoint sam_vit_b_01ec64.pth
@@ -89,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         run = run_of(options, "lvis")
-        own = {name: value for name in OWN_FLAGS if (value := getattr(options, name)) is not None}
+        own = {
+            name: value for name in ("box_masks", *REGIONSPOT_FLAGS) if (value := getattr(options, name)) is not None
+        }
         run = replace(run, model={**run.model, **own})
         truth = read_truth(options.annotations)
         boxes = read_boxes(options.boxes, truth)
@@ -111,11 +113,18 @@ def evaluate_methods(options: argparse.Namespace, run: Run, truth: Truth, boxes:
         for method, made_of in models.items():
             masks = method != "textregion" or segmenter.box_masks == "sam"
             task = LvisTask(truth, boxes, options.image_root, method, options.clean_names, made_of, masks)
-            results = evaluate_with(segmenter, task, replace(run, work_dir=run.work_dir / method), group)
+            results = evaluate_with(segmenter, task, run_of_method(run, method), group)
             if results is not None:
                 done[method] = results
     if done:
         report(run, truth, boxes, done)
+
+
+def run_of_method(run: Run, method: str) -> Run:
+    """The run in the method's own folder; TextRegion's settings do not tell of a head it does not use."""
+    ignored = REGIONSPOT_FLAGS if method == "textregion" else ()
+    model = {name: value for name, value in run.model.items() if name not in ignored}
+    return replace(run, work_dir=run.work_dir / method, model=model)
 
 
 def method_models(segmenter: TextRegionSegmenter, method: str) -> dict:

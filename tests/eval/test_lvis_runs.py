@@ -305,6 +305,16 @@ def test_nothing_is_done_again(world, alone):
     assert results(alone, "textregion")["metrics"] == before
 
 
+def test_a_method_can_be_added_later(world, tmp_path):
+    data = ["--annotations", world / "lvis_tiny_val.json", "--image_root", world / "images", "--work-dir", tmp_path]
+    first = [str(part) for part in (*data, "--preset", "tiny", "--device", "cpu", "--limit", "2")]
+    assert cli.main([*first, "--method", "textregion"]) == 0
+    assert "regionspot |" not in (tmp_path / "results.md").read_text()
+    assert cli.main([*first, "--resume", "--regionspot_checkpoint", str(world / "head.safetensors")]) == 0
+    assert [results(tmp_path, method)["measured"] for method in ("textregion", "regionspot")] == [0, 2]
+    assert "| textregion | regionspot |" in (tmp_path / "results.md").read_text()
+
+
 # ---------------------------------------------------------------------- odd data
 
 
