@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -76,9 +77,11 @@ def test_an_address_that_is_not_ours_is_one_line():
 
 
 SMALL_SERVER = """
+from utils.web.gate import answer
 from utils.web.server import listening, run_app, temporary_files
 async def app(scope, receive, send):
-    await receive()
+    if scope["type"] == "http":
+        await answer(send, 200, "here")
 with temporary_files() as files, listening("127.0.0.1", 0) as listener:
     print(files)
     run_app(app, listener)
@@ -96,7 +99,9 @@ def test_a_killed_server_leaves_no_files(pytestconfig, tmp_path):
     )
     files = Path(process.stdout.readline().strip())
     assert files.parent == tmp_path
-    assert process.stdout.readline().startswith("page: http://127.0.0.1:")
+    address = process.stdout.readline().removeprefix("page: ").split()[0]
+    with urlopen(address, timeout=20) as response:
+        assert response.read() == b'{"detail": "here"}'
     process.terminate()
     _, said = process.communicate(timeout=20)
     assert (process.returncode, said) == (0, "ended; all uploaded files are deleted\n")
