@@ -112,7 +112,7 @@ def read_dataset(name: str, annotations: str | Path, folder: str | Path, merge_n
     return dataset
 
 
-def _read_json(path: Path) -> dict[str, list]:
+def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no file {path}; expected {EXPECTED}")
     try:

@@ -29,7 +29,8 @@ def write(tmp_path):
 
 
 def test_boxes_are_corners_and_classes_are_names_in_the_order_of_ids(write, tmp_path):
-    dataset = read_dataset("toy", write([annotation(), annotation(3, 9), annotation(3, 5, (0, 0, 1, 1))]), tmp_path)
+    path = write([annotation(), annotation(3, 9), annotation(3, 5, (0, 0, 1, 1))], info={"year": 2026})
+    dataset = read_dataset("toy", path, tmp_path)
     assert dataset.names == ("bat_(animal)", "cat")
     first, second = dataset.images
     assert (first.id, first.boxes.tolist(), first.labels.tolist()) == (1, [[10, 20, 40, 30]], [0])
