@@ -15,10 +15,10 @@ ones, made for millions of images: 450000 steps. On several GPUs start it with
   accelerate launch -m utils.regionspot.train ...      or      torchrun --nproc_per_node 8 -m utils.regionspot.train ...
 
 The tiny world, on a CPU in minutes:
-  python -m eval.prepare.tiny_lvis --output tiny --scenes 400 --train-scenes 3000
+  python -m eval.prepare.tiny_lvis --output tiny --scenes 400 --train-scenes 6000
   python -m utils.regionspot.train --preset tiny --data tiny=tiny/lvis_tiny_train.json:tiny/images \\
     --val tiny=tiny/lvis_tiny_val.json:tiny/images --cache-maps --layers 1 --hidden 256 --isolate \\
-    --steps 2000 --batch 32 --lr 1e-3 --output outputs/regionspot_tiny
+    --steps 2600 --batch 32 --lr 1e-3 --output outputs/regionspot_tiny
 
 Objects365, then three data sets from there on (two stages, as published):
   python -m utils.regionspot.train --preset clip-vit-b16 --output stage1 --data o365=o365.json:o365/images
@@ -39,7 +39,7 @@ def make_parser() -> Parser:
         metavar=spec,
         help="COCO-format annotations and their images' folder; several data sets are equally likely in each step",
     )
-    data.add_argument("--val", nargs="+", default=[], metavar=spec, help="boxes to score at the end, also with tokens")
+    data.add_argument("--val", nargs="+", default=[], metavar=spec, help="boxes to score at the end")
     data.add_argument("--keep-equal-names", action="store_true", help="categories of one name stay apart (published)")
     data.add_argument("--output", type=Path, required=True, metavar="DIR", help="head, log, curve and checkpoints")
     data.add_argument("--cache", type=Path, default=None, metavar="DIR", help="SAM's tokens (default OUTPUT/cache)")
@@ -63,7 +63,7 @@ def _add_models(parser: Parser) -> None:
     models.add_argument("--sam2_checkpoint", metavar="FILE", help="SAM 2's weights, instead of looking for them")
     models.add_argument("--clip_download_root", metavar="DIR", help="folder of weights or hub cache")
     models.add_argument(
-        "--sam1-checkpoint",
+        "--sam1_checkpoint",
         metavar="FILE",
         help="SAM v1 ViT-B for the tokens, as published, instead of the preset's SAM 2",
     )
