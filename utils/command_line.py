@@ -111,5 +111,5 @@ def output_folder(path: str | Path, flag: str = "--output") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no path at all, it holds a NUL
         raise InputError(f"cannot write to {folder} ({error}); choose another {flag}") from error

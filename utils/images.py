@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from utils.errors import InputError
 
 MAX_PIXELS = 100_000_000
+DRAWINGS = ("EPS", "WMF")  # Pillow would start another program to draw these
 ImageInput = str | Path | bytes | bytearray | Image.Image | np.ndarray
 
 
@@ -40,6 +41,8 @@ def _decode(source: Path | io.BytesIO, name: str, max_pixels: int) -> UInt8[np.n
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own limit gives the clearer message
     try:
         with Image.open(source) as opened:
+            if opened.format in DRAWINGS:
+                raise InputError(f"{name} is a drawing ({opened.format}), expected pixels; export it as PNG")
             return _from_pil(opened, name, max_pixels)
     except UnidentifiedImageError as error:
         raise InputError(f"{name} is not an image that can be read; expected PNG, JPEG, WebP, …") from error

@@ -47,7 +47,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise InputError(f"{path} is not a readable {kind} file ({error}); save it again") from error
-    found = meta.pop("kind", "something else")
+    found = meta.pop("kind", "something else") if isinstance(meta, dict) else "something else"
     if found != kind:
         raise InputError(f"{path} holds {found}, expected a {kind} file written by its save()")
     return tensors, meta

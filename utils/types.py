@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,8 +110,13 @@ class RegionMasks:
         sides(self.mask_size, "mask_size")
         if self.group is None:
             set_(self, "group", torch.arange(len(self.soft), device=self.soft.device))
-        elif self.group.shape != (len(self.soft),):
-            raise InputError(f"got {tuple(self.group.shape)} groups for {len(self.soft)} mask parts")
+        elif self.group.shape != (len(self.soft),) or self.group.dtype not in (torch.int64, torch.int32):
+            found = f"{self.group.dtype} of shape {tuple(self.group.shape)}"
+            raise InputError(
+                f"got groups {found} for {len(self.soft)} mask parts, expected whole numbers ({len(self.soft)},)"
+            )
+        if not isinstance(self.hard, bool):
+            raise InputError(f"got hard {self.hard!r}, expected True or False")
         if self.boxes is None:
             set_(self, "boxes", self._boxes_of_parts())
         for name in ("predicted_iou", "stability"):
@@ -119,6 +125,8 @@ class RegionMasks:
         for name in ("boxes", "predicted_iou", "stability"):
             if len(getattr(self, name)) != len(self):
                 raise InputError(f"got {len(getattr(self, name))} {name} for {len(self)} regions")
+        if (shape := tuple(getattr(self.boxes, "shape", ()))) != (len(self), 4):
+            raise InputError(f"got boxes of shape {shape}, expected ({len(self)}, 4)")
 
     def __len__(self) -> int:
         """R, the number of regions."""
@@ -326,11 +334,18 @@ class RegionTokens:
     dense: Float32[Tensor, "D Ph Pw"] | None = None
 
     def __post_init__(self) -> None:
-        if self.tokens.ndim != 2:
-            raise InputError(f"got tokens of shape {tuple(self.tokens.shape)}, expected (R, D)")
+        for name, axes in (("tokens", "R D"), ("kept", "R"), ("patch_scores", "Ph Pw"), ("dense", "D Ph Pw")):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.ndim != len(axes.split()):
+                raise InputError(f"got {name} of shape {tuple(tensor.shape)}, expected ({axes.replace(' ', ', ')})")
         for name in ("masks", "kept"):
             if len(getattr(self, name)) != len(self.tokens):
                 raise InputError(f"got {len(getattr(self, name))} {name} for {len(self.tokens)} tokens")
+        sides(self.grid, "grid")
+        if not all(isinstance(value, Real) for value in (self.logit_scale, self.logit_bias)):
+            raise InputError(f"got logit_scale {self.logit_scale!r}, logit_bias {self.logit_bias!r}, expected numbers")
+        if not (self.tokens.is_floating_point() and bool(self.tokens.isfinite().all())):
+            raise InputError(f"got tokens of {self.tokens.dtype} or with NaN, expected unit vectors")
 
     def __len__(self) -> int:
         """R, the number of regions with a token."""

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from utils.command_line import Parser, Sides, boolean, positive, run_program
+from utils.command_line import Parser, Sides, boolean, output_folder, positive, run_program
 from utils.errors import InputError
 
 
@@ -82,3 +82,30 @@ def test_words_that_the_terminal_cannot_show(monkeypatch):
     assert run_program(lambda: print("犬 \udc80")) == 0
     narrow.flush()
     assert narrow.buffer.getvalue() == b"\\u72ac \\udc80\n"
+
+
+def test_an_error_of_the_system_is_one_line(capsys, tmp_path):
+    assert run_program(lambda: (tmp_path / ("x" * 300)).write_text("a")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: [Errno 36] File name too long")
+    assert error.count("\n") == 1
+
+
+def test_a_reader_that_has_left_is_not_told(capsys):
+    def body() -> None:
+        raise BrokenPipeError
+
+    assert run_program(body) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_odd_characters_of_arguments_are_escaped(capsys):
+    with pytest.raises(SystemExit):
+        Parser(prog="p").parse_args(["--nope\n\x1b[31m"])
+    assert capsys.readouterr().err == "error: unrecognized arguments: --nope\\n\\x1b[31m; see p --help\n"
+
+
+def test_impossible_output_folders(tmp_path):
+    for name in ("nul\0", "\ud800", "x" * 300, "/dev/null/x"):
+        with pytest.raises(InputError, match="cannot write to"):
+            output_folder(tmp_path / name)

@@ -240,3 +240,15 @@ def test_resize_of_the_right_size_changes_nothing():
 def test_real_photograph():
     path = Path(__file__).parents[1] / "golden" / "images" / "B_coffee.png"
     assert resize_keep_ratio(load_image(path), (300, 100)).shape == (100, 150, 3)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "nul\0", "\ud800", "", ".", "/dev/zero", "/dev/null"])
+def test_what_is_no_file_is_said_at_once(name):
+    with pytest.raises(InputError, match="no image file at"):
+        load_image(name)
+
+
+def test_no_program_is_started_for_a_drawing():
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(InputError, match=r"is a drawing \(EPS\)"):
+        load_image(eps)

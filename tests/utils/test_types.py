@@ -159,7 +159,7 @@ def test_masks_survive_saving(tmp_path, masks):
         ({"soft": torch.full((1, 2, 2), torch.nan)}, "NaN or infinite"),
         ({"soft": torch.full((1, 2, 2), torch.inf)}, "NaN or infinite"),
         ({"image_size": (0, 3)}, "image_size"),
-        ({"group": torch.zeros(3, dtype=torch.long)}, "groups for 2 mask parts"),
+        ({"group": torch.zeros(3, dtype=torch.long)}, r"groups torch.int64 of shape \(3,\) for 2 mask parts"),
         ({"boxes": torch.zeros(3, 4)}, "3 boxes for 2 regions"),
         ({"predicted_iou": torch.zeros(1)}, "1 predicted_iou for 2 regions"),
         ({"stability": torch.zeros(5)}, "5 stability for 2 regions"),
@@ -369,3 +369,65 @@ def test_bad_labels_are_refused(labels):
 def test_a_lone_string_is_not_a_list_of_labels():
     with pytest.raises(InputError, match="single string 'dog'"):
         as_labels("dog")
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ([[[1, 2], [3]]], "no array"),
+        (torch.zeros(1, 3, 3, dtype=torch.complex64), "complex64"),
+        (torch.eye(3).to_sparse()[None], "sparse"),
+        (np.array([["a"]]), "dtype <U1"),
+    ],
+)
+def test_what_is_no_array_of_real_numbers_is_refused(untyped, masks, message):
+    with pytest.raises(InputError, match=message):
+        RegionMasks.from_array(masks, (3, 3))
+
+
+def test_arrays_of_other_byte_order_and_beyond_float32_are_taken():
+    soft = np.array([[[0.5, 2.0]]])
+    for masks in (soft.astype(">f4"), soft.astype(">f8")):
+        assert RegionMasks.from_array(masks, (1, 2)).soft.tolist() == soft.tolist()
+    assert RegionMasks.from_array(soft * 1e300, (1, 2)).soft.tolist() == [[[3.0, 3.0]]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": torch.full((2, 4), torch.nan)}, "with NaN"),
+        ({"tokens": torch.zeros(2, 4, dtype=torch.uint8)}, "torch.uint8"),
+        ({"kept": torch.zeros(2, 1, dtype=torch.long)}, r"kept of shape \(2, 1\), expected \(R\)"),
+        ({"dense": torch.zeros(3)}, r"expected \(D, Ph, Pw\)"),
+        ({"grid": "ab"}, "grid 'ab'"),
+        ({"logit_scale": None}, "logit_scale None"),
+    ],
+)
+def test_tokens_that_do_not_fit_together_are_refused(untyped, changes, message):
+    masks = RegionMasks(torch.ones(2, 3, 3), (3, 3))
+    whole = {"tokens": torch.eye(2, 4), "masks": masks, "kept": torch.arange(2), "grid": (1, 1)}
+    assert len(RegionTokens(**whole)) == 2
+    with pytest.raises(InputError, match=message):
+        RegionTokens(**{**whole, **changes})
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("x" * 1001, "1001 characters"),
+        ("a\x1b[31m", "control characters"),
+        ("nul\0", "control characters"),
+        ("\ud800a", "broken text"),
+        ("\u200b", "a word or phrase"),
+        (" ;\t", "a word or phrase"),
+    ],
+)
+def test_labels_nobody_can_read_are_refused(label, message):
+    with pytest.raises(InputError, match=message) as error:
+        as_labels(["sky", label])
+    assert str(error.value).isprintable()
+
+
+def test_labels_of_any_script_are_taken():
+    labels = ("سماء", "天空", "👩‍👩‍👧", "e\u0301", "two\twords\n", "\u202esky")
+    assert as_labels(labels) == labels

@@ -34,7 +34,7 @@ def gather_jobs(args: argparse.Namespace) -> list[Job]:
     if args.labels and args.labels_file:
         raise InputError("got --labels and --labels_file, which exclude each other; leave one out")
     labels = read_labels_file(Path(args.labels_file)) if args.labels_file else args.labels
-    if args.image_query_cfg:
+    if args.image_query_cfg is not None:
         queries = read_query_cfg(Path(args.image_query_cfg))
         wanted = paths or list(queries)
         return [Job(path, tuple(labels or find_query(queries, path))) for path in wanted]

@@ -26,7 +26,7 @@ def read_label_map(path: str | Path) -> Int[np.ndarray, "H W"]:
     try:
         with Image.open(path) as image:
             values = np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} is not a readable PNG; expected one whose pixel values are labels") from error
     if values.ndim != 2:
         raise InputError(f"{path} has {values.shape[-1]} channels, expected one channel whose values are labels")

@@ -21,6 +21,7 @@ from utils.masks import (
     read_masks,
 )
 from utils.masks.ground_truth import label_masks, read_label_map
+from utils.masks.precomputed import _pixels_covered
 from utils.types import RegionMasks
 
 SIZE = (31, 43)
@@ -276,3 +277,30 @@ def test_without_scikit_image_the_line_says_so(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "skimage.segmentation", None)
     with pytest.raises(InputError, match="SLIC masks need scikit-image; pip install scikit-image"):
         SlicMasks()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"size": [4, 5], "counts": [5]}, "do not add up"),
+        ({"size": [4, 5], "counts": [5, 10**9]}, "damaged COCO mask"),
+        ({"size": [4, 5], "counts": [-5, 25]}, "damaged COCO mask"),
+        ({"size": [4, 5], "counts": "~~~é"}, "foreign character"),
+        ({"size": [4, 5], "counts": "o"}, "cut off"),
+        ({"size": [4, 5], "counts": [True, 19]}, "no COCO mask"),
+        ([[float("nan"), 1, 3, 1, 3, 3]], "far outside"),
+        ([[1e30, 1, 3, 1, 3, 3]], "far outside"),
+    ],
+)
+def test_damaged_coco_masks_are_refused(tmp_path, entry, message):
+    (tmp_path / "a.json").write_text(json.dumps([entry]))
+    with pytest.raises(InputError, match=message):
+        read_masks(tmp_path / "a.json", (4, 5))
+
+
+@given(st.integers(0, 2**35 - 1))
+def test_run_lengths_of_compressed_masks_are_read_as_the_library_writes_them(bits):
+    mask = np.array([bits >> i & 1 for i in range(35)], np.uint8).reshape(5, 7)
+    rle = coco_mask.encode(np.asfortranarray(mask))
+    assert _pixels_covered(rle) == 35
+    assert _pixels_covered({"counts": rle["counts"].decode()}) == 35

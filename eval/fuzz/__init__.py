@@ -1,0 +1,1 @@
+"""Bad input, everywhere: every case either works or ends in one clear line."""
