@@ -77,7 +77,7 @@ def read_boxes(path: str | Path) -> BoxesFile:
         return BoxesFile(path, {ANY_IMAGE: _from_lines(path, text.splitlines())})
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # too deep, or a number of too many digits
         raise InputError(f"{path} is not valid JSON ({error}); expected {LAYOUTS}") from error
     return _from_json(path, content)
 
@@ -155,7 +155,7 @@ def _numbers(path: Path, where: str, values: Any, lengths: tuple[int, ...]) -> l
     """Finite numbers, as many as one of the lengths says."""
     try:
         numbers = [] if isinstance(values, str) else [float(value) for value in values]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = []
     if len(numbers) not in lengths or not all(map(math.isfinite, numbers)):
         count = " or ".join(map(str, lengths))

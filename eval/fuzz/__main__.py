@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from eval.fuzz import files, given, images, labels, options, report, system
+from eval.fuzz import files, given, images, labels, options, report, runs, system
 from eval.fuzz.case import FAILURE, FAST, Case, Judge, Result
 from utils.command_line import Parser, output_folder, positive, run_program
 from utils.errors import InputError
@@ -34,6 +34,7 @@ CORPORA = {
     "given": given.cases,
     "files": files.cases,
     "options": options.cases,
+    "runs": runs.cases,
     "system": system.cases,
 }
 

@@ -112,3 +112,10 @@ def test_missing_and_binary_files(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(InputError, match="not a readable text file"):
         read_boxes(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, f"[[{10**400}, 1, 2, 3]]", "[[" + "9" * 5000 + ", 1, 2, 3]]"])
+def test_too_deep_and_too_long_numbers_are_refused(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"a\.json"):
+        read_boxes(tmp_path / "a.json")
