@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from utils.errors import InputError
 
@@ -56,7 +56,8 @@ def _decode(source: Path | io.BytesIO, name: str, max_pixels: int) -> UInt8[np.n
 
 def _from_pil(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
     _check_size(image.height, image.width, name, max_pixels)
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise it would only be copied
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float32)
         scale = 255.0 if image.mode == "F" and values.max(initial=0) <= 1 else 255.0 / 65535.0
@@ -64,7 +65,7 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarra
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _from_array(image: np.ndarray, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
