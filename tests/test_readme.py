@@ -23,9 +23,10 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """Every line of every bash block, without the set-up that the tests already run in."""
+    """Every line of every bash block and every command within the text, without the set-up the tests already run in."""
     lines = [line.split(" #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    return [line.removeprefix("bash setup_env.sh && ") for line in lines if line]
+    lines += re.findall(r"`(\.venv/bin/python [^`]+)`", README)
+    return list(dict.fromkeys(line.removeprefix("bash setup_env.sh && ") for line in lines if line))
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,8 @@ def cheap(command: str) -> str:
         return f"{command} --scenes 2"
     if any(data in command for data in ("cfg_tiny", "data/tiny_tasks", "eval.lvis")):
         return f"{command} --limit 1"
-    if command.endswith("--serve"):
-        return f"{command} --help"  # it would not end; tests/utils/web starts it for real
+    if command.endswith("--serve") or "utils.web.screenshot" in command:
+        return f"{command} --help"  # tests/utils/web starts both for real
     if command.endswith("eval.fuzz"):
         return f"{command} --count 6 --corpus labels"
     if "eval.soak" in command:
