@@ -36,6 +36,7 @@ from utils.masks.sam2 import Sam2MaskGenerator
 from utils.postprocess import label_pixels
 from utils.presets import build, list_presets
 from utils.reasoning import label_target, target_prompts
+from utils.recipes import PoolingRecipe
 from utils.referring import Referral, largest_component_box
 from utils.regionspot.loading import METHODS, load_regionspot
 from utils.regionspot.model import RegionSpot
@@ -54,7 +55,7 @@ from utils.text import TEMPLATES, LabelPrompts, fills_context
 from utils.text_cache import TextCache
 from utils.tiling import RESIZE_METHODS, TileGrid, Window, cut_views, fuse_views
 from utils.tokens import difference_scores, nonempty, patch_weights, remove_patches
-from utils.types import PoolingRecipe, RegionMasks, RegionTokens, Segmentation, as_labels
+from utils.types import RegionMasks, RegionTokens, Segmentation, as_labels
 from utils.web.server import serve
 
 MASK_TYPES = ("soft", "hard")

@@ -11,7 +11,7 @@ from eval.tasks import Run, Task, evaluate
 from utils.command_line import Parser, Sides, boolean, output_folder, positive, run_program
 from utils.errors import InputError
 from utils.presets import preset_for
-from utils.types import RECIPES
+from utils.recipes import RECIPES
 
 MODEL_FLAGS = (
     "clip_checkpoint",

@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from TextRegionSegmenter import TextRegionSegmenter
 from utils.images import keep_ratio_size
+from utils.recipes import PoolingRecipe
 from utils.text import LabelPrompts
 from utils.tiling import TileGrid, cut_views, fuse_views
 from utils.tokens import patch_weights
-from utils.types import PoolingRecipe, RegionMasks, RegionTokens
+from utils.types import RegionMasks, RegionTokens
 
 CROP = 64
 DEMO_LABELS = ["cat", "astronaut", "coffee cup", "rocket", "sky"]

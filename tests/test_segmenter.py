@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from TextRegionSegmenter import TextRegionSegmenter
 from utils.errors import InputError
 from utils.masks.sam2 import Sam2MaskGenerator
+from utils.recipes import PoolingRecipe
 from utils.tiling import TileGrid
-from utils.types import PoolingRecipe, RegionMasks, RegionTokens
+from utils.types import RegionMasks, RegionTokens
 
 SCALE = (101, 67)
 LABELS = ["dog", "sofa; couch", "floor"]

@@ -25,11 +25,11 @@ from eval.bench.options import (
 )
 from utils.masks import Sam2MaskGenerator, filters
 from utils.postprocess import label_pixels
+from utils.recipes import RECIPES
 from utils.text import TEMPLATES, LabelPrompts
 from utils.text_tower import prompt_lengths, reads_end_of_text
 from utils.tiling import TileGrid, cut_views
 from utils.tokens import difference_scores, nonempty, patch_weights
-from utils.types import RECIPES
 
 WORDS = ("dog", "traffic light", "swivel chair", "sky", "a red cup", "wooden kitchen table", "person", "river")
 

@@ -18,7 +18,7 @@ from utils.errors import InputError
 from utils.masks import Sam2MaskGenerator, SlicMasks
 from utils.masks.sam2_model import build_sam2
 from utils.presets import find_preset, list_presets, markdown_table, preset_for, preset_names, preset_rows
-from utils.types import RECIPES
+from utils.recipes import RECIPES
 
 IMAGE = np.random.default_rng(6).integers(0, 256, (61, 97, 3), dtype=np.uint8)
 

@@ -13,11 +13,12 @@ from utils.errors import InputError
 from utils.masks import filters, shared_mass
 from utils.masks.sam2 import CPU_PROMPTS, Sam2MaskGenerator
 from utils.postprocess import label_pixels
+from utils.recipes import RECIPES
 from utils.runtime import compile_backend, compile_blocks, free_memory, overlapped, to_device
 from utils.text import TEMPLATES, LabelPrompts
 from utils.text_tower import embed_prompts, prompt_lengths, reads_end_of_text
 from utils.tokens import difference_scores
-from utils.types import RECIPES, RegionMasks
+from utils.types import RegionMasks
 
 seeds = integers(0, 10_000)
 sides = st.sampled_from([5, 11, 17, 29, 41])

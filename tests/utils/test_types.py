@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from utils.errors import InputError
-from utils.types import RECIPES, PoolingRecipe, RegionMasks, RegionTokens, Segmentation, as_labels
+from utils.types import RegionMasks, RegionTokens, Segmentation, as_labels
 
 sizes = st.integers(1, 31)
 
@@ -343,17 +343,7 @@ def test_bad_maps_are_refused(untyped, options, message):
         replace(segmentation(), **options)
 
 
-# ---------------------------------------------------------------- recipes and labels
-
-
-def test_recipes_are_the_published_ones():
-    switches = {name: (r.unit_values, r.mlp_residual) for name, r in RECIPES.items()}
-    assert switches == {"demo": (True, True), "semantic": (False, False), "semantic-fp32": (True, False)}
-    own = PoolingRecipe(False, True, "own")
-    assert PoolingRecipe.named(own) is own
-    assert PoolingRecipe.named("demo") is RECIPES["demo"]
-    with pytest.raises(InputError, match="'fancy'; expected one of demo, semantic, semantic-fp32"):
-        PoolingRecipe.named("fancy")
+# ---------------------------------------------------------------- labels
 
 
 def test_labels_pass_through_in_order():

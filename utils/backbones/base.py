@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.errors import InputError
+from utils.recipes import PoolingRecipe
 from utils.text import TEMPLATES
 from utils.text_tower import embed_prompts
-from utils.types import PoolingRecipe
 
 Tokenizer = Callable[[list[str]], Int[Tensor, "N context"]]
 POOL_FEATURES = ("value", "input", "output")

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from utils.backbones.base import Backbone, BackboneSpec, ViewFeatures, register
 from utils.errors import InputError
+from utils.recipes import PoolingRecipe
 from utils.tokens import weighted_sum
-from utils.types import PoolingRecipe
 
 HALF = (0.5, 0.5, 0.5)
 

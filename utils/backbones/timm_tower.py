@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from utils.backbones.base import Backbone, ViewFeatures
 from utils.errors import InputError
+from utils.recipes import PoolingRecipe
 from utils.tokens import masked_mean
-from utils.types import PoolingRecipe
 
 
 class TimmBackbone(Backbone):

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from utils.backbones import ClipBackbone
 from utils.errors import InputError
+from utils.recipes import RECIPES
 from utils.text import TEMPLATES
-from utils.types import RECIPES
 
 VISION = tiny_models.CLIP_VISION
 

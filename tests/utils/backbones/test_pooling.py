@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from TextRegionSegmenter import TextRegionSegmenter
+from utils.recipes import RECIPES
 from utils.tiling import TileGrid, cut_views
-from utils.types import RECIPES
 
 FAMILIES = ("tiny_siglip", "tiny_perception")
 

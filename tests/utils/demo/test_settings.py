@@ -19,7 +19,7 @@ from utils.demo.settings import (
     segmenter_options,
 )
 from utils.errors import InputError
-from utils.types import RECIPES
+from utils.recipes import RECIPES
 
 
 def test_flags_become_options_only_when_given():
