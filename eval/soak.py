@@ -114,10 +114,14 @@ def soak(segmenter: TextRegionSegmenter, args: Namespace) -> Iterator[Sample]:
 
 
 def resident_megabytes() -> float:
-    """Memory of this process, 2**20 bytes, without what the C library only keeps in reserve where it can be told so."""
+    """This process's own memory, 2**20 bytes, without what the C library only keeps in reserve where it can be told so.
+
+    Pages of files (libraries) do not count where they can be told apart: the system takes and gives them as it likes.
+    """
     if sys.platform == "linux" and hasattr(c_library := ctypes.CDLL(None), "malloc_trim"):
         c_library.malloc_trim(0)
-    return psutil.Process().memory_info().rss / 2**20
+    memory = psutil.Process().memory_info()
+    return (memory.rss - getattr(memory, "shared", 0)) / 2**20
 
 
 def new_label(random: np.random.Generator) -> str:

@@ -4,12 +4,15 @@ import argparse
 import io
 import os
 import re
+import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
 
 from utils.errors import InputError, first_line, one_line, out_of_memory
 
@@ -35,36 +38,70 @@ def run_program(body: Callable[[], None]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            body()
-            sys.stdout.flush()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        print(f"error: out of memory ({first_line(error)}); ask for less at once", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever read the output has left, as `| head` does: nobody is there to be told
-        _close_stdout()
-        return 2
-    except OSError as error:
-        _close_stdout()
-        print(f"error: {one_line(str(error))}; check the path, its permissions and the free space", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; what was already written is kept", file=sys.stderr)
-        return 130
+    with _interrupts() as came:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                body()
+                sys.stdout.flush()
+        except BrokenPipeError:  # whoever read the output has left, as `| head` does: nobody is there to be told
+            _give_up_stdout()
+            return 2
+        except KeyboardInterrupt:
+            return _stopped()
+        except Exception as error:
+            if came:  # a library in C has made an error of its own out of Ctrl-C
+                return _stopped()
+            if (line := _explained(error)) is None:
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            return 2
     return 0
 
 
-def _close_stdout() -> None:
-    """Send what is still to be printed nowhere, so that Python does not try again, and complain, when it exits."""
-    with suppress(io.UnsupportedOperation, OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """The signals of Ctrl-C that came so far; each also raises KeyboardInterrupt, as it does anyway."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or current_thread() is not main_thread():
+        yield came
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _explained(error: Exception) -> str | None:
+    """The line for an error that users can do something about; None for a mistake in the program."""
+    if isinstance(error, InputError):
+        return str(error)
+    if out_of_memory(error):
+        return f"out of memory ({first_line(error)}); ask for less at once"
+    if isinstance(error, OSError):
+        _give_up_stdout()
+        return f"{one_line(str(error))}; check the path, its permissions and the free space"
+    return None
+
+
+def _stopped() -> int:
+    print("stopped; what was already written is kept", file=sys.stderr)
+    return 130
+
+
+def _give_up_stdout() -> None:
+    """Where nothing can be printed any more, send the rest nowhere, so that Python does not try again when it exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(io.UnsupportedOperation, OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -109,17 +109,15 @@ def small_file_system(place: Path, kilobytes: int) -> Iterator[None]:
 @contextmanager
 def interrupted(delay: float) -> Iterator[None]:
     """What Ctrl-C does, after some seconds of computing, if the body has not ended before."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGVTALRM, stop)
+    before = signal.signal(signal.SIGVTALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    before_interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_VIRTUAL, delay)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+        signal.signal(signal.SIGINT, before_interrupt)
 
 
 def interrupt_process(folder: Path) -> None:
@@ -128,7 +126,9 @@ def interrupt_process(folder: Path) -> None:
     for number in range(40):
         plain_write(folder / "in" / f"{number}.png", encoded(Image.fromarray(draw_scene(number, 64).image), "PNG"))
     command = [*PROGRAM, *FAST, "--image", str(folder / "in"), "--labels", "sky", "--output", str(folder / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT, text=True)
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (a program in the background ignores it)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, cwd=ROOT, text=True, preexec_fn=listen)
     while process.poll() is None and not list(folder.glob("out/[!.]*/*.png")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

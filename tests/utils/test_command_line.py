@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import signal
 import warnings
 
 import pytest
@@ -109,3 +110,27 @@ def test_impossible_output_folders(tmp_path):
     for name in ("nul\0", "\ud800", "x" * 300, "/dev/null/x"):
         with pytest.raises(InputError, match="cannot write to"):
             output_folder(tmp_path / name)
+
+
+def test_an_interrupt_that_a_library_turns_into_an_error_is_still_one(capsys):
+    def body() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as interrupt:
+            raise ValueError("could not determine the shape") from interrupt
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run_program(body) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "stopped; what was already written is kept\n"
+
+
+def test_mistakes_of_the_program_are_not_hidden():
+    def body() -> None:
+        raise ValueError("a mistake")
+
+    with pytest.raises(ValueError, match="a mistake"):
+        run_program(body)
