@@ -32,7 +32,7 @@ from utils.text import LabelPrompts
 from utils.tinyworld.scenes import draw_scene
 
 ROOT = Path(__file__).parents[2]
-CASES = 520
+CASES = 504
 
 
 @pytest.mark.slow
