@@ -28,11 +28,15 @@ used before, so that caches are exercised too. After every image the process's m
 
 Memory is judged by the slope of a least-squares line over the images after the warm-up, the speed by the median CPU
 seconds of the last tenth of them over that of the first tenth. Exit code 1 when one of them is beyond its bound.
+
+A label never used before takes about 2 KB with the tiny preset: its embedding, until 20,000 are remembered and the
+oldest go, and the pieces of its words, which open_clip's tokenizer keeps. A drawn scene of 256 pixels has 192 KB.
 """
 EXAMPLES = """\
 examples:
   python -m eval.soak --images 10000
-  python -m eval.soak --images 500 --masks sam2 --labels-per-image 3
+  python -m eval.soak --images 500 --masks sam2
+  python -m eval.soak --images 500 --labels-per-image 3 --max-growth 10
 """
 SYLLABLES = tuple(first + second for first in "bdfgklmnprstvz" for second in "aeiou")
 LEAST_JUDGED = 10  # images after the warm-up
