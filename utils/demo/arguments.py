@@ -33,7 +33,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         f"what is written into every image's folder:\n{files_table()}",
     )
     add = parser.add_argument_group("what to label").add_argument
-    add("--image", metavar="FILE", help="an image (PNG, JPEG, WebP, …), a folder of images or a glob in quotes")
+    add(
+        "--image",
+        metavar="FILE",
+        help="an image (PNG, JPEG, WebP, …; at most 100 million pixels), a folder of images or a glob in quotes",
+    )
     add("--image_list", nargs="+", metavar="FILE", help="several images, folders or globs")
     add("--labels", nargs="+", metavar="WORD", help='labels; synonyms in one label as "sofa; couch"')
     add("--labels_file", metavar="FILE", help="text file with one label per line instead; lines with # are left out")
