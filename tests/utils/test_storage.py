@@ -36,6 +36,13 @@ def test_writing_replaces_and_leaves_no_temporary_file(tmp_path):
     assert os.listdir(path.parent) == ["file.bin"]
 
 
+def test_others_may_read_what_an_ordinary_file_would_let_them(tmp_path):
+    (tmp_path / "ordinary").write_bytes(b"")
+    write_atomically(tmp_path / "ours", b"")
+    modes = [(tmp_path / name).stat().st_mode for name in ("ordinary", "ours")]
+    assert modes[0] == modes[1]
+
+
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "file.bin"
     write_atomically(path, b"first")
