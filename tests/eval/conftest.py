@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import task_worlds
 import torch
 from open_clip import SimpleTokenizer
 from open_clip.model import CLIP
@@ -35,6 +36,13 @@ def small_segmenter(global_splits=(1, 1)):
         global_splits=global_splits,
         device="cpu",
     )
+
+
+@pytest.fixture
+def one_thread():
+    """The test runs on one thread."""
+    with task_worlds.one_thread():
+        yield
 
 
 @MODELS.register_module()

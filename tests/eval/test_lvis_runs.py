@@ -29,12 +29,7 @@ from utils.regionspot.text import encode_names
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = 4
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with task_worlds.one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

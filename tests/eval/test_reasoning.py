@@ -16,12 +16,7 @@ from eval.tasks import build_segmenter, evaluate, from_rle
 from utils.tinyworld.scenes import draw_scene
 
 SCENES = 5
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with task_worlds.one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,7 @@ from utils.masks import SlicMasks
 from utils.referring import box_ious, largest_component_box, snap
 
 SCENES = 5
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with task_worlds.one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

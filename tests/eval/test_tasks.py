@@ -17,12 +17,7 @@ from utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with task_worlds.one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
