@@ -1,19 +1,19 @@
-"""Prompt words of a benchmark: configs/classes/<name>.txt, published or natural spelling (spec 8.6)."""
+"""Prompt words of a benchmark: textregion/classes/<name>.txt, published or natural spelling (spec 8.6)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import InputError
-from utils.text import read_class_file
+from textregion.errors import InputError
+from textregion.text import read_class_file
 
-FOLDER = Path(__file__).resolve().parents[1] / "configs" / "classes"
+FOLDER = Path(__file__).resolve().parents[1] / "textregion" / "classes"
 SPELLINGS = ("published", "natural")
 
 
 def read_classes(classes: str | Sequence[str], names: str = "published") -> list[str]:
     """Labels, one entry per class, synonyms separated by "; ".
 
-    classes: name of a list in configs/classes, path of a class file, or the labels themselves.
+    classes: name of a list in textregion/classes, path of a class file, or the labels themselves.
     names: "published" is what the paper's figures were made with ("trafficlight"), "natural" what one would
     write ("traffic light"); lists without a natural file have one spelling only. InputError for unknown ones.
     """

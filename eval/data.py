@@ -5,7 +5,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
-from utils.errors import InputError
+from textregion.errors import InputError
 
 SECTION = 'see "Benchmarks" in README.md'
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from eval.sharding import Processes
-from utils.errors import InputError
+from textregion.errors import InputError
 
 SUFFIX = ".jsonl"
 

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from utils.errors import InputError
-from utils.masks.base import MaskGenerator
-from utils.storage import load_tensors, save_tensors
-from utils.types import RegionMasks
+from textregion.errors import InputError
+from textregion.masks.base import MaskGenerator
+from textregion.storage import load_tensors, save_tensors
+from textregion.types import RegionMasks
 
 KIND = "CachedMasks"
 FORMAT = 1

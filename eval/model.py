@@ -18,15 +18,15 @@ from torch import Tensor
 from eval.class_names import read_classes
 from eval.mask_cache import CachedMasks
 from eval.mm import MODELS, SegDataSample
-from TextRegionSegmenter import TextRegionSegmenter
-from utils.backbones import Backbone, find_spec
-from utils.errors import InputError, one_of
-from utils.images import load_image
-from utils.masks import automatic_sources, find_source
-from utils.masks.ground_truth import label_masks
-from utils.presets import TINY_WORLD, build, find_preset
-from utils.text import LabelPrompts
-from utils.types import RegionTokens
+from textregion.backbones import Backbone, find_spec
+from textregion.errors import InputError, one_of
+from textregion.images import load_image
+from textregion.masks import automatic_sources, find_source
+from textregion.masks.ground_truth import label_masks
+from textregion.presets import TINY_WORLD, build, find_preset
+from textregion.segmenter import TextRegionSegmenter
+from textregion.text import LabelPrompts
+from textregion.types import RegionTokens
 
 GROUND_TRUTH = "ground-truth"
 
@@ -44,8 +44,8 @@ class Unchanged(BaseDataPreprocessor):
 class TextRegionModel(BaseModel):
     """mmseg's view of the method: images in, SegDataSamples with `pred_sem_seg` out; prediction only.
 
-    preset: name of utils/presets.py. segmenter: a TextRegionSegmenter instead of a preset.
-    classes: a list of configs/classes, a class file, or labels. names: "published" or "natural" spelling.
+    preset: name of textregion/presets.py. segmenter: a TextRegionSegmenter instead of a preset.
+    classes: a list of textregion/classes, a class file, or labels. names: "published" or "natural" spelling.
     probability_threshold: 0..1, less certain pixels become class 0 (spec 8.4c).
     recipe: of spec 7.2; "auto" is "semantic" for OpenAI's CLIP, "semantic-fp32" for others.
     dense_fallback: spec 8.4a; "auto" is on where the family has it (CLIP).

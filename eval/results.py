@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from utils.runtime import resolve_device
-from utils.storage import write_atomically
+from textregion.runtime import resolve_device
+from textregion.storage import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")

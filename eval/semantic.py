@@ -20,7 +20,7 @@ from eval.model import TextRegionModel, describe
 from eval.prepare.tiny import draw_scenes
 from eval.results import Results, describe_device, sum_stages
 from eval.sharding import Processes, processes
-from utils.errors import InputError
+from textregion.errors import InputError
 
 TASK = "semantic segmentation"
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from eval.results import ROOT
 from eval.semantic_cli import MODEL_FLAGS, positive, shared_arguments
 from eval.table import BENCHMARKS, overview
-from utils.errors import InputError
-from utils.presets import find_preset
-from utils.storage import write_atomically
+from textregion.errors import InputError
+from textregion.presets import find_preset
+from textregion.storage import write_atomically
 
 CONFIGS = ROOT / "configs" / "cfg_ds"
 PROGRAM = ROOT / "eval_semantic.py"

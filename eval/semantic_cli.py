@@ -10,10 +10,10 @@ import torch
 from mmengine.config import DictAction
 
 from eval.sharding import LAUNCHERS
-from utils.backbones import SPECS
-from utils.command_line import positive
-from utils.errors import InputError
-from utils.masks import automatic_sources
+from textregion.backbones import SPECS
+from textregion.cli.command_line import positive
+from textregion.errors import InputError
+from textregion.masks import automatic_sources
 
 
 def shared_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from utils.errors import InputError
+from textregion.errors import InputError
 
 Item = TypeVar("Item")
 LAUNCHERS = ("none", "pytorch", "slurm")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from eval.sharding import LAUNCHERS
 from eval.tasks import Run, Task, evaluate
-from utils.command_line import Parser, Sides, boolean, output_folder, positive, run_program
-from utils.errors import InputError
-from utils.presets import preset_for
-from utils.recipes import RECIPES
+from textregion.cli.command_line import Parser, Sides, boolean, output_folder, positive, run_program
+from textregion.errors import InputError
+from textregion.presets import preset_for
+from textregion.recipes import RECIPES
 
 MODEL_FLAGS = (
     "clip_checkpoint",

@@ -25,11 +25,11 @@ from eval.mask_cache import CachedMasks
 from eval.results import Results, describe_device, figure, sum_stages
 from eval.sharding import Processes, processes
 from eval.skipped import Skipped, skipped_line
-from TextRegionSegmenter import TextRegionSegmenter
-from utils.errors import InputError
-from utils.presets import TINY_WORLD, find_preset
-from utils.storage import write_atomically
-from utils.text import fills_context
+from textregion.errors import InputError
+from textregion.presets import TINY_WORLD, find_preset
+from textregion.segmenter import TextRegionSegmenter
+from textregion.storage import write_atomically
+from textregion.text import fills_context
 
 Record = dict[str, Any]
 Records = dict[str, Record]

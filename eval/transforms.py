@@ -4,8 +4,8 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from eval.mm import TRANSFORMS, LoadAnnotations, PackSegInputs
-from utils.errors import InputError
-from utils.images import load_image
+from textregion.errors import InputError
+from textregion.images import load_image
 
 
 @TRANSFORMS.register_module()

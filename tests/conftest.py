@@ -9,12 +9,18 @@ from jaxtyping import config, install_import_hook
 
 # Before anything imports them. An int is a float to every user, so it is to the checker.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-install_import_hook(["utils", "TextRegionSegmenter"], CHECKER)
+install_import_hook(["textregion", "utils"], CHECKER)
 
 import pytest  # noqa: E402
 import tiny_models  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+from textregion.masks.sam2 import Sam2MaskGenerator  # noqa: E402
+from textregion.regionspot.box_tokens import Sam2BoxTokens  # noqa: E402
+from textregion.regionspot.head import RegionSpotHead  # noqa: E402
+from textregion.regionspot.model import RegionSpot  # noqa: E402
+from textregion.tiny.models import load_clip, load_sam2  # noqa: E402
 
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=12)
 settings.load_profile("tests")
@@ -56,3 +62,27 @@ def untyped():
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def clip():
+    """The tiny world's own CLIP."""
+    return load_clip()
+
+
+@pytest.fixture(scope="session")
+def sam2():
+    """The tiny world's own SAM 2."""
+    return load_sam2()
+
+
+@pytest.fixture(scope="session")
+def box_tokens():
+    """A SAM 2 with random weights."""
+    return Sam2BoxTokens(Sam2MaskGenerator(tiny_models.sam2()), "sam2:random")
+
+
+@pytest.fixture
+def small_model(tiny_clip, box_tokens):
+    """Random weights throughout: D = 32, E = 24, T = 64; no dropout."""
+    return RegionSpot(tiny_clip, box_tokens, RegionSpotHead(32, 24, box_tokens.token_width, 16, 1, dropout=0.0))

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.models.eva import checkpoint_filter_fn
 
-from utils.backbones import Backbone, ClipBackbone, PerceptionBackbone, SiglipBackbone
+from textregion.backbones import Backbone, ClipBackbone, PerceptionBackbone, SiglipBackbone
 
 HERE = Path(__file__).parent / "golden"
 MODELS = {"clip": "clip_tiny_openai", "pe": "pe_tiny", "siglip2": "siglip2_tiny"}

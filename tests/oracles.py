@@ -1,6 +1,6 @@
 """The method's steps in their slow, obvious formulations: what the fast ones are tested and timed against.
 
-Every function takes and gives plain tensors or arrays in the axes of utils/types.py and follows the sentence of
+Every function takes and gives plain tensors or arrays in the axes of textregion/types.py and follows the sentence of
 the method description it names. Loops and large intermediate arrays are the point: nothing here is clever.
 """
 

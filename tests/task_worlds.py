@@ -12,9 +12,9 @@ from eval.reasoning.task import ReasoningTask
 from eval.referring.data import find_splits
 from eval.referring.task import ReferringTask
 from eval.tasks import Run
-from utils.backbones import ClipBackbone
-from utils.masks import Sam2MaskGenerator
-from utils.reasoning import ANY_OTHER_THING
+from textregion.backbones import ClipBackbone
+from textregion.masks import Sam2MaskGenerator
+from textregion.reasoning import ANY_OTHER_THING
 
 MODEL = {"points_per_side": 8}
 

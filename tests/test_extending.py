@@ -17,13 +17,13 @@ from skimage import data
 from timm.models import register_model
 from timm.models.eva import _create_eva
 
+from textregion.backbones import FAMILIES, SPECS
+from textregion.backbones.loading import build_model, wrap
+from textregion.backbones.tokenizers import stand_in_tokenizer
+from textregion.errors import InputError
+from textregion.masks import SOURCES
+from textregion.tiny.scenes import draw_scene
 from TextRegionSegmenter import TextRegionSegmenter
-from utils.backbones import FAMILIES, SPECS
-from utils.backbones.loading import build_model, wrap
-from utils.backbones.tokenizers import stand_in_tokenizer
-from utils.errors import InputError
-from utils.masks import SOURCES
-from utils.tinyworld.scenes import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")

@@ -13,13 +13,13 @@ import torch
 from golden_data import FOLDERS, Golden
 from torch.nn import functional as F
 
+from textregion.crops import TileGrid, cut_views, fuse_views
+from textregion.images import keep_ratio_size
+from textregion.pooling import patch_weights
+from textregion.recipes import PoolingRecipe
+from textregion.text import LabelPrompts
+from textregion.types import RegionMasks, RegionTokens
 from TextRegionSegmenter import TextRegionSegmenter
-from utils.images import keep_ratio_size
-from utils.recipes import PoolingRecipe
-from utils.text import LabelPrompts
-from utils.tiling import TileGrid, cut_views, fuse_views
-from utils.tokens import patch_weights
-from utils.types import RegionMasks, RegionTokens
 
 CROP = 64
 DEMO_LABELS = ["cat", "astronaut", "coffee cup", "rocket", "sky"]

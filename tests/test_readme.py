@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from utils.tinyworld.scenes import draw_scene
+from textregion.tiny.scenes import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,11 +63,11 @@ def cheap(command: str) -> str:
         return f"{command} --scenes 2"
     if any(data in command for data in ("cfg_tiny", "data/tiny_tasks", "eval.lvis")):
         return f"{command} --limit 1"
-    if command.endswith("--serve") or "utils.web.screenshot" in command:
+    if command.endswith("--serve") or "utils.screenshot" in command:
         return f"{command} --help"  # tests/utils/web starts both for real
-    if command.endswith("eval.fuzz"):
+    if command.endswith("tests.fuzz"):
         return f"{command} --count 6 --corpus labels"
-    if "eval.soak" in command:
+    if "tests.soak" in command:
         return command.replace("10000", "12 --warmup 2 --size 64 --scale 96 96 --max-growth 99999 --max-slowdown 99")
     needs_weights = "--image" in command and "--preset" not in command and "--help" not in command
     return f"{command} --preset tiny" if needs_weights and "TextRegionSegmenter.py" in command else command

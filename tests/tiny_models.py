@@ -13,7 +13,7 @@ from timm.models import register_model
 from timm.models.eva import _create_eva
 from timm.models.vision_transformer import _create_vision_transformer
 
-from utils.backbones import ClipBackbone, PerceptionBackbone, SiglipBackbone
+from textregion.backbones import ClipBackbone, PerceptionBackbone, SiglipBackbone
 
 SAM2_CONFIG = Path(__file__).parent / "golden" / "sam2_cfg" / "sam2_tiny_random.yaml"
 CLIP_VISION = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8}

@@ -13,10 +13,10 @@ from eval.bench.cases import CASES, Case
 from eval.bench.measure import Row, Side, compare
 from eval.bench.options import Options
 from eval.results import markdown_table
-from utils.command_line import Parser, Sides, run_program
-from utils.errors import InputError
-from utils.runtime import resolve_device
-from utils.storage import write_atomically
+from textregion.cli.command_line import Parser, Sides, run_program
+from textregion.errors import InputError
+from textregion.runtime import resolve_device
+from textregion.storage import write_atomically
 
 HELP = """\
 Each sub-benchmark runs our formulation and the obvious one (tests/oracles.py) on the same inputs, each in a process of

@@ -23,13 +23,13 @@ from eval.bench.options import (
     region_masks,
     segmenter_of,
 )
-from utils.masks import Sam2MaskGenerator, filters
-from utils.postprocess import label_pixels
-from utils.recipes import RECIPES
-from utils.text import TEMPLATES, LabelPrompts
-from utils.text_tower import prompt_lengths, reads_end_of_text
-from utils.tiling import TileGrid, cut_views
-from utils.tokens import difference_scores, nonempty, patch_weights
+from textregion.crops import TileGrid, cut_views
+from textregion.labeling import label_pixels
+from textregion.masks import Sam2MaskGenerator, filters
+from textregion.pooling import difference_scores, nonempty, patch_weights
+from textregion.recipes import RECIPES
+from textregion.text import TEMPLATES, LabelPrompts
+from textregion.text_tower import prompt_lengths, reads_end_of_text
 
 WORDS = ("dog", "traffic light", "swivel chair", "sky", "a red cup", "wooden kitchen table", "person", "river")
 

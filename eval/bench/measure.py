@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.errors import InputError
+from textregion.errors import InputError
 
 SELF = Path("/proc/self")
 

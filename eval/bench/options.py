@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float16, Float32
 from torch import Tensor, nn
 
-from TextRegionSegmenter import TextRegionSegmenter
-from utils.backbones import Backbone, BackboneSpec, find_spec
-from utils.backbones.loading import build_model, random_backbone, wrap
-from utils.backbones.tokenizers import stand_in_tokenizer
-from utils.masks.filters import inclusive_boxes
-from utils.presets import build, find_preset
-from utils.runtime import resolve_dtype
-from utils.tiling import TileGrid
-from utils.types import RegionMasks
+from textregion.backbones import Backbone, BackboneSpec, find_spec
+from textregion.backbones.loading import build_model, random_backbone, wrap
+from textregion.backbones.tokenizers import stand_in_tokenizer
+from textregion.crops import TileGrid
+from textregion.masks.filters import inclusive_boxes
+from textregion.presets import build, find_preset
+from textregion.runtime import resolve_dtype
+from textregion.segmenter import TextRegionSegmenter
+from textregion.types import RegionMasks
 
 ORACLES = Path(__file__).parents[2] / "tests" / "oracles.py"
 LOW_RES = 256  # side of SAM 2's masks
@@ -57,7 +57,7 @@ def oracles() -> ModuleType:
 
 
 def backbone_of(options: Options) -> Backbone:
-    """The complete model: random weights, or those that utils/weights.py finds."""
+    """The complete model: random weights, or those that textregion/weights.py finds."""
     if options.random_weights:
         device = torch.device(options.device)
         return random_backbone(options.spec).to(device, resolve_dtype("auto", device))

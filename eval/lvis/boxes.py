@@ -7,9 +7,9 @@ import numpy as np
 
 from eval.lvis.truth import ImageEntry, Truth, file_digest
 from eval.skipped import SCORED, Skipped
-from utils.boxes_file import ANY_IMAGE, GivenBoxes
-from utils.boxes_file import read_boxes as read_file
-from utils.errors import InputError
+from textregion.boxes_file import ANY_IMAGE, GivenBoxes
+from textregion.boxes_file import read_boxes as read_file
+from textregion.errors import InputError
 
 Box = tuple[float, float, float, float]
 GROUND_TRUTH = "gt"

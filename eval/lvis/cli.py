@@ -17,11 +17,11 @@ from eval.sharding import processes
 from eval.skipped import Skipped, skipped_line
 from eval.task_cli import resumable, run_of, shared_arguments
 from eval.tasks import Run, build_segmenter, evaluate_with
-from TextRegionSegmenter import BOX_MASKS, TextRegionSegmenter
-from utils.command_line import Parser, boolean, output_folder, run_program
-from utils.errors import InputError
-from utils.regionspot.loading import METHODS, load_regionspot
-from utils.storage import write_atomically
+from textregion.cli.command_line import Parser, boolean, output_folder, run_program
+from textregion.errors import InputError
+from textregion.regionspot.loading import METHODS, load_regionspot
+from textregion.segmenter import BOX_MASKS, TextRegionSegmenter
+from textregion.storage import write_atomically
 
 LVIS_NAMES = 1203
 REGIONSPOT_FLAGS = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side", "regionspot_isolate")

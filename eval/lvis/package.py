@@ -7,7 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
-from utils.errors import InputError
+from textregion.errors import InputError
 
 
 @contextmanager

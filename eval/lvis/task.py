@@ -18,12 +18,12 @@ from eval.lvis.pictures import contact_sheets
 from eval.lvis.truth import FREQUENCIES, Truth
 from eval.skipped import WRONG, Skipped
 from eval.tasks import Record, Records, odd_image, to_rle
-from TextRegionSegmenter import TextRegionSegmenter
-from utils.errors import InputError
-from utils.images import load_image
-from utils.regionspot.model import probabilities
-from utils.regionspot.text import clean_name, encode_names
-from utils.types import RegionTokens
+from textregion.errors import InputError
+from textregion.images import load_image
+from textregion.regionspot.model import probabilities
+from textregion.regionspot.text import clean_name, encode_names
+from textregion.segmenter import TextRegionSegmenter
+from textregion.types import RegionTokens
 
 NAMES_AT_ONCE = 50
 UNDETECTED = "counted as without detections"

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from eval.skipped import Skipped
-from utils.errors import InputError
+from textregion.errors import InputError
 
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.prepare.converters import CONVERTERS
-from utils.errors import InputError
+from textregion.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

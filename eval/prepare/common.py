@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from utils.errors import InputError
-from utils.storage import write_atomically
+from textregion.errors import InputError
+from textregion.storage import write_atomically
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from eval.prepare.common import Need, require, write_map
-from utils.errors import InputError
-from utils.storage import write_atomically
+from textregion.errors import InputError
+from textregion.storage import write_atomically
 
 IMAGES = "https://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
 ANNOTATIONS = "https://codalabuser.blob.core.windows.net/public/trainval_merged.json"

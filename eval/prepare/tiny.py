@@ -8,8 +8,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from eval.prepare.common import write_map
-from utils.storage import write_atomically
-from utils.tinyworld.scenes import draw_scene
+from textregion.storage import write_atomically
+from textregion.tiny.scenes import draw_scene
 
 FOLDER = "tiny_world"
 FIRST_SEED = 900_000  # scenes no training has seen

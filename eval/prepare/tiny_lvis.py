@@ -20,11 +20,11 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from eval.prepare.tiny_tasks import tight_box
-from utils.command_line import Parser, positive, run_program
-from utils.storage import write_atomically
-from utils.tinyworld.scenes import Scene, draw_scene
-from utils.tinyworld.shapes import SHAPES
-from utils.tinyworld.textures import COLOURS
+from textregion.cli.command_line import Parser, positive, run_program
+from textregion.storage import write_atomically
+from textregion.tiny.scenes import Scene, draw_scene
+from textregion.tiny.shapes import SHAPES
+from textregion.tiny.textures import COLOURS
 
 FIRST_SEEDS = {"train": 500_000, "val": 920_000}  # neither is a scene the shipped CLIP and SAM 2 were trained on
 NAMES = {

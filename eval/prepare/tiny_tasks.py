@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils.command_line import Parser, positive, run_program
-from utils.storage import write_atomically
-from utils.tinyworld.scenes import Scene, draw_scene
+from textregion.cli.command_line import Parser, positive, run_program
+from textregion.storage import write_atomically
+from textregion.tiny.scenes import Scene, draw_scene
 
 FIRST_SEED = 910_000  # scenes no training has seen
 OBJECTS = 4

@@ -7,10 +7,10 @@ from pathlib import Path
 from eval.reasoning.data import SPLITS
 from eval.reasoning.task import QUERY_TYPES, ReasoningTask
 from eval.task_cli import run_task, shared_arguments
-from utils.command_line import Parser, boolean
-from utils.errors import InputError
-from utils.presets import TINY_WORLD, find_preset
-from utils.reasoning import ANY_OTHER_THING, ANYTHING_BUT
+from textregion.cli.command_line import Parser, boolean
+from textregion.errors import InputError
+from textregion.presets import TINY_WORLD, find_preset
+from textregion.reasoning import ANY_OTHER_THING, ANYTHING_BUT
 
 EXAMPLES = """examples:
   python eval_reason_seg.py --dataset_dir ReasonSeg --interpreted_query_dir answers

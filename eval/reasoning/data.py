@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from utils.errors import InputError
+from textregion.errors import InputError
 
 SPLITS = ("val", "test")
 IMAGES = (".jpg", ".jpeg", ".png")

@@ -8,7 +8,7 @@ from PIL import Image
 from eval.contact_sheet import FOUND, GOLD, Picture, beside, contact_sheet, contour, spotlight, spread
 from eval.reasoning.data import IGNORED, paint
 from eval.tasks import from_rle
-from utils.images import load_image
+from textregion.images import load_image
 
 if TYPE_CHECKING:
     from eval.reasoning.task import Item

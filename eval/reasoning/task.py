@@ -15,10 +15,10 @@ from eval.reasoning.pictures import contact_sheets
 from eval.reasoning.scores import figures, item_iou, overlap
 from eval.skipped import SCORED, Skipped
 from eval.tasks import Record, Records, odd_image, to_rle, too_long
-from TextRegionSegmenter import TextRegionSegmenter
-from utils.errors import InputError
-from utils.images import load_image
-from utils.reasoning import ANY_OTHER_THING, ANYTHING_BUT, TARGET, nearest, target_prompts
+from textregion.errors import InputError
+from textregion.images import load_image
+from textregion.reasoning import ANY_OTHER_THING, ANYTHING_BUT, TARGET, nearest, target_prompts
+from textregion.segmenter import TextRegionSegmenter
 
 PUBLISHED = {"scale": (2016, 672), "recipe": "semantic-fp32", "min_size": 0, "antialias": False}
 QUERY_TYPES = ("overall", "short", "long")

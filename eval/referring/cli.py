@@ -7,7 +7,7 @@ from pathlib import Path
 from eval.referring.data import PROPOSALS, SPLITS, find_splits
 from eval.referring.task import ReferringTask
 from eval.task_cli import run_task, shared_arguments
-from utils.command_line import Parser
+from textregion.cli.command_line import Parser
 
 EXAMPLES = """examples:
   python eval_referring.py --input_file_root reclip_data --image_root train2014

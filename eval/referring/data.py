@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval.skipped import Skipped
-from utils.errors import InputError
-from utils.referring import Box
+from textregion.errors import InputError
+from textregion.referring import Box
 
 SPLITS = (
     "refcoco_val",

@@ -7,8 +7,8 @@ from PIL import Image
 
 from eval.contact_sheet import FOUND, GOLD, Picture, beside, contact_sheet, spotlight, spread
 from eval.tasks import from_rle
-from utils.images import load_image
-from utils.visualize import draw_box
+from textregion.images import load_image
+from textregion.outputs.pictures import draw_box
 
 NOTE = "Left, green: gold box. Right, in colour: the chosen region; pink: its outline and the box that was scored."
 

@@ -14,9 +14,9 @@ from PIL import Image
 from eval.class_names import read_classes
 from eval.mm import MODELS
 from eval.model import TextRegionModel
+from textregion.backbones import ClipBackbone
+from textregion.masks import SlicMasks
 from TextRegionSegmenter import TextRegionSegmenter
-from utils.backbones import ClipBackbone
-from utils.masks import SlicMasks
 
 
 @cache

@@ -11,7 +11,7 @@ from eval.bench import cases
 from eval.bench.__main__ import floor_seconds, jobs, main, parse_arguments, report, total
 from eval.bench.measure import Row, Side, compare, measured
 from eval.bench.options import Options, patch_grid, soft_masks
-from utils.errors import InputError
+from textregion.errors import InputError
 
 SMALL = Options("pe-core-t16-384", size=(400, 800), regions=7, labels=5, limit=2**22)
 ROW = Row("a", Side(0.5, 10.0, 1.0), Side(6.0, 400.0, 0.25), 1e-6, 989e9, 4.8e6, "sizes")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval.journal import Journal, differences, fingerprint
-from utils.errors import InputError
+from textregion.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 

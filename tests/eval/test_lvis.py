@@ -15,7 +15,7 @@ from eval.lvis.package import lvis_package
 from eval.lvis.pictures import closer, overlapped_names
 from eval.lvis.table import as_text, published_columns, side_by_side
 from eval.lvis.truth import image_paths, read_truth
-from utils.errors import InputError
+from textregion.errors import InputError
 
 SIZE = 200  # sides of the images, pixels
 APPLE, BEAR = 3, 7  # ids; no category is common

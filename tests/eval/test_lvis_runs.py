@@ -22,10 +22,10 @@ from eval.lvis.truth import read_truth
 from eval.prepare.tiny_lvis import write_tiny_lvis
 from eval.sharding import Processes
 from eval.tasks import Run, evaluate_with, from_rle
+from textregion.regionspot.checkpoint import save_head
+from textregion.regionspot.head import RegionSpotHead
+from textregion.regionspot.text import encode_names
 from TextRegionSegmenter import TextRegionSegmenter
-from utils.regionspot.checkpoint import save_head
-from utils.regionspot.head import RegionSpotHead
-from utils.regionspot.text import encode_names
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = 4

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from eval.mask_cache import CachedMasks, generator_identity, load_masks, save_masks
-from utils.errors import InputError
-from utils.masks import Sam2MaskGenerator, SlicMasks
-from utils.tinyworld.models import load_sam2
-from utils.tinyworld.scenes import draw_scene
-from utils.types import RegionMasks
+from textregion.errors import InputError
+from textregion.masks import Sam2MaskGenerator, SlicMasks
+from textregion.tiny.models import load_sam2
+from textregion.tiny.scenes import draw_scene
+from textregion.types import RegionMasks
 
 FIELDS = ("soft", "group", "boxes", "predicted_iou", "stability")
 

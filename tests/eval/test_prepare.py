@@ -12,8 +12,8 @@ from eval.prepare.__main__ import main
 from eval.prepare.common import read_map
 from eval.prepare.pascal_context import CATEGORIES, check_order, label_map, pascal_context
 from eval.prepare.tiny import draw_scenes
-from utils.errors import InputError
-from utils.tinyworld.scenes import CLASS_NAMES, draw_scene
+from textregion.errors import InputError
+from textregion.tiny.scenes import CLASS_NAMES, draw_scene
 
 
 @pytest.mark.parametrize("name", [name for name in converters.CONVERTERS if name != "tiny"])

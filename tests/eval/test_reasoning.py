@@ -13,7 +13,7 @@ from eval.reasoning.data import paint, read_question
 from eval.reasoning.scores import figures, item_iou, overlap
 from eval.skipped import skipped_line
 from eval.tasks import build_segmenter, evaluate, from_rle
-from utils.tinyworld.scenes import draw_scene
+from textregion.tiny.scenes import draw_scene
 
 SCENES = 5
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,7 +18,7 @@ from eval.reasoning.data import (
 )
 from eval.reasoning.scores import figures, item_iou, overlap
 from eval.reasoning.task import ReasoningTask, target_words
-from utils.errors import InputError
+from textregion.errors import InputError
 
 
 def square(label: str, x: int, y: int, side: int) -> Shape:

@@ -10,9 +10,9 @@ from PIL import Image
 from eval.referring import cli
 from eval.referring.data import as_box, read_detections
 from eval.tasks import evaluate, from_rle
+from textregion.masks import SlicMasks
+from textregion.referring import box_ious, largest_component_box, snap
 from TextRegionSegmenter import TextRegionSegmenter
-from utils.masks import SlicMasks
-from utils.referring import box_ious, largest_component_box, snap
 
 SCENES = 5
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eval.referring.data import find_splits, image_name, read_detections, read_line, read_splits
-from utils.errors import InputError
+from textregion.errors import InputError
 
 LINE = {
     "image_id": 581857,

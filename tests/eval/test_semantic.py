@@ -23,10 +23,10 @@ from eval.results import ROOT
 from eval.semantic import Evaluation, evaluate
 from eval.semantic_cli import main, preset_of
 from eval.table import BENCHMARKS, overview
+from textregion.errors import InputError
+from textregion.masks import SlicMasks
+from textregion.tiny.scenes import CLASS_NAMES
 from TextRegionSegmenter import TextRegionSegmenter
-from utils.errors import InputError
-from utils.masks import SlicMasks
-from utils.tinyworld.scenes import CLASS_NAMES
 
 CONFIG = ROOT / "configs/cfg_ds/cfg_tiny.py"
 SCENES = 5

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.sharding import Processes, processes
-from utils.errors import InputError
+from textregion.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,7 @@ import pytest
 import task_worlds
 
 from eval.tasks import evaluate
-from utils.errors import InputError
+from textregion.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = 3

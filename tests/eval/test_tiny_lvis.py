@@ -8,7 +8,7 @@ from lvis import LVIS
 from PIL import Image
 
 from eval.prepare.tiny_lvis import FIRST_SEEDS, frequencies, main, write_tiny_lvis
-from utils.tinyworld.scenes import draw_scene
+from textregion.tiny.scenes import draw_scene
 
 
 @pytest.fixture(scope="module")

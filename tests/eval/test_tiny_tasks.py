@@ -7,7 +7,7 @@ import numpy as np
 from eval.prepare.tiny_tasks import FIRST_SEED, OBJECTS, main, tight_box
 from eval.reasoning.data import paint, read_answer, read_question
 from eval.referring.data import read_splits
-from utils.tinyworld.scenes import draw_scene
+from textregion.tiny.scenes import draw_scene
 
 
 def test_tight_box():

@@ -1,8 +1,1 @@
-"""RegionSpot ("Recognize Any Regions", arXiv 2311.01373): a small trained head that recognises boxes.
-
-It joins SAM's token of a box with CLIP's feature map into one vector comparable with text: the learned sibling of
-TextRegion's training-free tokens. Written from spec regionspot.md alone. Axes besides the glossary of utils/types.py:
-
-    B  images of a batch    n  boxes of an image (the largest count of a batch)    K  class names
-    T  width of SAM's token (256)    L  tokens of CLIP's map, class token first    D  CLIP's width    E  joint width
-"""
+"""Training of the RegionSpot head, as a program: python -m utils.regionspot.train."""

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.regionspot.model import RegionSpot
+from textregion.regionspot.model import RegionSpot
 from utils.regionspot.token_cache import TokenCache
 
 

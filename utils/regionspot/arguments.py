@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.command_line import Parser, positive
-from utils.errors import InputError
+from textregion.cli.command_line import Parser, positive
+from textregion.errors import InputError
 from utils.regionspot.training_loop import Plan
 
 DESCRIPTION = """Train RegionSpot's head on boxes with names; CLIP and SAM stay frozen.

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from utils.images import load_image
-from utils.regionspot.clip_map import squash
+from textregion.images import load_image
+from textregion.regionspot.clip_map import squash
 from utils.regionspot.token_cache import CachedImage, TokenCache
 
 SHORT_EDGES = (400, 500, 600)  # before the published random crop, in pixels

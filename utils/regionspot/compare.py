@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from utils.command_line import Parser, run_program
+from textregion.cli.command_line import Parser, run_program
+from textregion.regionspot.loading import load_regionspot
+from textregion.regionspot.text import encode_names
 from utils.regionspot.accuracy import Score, score
 from utils.regionspot.arguments import parse_data
 from utils.regionspot.data import BoxDataset, read_dataset
-from utils.regionspot.loading import load_regionspot
-from utils.regionspot.text import encode_names
 from utils.regionspot.token_cache import TokenCache
 
 if TYPE_CHECKING:
-    from TextRegionSegmenter import TextRegionSegmenter
+    from textregion.segmenter import TextRegionSegmenter
 
 
 def textregion_accuracy(segmenter: "TextRegionSegmenter", dataset: BoxDataset) -> float:
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def body() -> None:
-        from TextRegionSegmenter import TextRegionSegmenter  # it imports utils itself
+        from textregion.segmenter import TextRegionSegmenter
 
         datasets = [read_dataset(name, *paths) for name, paths in parse_data(options.data).items()]
         names = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from utils.errors import InputError
+from textregion.errors import InputError
 
 EXPECTED = "a COCO-format file with images, annotations and categories"
 CROWD_FLAGS = ("iscrowd", "is_group_of")  # boxes around many things at once (COCO, Objects365; OpenImages)

@@ -18,11 +18,11 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.errors import InputError
-from utils.images import load_image
+from textregion.errors import InputError
+from textregion.images import load_image
+from textregion.regionspot.model import RegionSpot
+from textregion.storage import complete, load_tensors, save_tensors
 from utils.regionspot.data import BoxDataset, BoxImage
-from utils.regionspot.model import RegionSpot
-from utils.storage import complete, load_tensors, save_tensors
 
 KIND = "RegionSpotTokens"
 PROMPT = "box, single mask"  # the one way of prompting; another one would need another word here

@@ -16,23 +16,23 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from utils.backbones import Backbone
-from utils.command_line import output_folder, run_program
-from utils.errors import InputError
+from textregion.backbones import Backbone
+from textregion.cli.command_line import output_folder, run_program
+from textregion.errors import InputError
+from textregion.regionspot.box_tokens import BoxTokenSource, Sam1BoxTokens, Sam2BoxTokens, load_sam1
+from textregion.regionspot.checkpoint import load_head, save_head
+from textregion.regionspot.head import RegionSpotHead
+from textregion.regionspot.model import RegionSpot, check_backbone, map_width
+from textregion.regionspot.text import encode_names
+from textregion.storage import load_tensors, save_tensors
+from textregion.text_cache import model_fingerprint
 from utils.regionspot.accuracy import score
 from utils.regionspot.arguments import make_parser, parse_data, plan_of
 from utils.regionspot.batches import StepBatches
-from utils.regionspot.box_tokens import BoxTokenSource, Sam1BoxTokens, Sam2BoxTokens, load_sam1
-from utils.regionspot.checkpoint import load_head, save_head
 from utils.regionspot.data import read_dataset
-from utils.regionspot.head import RegionSpotHead
-from utils.regionspot.model import RegionSpot, check_backbone, map_width
-from utils.regionspot.text import encode_names
 from utils.regionspot.token_cache import TokenCache
 from utils.regionspot.training_loop import Plan, Trainer, cut_log, draw_curve
 from utils.regionspot.training_state import checkpoints, load_state
-from utils.storage import load_tensors, save_tensors
-from utils.text_cache import model_fingerprint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,7 +54,7 @@ def import_accelerate() -> ModuleType:
 
 def load_parts(options: argparse.Namespace) -> tuple[Backbone, BoxTokenSource]:
     """The frozen CLIP, and the SAM that answers with tokens, on the CPU."""
-    from TextRegionSegmenter import TextRegionSegmenter  # it imports utils itself
+    from textregion.segmenter import TextRegionSegmenter
 
     names = ("clip_checkpoint", "clip_download_root", "sam2_checkpoint")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}

@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.errors import InputError
+from textregion.errors import InputError
+from textregion.regionspot.clip_map import clip_map
+from textregion.regionspot.head import unit
+from textregion.regionspot.model import RegionSpot
+from textregion.storage import write_atomically
 from utils.regionspot.batches import Batch
-from utils.regionspot.clip_map import clip_map
-from utils.regionspot.head import unit
 from utils.regionspot.loss import focal_loss
-from utils.regionspot.model import RegionSpot
 from utils.regionspot.training_state import save_state
-from utils.storage import write_atomically
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

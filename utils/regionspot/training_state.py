@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.errors import InputError
+from textregion.errors import InputError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -7,16 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import tiny_models
 from PIL import Image
 
-from utils.masks.sam2 import Sam2MaskGenerator
-from utils.regionspot.box_tokens import Sam2BoxTokens
+from textregion.tiny.scenes import draw_scene
+from textregion.tiny.textures import COLOURS
 from utils.regionspot.data import BoxDataset, read_dataset
-from utils.regionspot.head import RegionSpotHead
-from utils.regionspot.model import RegionSpot
-from utils.tinyworld.scenes import draw_scene
-from utils.tinyworld.textures import COLOURS
 
 
 @dataclass(frozen=True)
@@ -56,15 +51,3 @@ def colour_world(tmp_path_factory):
 def few(colour_world):
     """Seven scenes."""
     return colour_world.read("few", 600_000, 7)
-
-
-@pytest.fixture(scope="session")
-def box_tokens():
-    """A SAM 2 with random weights."""
-    return Sam2BoxTokens(Sam2MaskGenerator(tiny_models.sam2()), "sam2:random")
-
-
-@pytest.fixture
-def small_model(tiny_clip, box_tokens):
-    """Random weights throughout: D = 32, E = 24, T = 64; no dropout."""
-    return RegionSpot(tiny_clip, box_tokens, RegionSpotHead(32, 24, box_tokens.token_width, 16, 1, dropout=0.0))

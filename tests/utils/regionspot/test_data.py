@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from utils.errors import InputError
+from textregion.errors import InputError
 from utils.regionspot.data import read_dataset
 
 CATEGORIES = [{"id": 9, "name": "cat"}, {"id": 2, "name": "bat_(animal)"}, {"id": 5, "name": "cat"}]

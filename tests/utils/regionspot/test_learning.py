@@ -8,16 +8,16 @@ import accelerate
 import pytest
 import torch
 
-from utils.backbones import ClipBackbone
+from textregion.backbones import ClipBackbone
+from textregion.regionspot.head import RegionSpotHead
+from textregion.regionspot.model import RegionSpot
+from textregion.regionspot.text import encode_names
+from textregion.tiny.models import load_clip
 from utils.regionspot.accuracy import score
 from utils.regionspot.batches import StepBatches
-from utils.regionspot.head import RegionSpotHead
-from utils.regionspot.model import RegionSpot
-from utils.regionspot.text import encode_names
 from utils.regionspot.token_cache import TokenCache
 from utils.regionspot.train import loader
 from utils.regionspot.training_loop import Plan, Trainer, read_log
-from utils.tinyworld.models import load_clip
 
 TRAINED, FRESH = 500, 100
 STEPS = 800

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from utils.errors import InputError
+from textregion.errors import InputError
 from utils.regionspot.data import BoxDataset
 from utils.regionspot.token_cache import TokenCache
 

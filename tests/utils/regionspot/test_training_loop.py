@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.errors import InputError
+from textregion.errors import InputError
+from textregion.regionspot.head import unit
 from utils.regionspot.batches import collate, repeated
-from utils.regionspot.head import unit
 from utils.regionspot.loss import focal_loss
 from utils.regionspot.token_cache import CachedImage
 from utils.regionspot.training_loop import Plan, Trainer, batch_loss, cut_log, draw_curve, read_log

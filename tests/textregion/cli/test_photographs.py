@@ -1,0 +1,201 @@
+"""A batch: each image on its own, stopped and taken up again, nothing done twice and nothing lost."""
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from textregion.backbones import ClipBackbone
+from textregion.cli.program import main
+from textregion.segmenter import TextRegionSegmenter
+from textregion.tiny.scenes import draw_scene
+
+PROGRAM = Path(__file__).resolve().parents[3] / "TextRegionSegmenter.py"
+FLAGS = ("--preset", "tiny", "--labels", "sky", "red star", "--scale", "96", "96")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Nine small drawn scenes, and masks of two regions for each."""
+    folder = tmp_path_factory.mktemp("scenes")
+    (folder / "masks").mkdir()
+    for seed in range(9):
+        Image.fromarray(draw_scene(seed).image).resize((67, 53)).save(folder / f"scene{seed}.png")
+        write_masks(folder / "masks" / f"scene{seed}.npy", 20 + seed)
+    return folder
+
+
+def write_masks(path: Path, split: int) -> None:
+    """What is left and right of a column."""
+    masks = np.zeros((2, 53, 67), bool)
+    masks[0, :, :split], masks[1, :, split:] = True, True
+    np.save(path, masks)
+
+
+def arguments(images, output, *more) -> list[str]:
+    folder = images if images.is_dir() else images.parent
+    masks = ["--masks", str(folder / "masks")] if (folder / "masks").is_dir() else ["--masks", "slic"]
+    return [*FLAGS, *masks, "--image", str(images), "--output", str(output), *map(str, more)]
+
+
+def run(capsys, images, output, *more) -> tuple[int, str, str]:
+    code = main(arguments(images, output, *more))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def stamps(output: Path) -> dict[str, int]:
+    """When each finished image was finished."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in output.glob("[!.]*/run.json")}
+
+
+def files(output: Path) -> dict[str, bytes]:
+    """Everything in the images' folders but run.json, which tells the time."""
+    paths = [path for path in output.rglob("*") if path.is_file() and path.parent != output]
+    return {str(path.relative_to(output)): path.read_bytes() for path in paths if path.name != "run.json"}
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[tuple[int, ...]]:
+    """The shape of every image that is encoded from now on."""
+    shapes, encode = [], TextRegionSegmenter.encode_image
+
+    def counting(self, image, masks=None):
+        shapes.append(image.shape)
+        return encode(self, image, masks)
+
+    monkeypatch.setattr(TextRegionSegmenter, "encode_image", counting)
+    return shapes
+
+
+def test_killed_in_the_middle_and_resumed(scenes, tmp_path, capsys, encoded):
+    """kill -9: what was finished stays untouched, the rest is done once, the result is that of a run left alone."""
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, str(PROGRAM), *arguments(scenes, killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(stamps(killed)) < 3 and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    finished = stamps(killed)
+    assert 3 <= len(finished) < 9
+    code, out, _ = run(capsys, scenes, killed, "--resume")
+    assert code == 0
+    assert f"9 images: {9 - len(finished)} done, {len(finished)} resumed" in out
+    assert len(encoded) == 9 - len(finished)
+    assert {name: stamps(killed)[name] for name in finished} == finished
+    assert {path.name for path in killed.iterdir() if path.is_dir()} == {f"scene{n}" for n in range(9)}
+    assert run(capsys, scenes, whole)[0] == 0
+    assert files(killed) == files(whole)
+
+
+def test_resume_does_again_what_is_not_the_same(scenes, tmp_path, capsys, encoded):
+    images = tmp_path / "images"
+    (images / "masks").mkdir(parents=True)
+    for n in range(3):
+        (images / f"{n}.png").write_bytes((scenes / f"scene{n}.png").read_bytes())
+        write_masks(images / "masks" / f"{n}.npy", 30)
+    output = tmp_path / "out"
+    run(capsys, images, output)
+    (images / "1.png").write_bytes((scenes / "scene7.png").read_bytes())
+    (output / "2" / "overlay.png").unlink()
+    code, out, _ = run(capsys, images, output, "--resume")
+    assert (code, len(encoded)) == (0, 3 + 2)
+    assert "3 images: 2 done, 1 resumed" in out
+    assert f"an earlier run is kept as {output / '1.old-1'}" in out
+    assert (output / "2" / "overlay.png").is_file()
+    assert run(capsys, images, output, "--resume", "--global_patch_threshold", "0.1")[0] == 0
+    assert len(encoded) == 5 + 3
+    code, out, _ = run(capsys, images / "0.png", output, "--resume", "--global_patch_threshold", "0.1")
+    assert "already finished with these settings" in out
+    assert len(encoded) == 8
+
+
+def test_given_masks_count_as_a_setting(tmp_path, capsys, scenes, encoded):
+    for split in (20, 40, 40):
+        write_masks(tmp_path / "scene0.npy", split)
+        assert run(capsys, scenes / "scene0.png", tmp_path / "out", "--masks", tmp_path, "--resume")[0] == 0
+    assert len(encoded) == 2
+
+
+def test_one_bad_image_does_not_stop_the_others(tmp_path, capsys, scenes, monkeypatch):
+    calls, encode = [], ClipBackbone.encode_labels
+    monkeypatch.setattr(
+        ClipBackbone, "encode_labels", lambda self, labels: calls.append(labels) or encode(self, labels)
+    )
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    output = tmp_path / "out"
+    more = ("--image_list", scenes / "scene0.png", tmp_path / "absent.png", scenes / "scene1.png")
+    code, out, err = run(capsys, tmp_path / "bad.png", output, "--masks", scenes / "masks", *more)
+    assert code == 2
+    assert "skipped: " in err
+    assert "bad.png is not an image" in err
+    assert err.endswith("error: 2 of 4 images could not be labelled; see the lines above\n")
+    assert "4 images: 2 done, 2 failed" in out
+    assert calls == [["sky", "red star"]]  # the text is encoded once
+    rows = list(csv.DictReader((output / "summary.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(Path(row["image"]).name, row["status"]) for row in rows] == [
+        ("bad.png", "failed"),
+        ("scene0.png", "done"),
+        ("absent.png", "failed"),
+        ("scene1.png", "done"),
+    ]
+    assert "no image file at" in rows[2]["message"]
+    folder = json.loads((output / "scene0" / "regions.json").read_text())
+    assert int(rows[1]["regions"]) == len(folder["regions"])
+    assert (rows[1]["width"], rows[1]["height"]) == ("67", "53")
+    assert "absent.png" in (output / "summary.md").read_text()
+
+
+def test_stopped_by_the_keyboard(tmp_path, capsys, scenes, monkeypatch):
+    seen, encode = [], TextRegionSegmenter.encode_image
+
+    def interrupted(self, image, masks=None):
+        seen.append(image)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return encode(self, image, masks)
+
+    monkeypatch.setattr(TextRegionSegmenter, "encode_image", interrupted)
+    code, out, err = run(capsys, scenes, tmp_path)
+    assert code == 130
+    assert "2 of 9 images dealt with; to go on: the same command with --resume\n" in err
+    assert "2 images: 2 done" in out
+    assert set(stamps(tmp_path)) == {"scene0", "scene1"}
+    assert {path.name for path in tmp_path.iterdir()} == {"scene0", "scene1"}
+
+
+@pytest.fixture
+def small_disk():
+    """No file may grow above 20,000 bytes: the kernel refuses to write more."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_ends_the_batch_in_one_line(tmp_path, capsys, scenes, small_disk):
+    assert run(capsys, scenes / "scene0.png", tmp_path)[0] == 0
+    before = files(tmp_path), stamps(tmp_path)
+    small_disk()
+    code, _, err = run(capsys, scenes / "scene0.png", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: cannot write to {tmp_path / 'scene0'} (File too large); free space")
+    code, _, err = run(capsys, scenes, tmp_path)
+    assert code == 2
+    assert "0 of 9 images dealt with; to go on: the same command with --resume\nerror: cannot write to" in err
+    assert (files(tmp_path), stamps(tmp_path)) == before
+    assert os.listdir(tmp_path) == ["scene0"]

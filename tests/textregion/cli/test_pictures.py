@@ -1,0 +1,83 @@
+"""Pictures of one image: values where they can be read off, sizes, names of files."""
+
+import numpy as np
+import pytest
+
+from textregion.cli.pictures import (
+    MOST_IN_LEGEND,
+    file_names,
+    global_patch_picture,
+    legend,
+    overlay_picture,
+    result_shares,
+    similarity_picture,
+    turbo,
+)
+from textregion.outputs.pictures import MARGIN
+from textregion.types import Segmentation
+
+
+def result(label_map: np.ndarray, labels: tuple[str, ...]) -> Segmentation:
+    return Segmentation(label_map, np.ones(label_map.shape, np.float32), label_map * 0, labels)
+
+
+def test_shares_keep_duplicate_labels():
+    assert result_shares(result(np.array([[0, 1, 1, 2]]), ("a", "b", "b"))) == [("a", 0.25), ("b", 0.5), ("b", 0.25)]
+
+
+def test_legend_of_very_many_labels_has_the_largest():
+    label_map = np.repeat(np.arange(100), np.arange(1, 101)).reshape(1, -1)
+    entries, note = legend(result(label_map, tuple(f"w{i}" for i in range(100))))
+    assert len(entries) == MOST_IN_LEGEND
+    assert [words.split()[0] for _, words in entries] == [f"w{i}" for i in range(100 - MOST_IN_LEGEND, 100)]
+    assert note == f"{100 - MOST_IN_LEGEND} more labels: labels.json"
+    assert legend(result(np.zeros((1, 1), int), ("a",)))[1] == ""
+    few = np.array([[7, 7, 99]])
+    assert [words for _, words in legend(result(few, tuple(f"w{i}" for i in range(100))))[0]] == ["w7 67%", "w99 33%"]
+    assert len(legend(result(few * 0, tuple("abc")))[0]) == 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (700, 3), (53, 67)])
+def test_overlay_keeps_the_image_in_its_own_size(size):
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    found = result(np.zeros(size, np.int64), ("дерево", "x" * 3000, "犬"))
+    picture = np.asarray(overlay_picture(image, found))
+    assert (picture[: size[0], : size[1]] == found.overlay(image)).all()
+    assert picture.shape[0] > size[0] + MARGIN
+    assert (picture[size[0] :, -MARGIN // 2 :] == 255).all()  # no letters at the edge
+
+
+def test_similarity_is_coloured_by_value_and_grey_where_unknown():
+    image = np.full((240, 480, 3), 80, np.uint8)
+    values = np.full((240, 480), np.nan, np.float32)
+    values[:, :160], values[:, 160:320] = -0.1, 0.3
+    picture = np.asarray(similarity_picture(image, values, "dog", -0.1, 0.3)).astype(int)
+    left = MARGIN + 480 + MARGIN
+    row = picture[MARGIN + 20 + 120]
+    scale = turbo(np.array([[0, 255]], np.uint8))[0].astype(int)
+    assert np.abs(row[left + 80] - (0.4 * 80 + 0.6 * scale[0])).max() <= 1
+    assert np.abs(row[left + 240] - (0.4 * 80 + 0.6 * scale[1])).max() <= 1
+    assert (row[left + 400] == 80).all()
+
+
+def test_similarity_of_one_value_only():
+    values = np.full((5, 7), 0.2, np.float32)
+    assert similarity_picture(np.zeros((5, 7, 3), np.uint8), values, "a", 0.2, 0.2).width >= 480
+
+
+def test_global_patches_are_hatched_where_removed():
+    scores = np.array([[0.0, 0.5]], np.float32)
+    picture = np.asarray(global_patch_picture(np.zeros((240, 480, 3), np.uint8), scores, 0.07))
+    left, top = MARGIN + 480 + MARGIN, MARGIN + 20
+    panel = picture[top : top + 240, left : left + 480]
+    assert (panel[:, :240] == 255).all(2).mean() == pytest.approx(0.25, abs=0.02)
+    assert not (panel[:, 240:] == 255).all(2).any()
+
+
+def test_file_names_are_safe_and_short():
+    labels = ["red sofa", "../../etc/passwd", "дерево", "犬" * 200, "???", "red sofa"]
+    names = list(file_names(labels))
+    assert names[:3] == ["00_red_sofa", "01_etc_passwd", "02_дерево"]
+    assert names[4:] == ["04", "05_red_sofa"]
+    assert all(len(name.encode()) < 100 and "/" not in name for name in names)
+    assert list(file_names(["a"] * 1001))[-1] == "1000_a"

@@ -1,0 +1,76 @@
+"""Words on pictures: nothing cut, nothing drawn as an empty box."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import ImageFont
+
+from textregion.errors import InputError
+from textregion.outputs import lettering
+from textregion.outputs.lettering import LONGEST, font, legible, shorten, wrap
+
+
+@pytest.fixture
+def fresh():
+    """No font remembered, before and after."""
+    caches = (lettering.font, lettering._drawable)
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_latin_greek_cyrillic_are_drawn_and_others_named():
+    assert legible("Straße été λόγος дерево") == "Straße été λόγος дерево"
+    assert legible("犬 dog \U0001fae0") == "\\u72ac dog \\U0001fae0"
+    assert legible("a\tb\n\n c\x07\udcff") == "a b c\\x07\\udcff"
+
+
+def test_different_letters_look_different():
+    assert bytes(font(20).getmask("д")) != bytes(font(20).getmask("ж"))
+
+
+@given(st.text(max_size=30), st.integers(30, 400))
+@example("word " * 5000, 90)
+@example("x" * 100_000, 30)
+def test_shortened_text_fits(text, width):
+    short = shorten(text, 16, width)
+    assert font(16).getlength(short) <= width
+    assert short == legible(text) or short.endswith("…")
+
+
+def test_text_that_fits_stays():
+    assert shorten("red sofa", 16, 400) == "red sofa"
+
+
+@given(st.lists(st.sampled_from(["a", "word", "longer", "x" * 90]), max_size=30))
+def test_wrapped_lines_fit_and_keep_the_words(words):
+    lines = wrap(" ".join(words), 15, 120)
+    assert all(font(15).getlength(line) <= 120 for line in lines)
+    kept = " ".join(lines).split()
+    text = legible(" ".join(words)).split()
+    assert len(kept) == len(text)
+    assert all(k == w or k.endswith("…") for k, w in zip(kept, text, strict=True))
+
+
+def test_only_the_beginning_of_endless_text_is_measured():
+    assert len(legible("a" * 10**6)) == LONGEST
+
+
+def test_a_font_of_ones_own(monkeypatch, fresh, tmp_path):
+    path = ImageFont.truetype(font(10).path, 10).path.replace("DejaVuSans.ttf", "DejaVuSansMono.ttf")
+    fresh_width = font(10).getlength("i")
+    lettering.font.cache_clear()
+    monkeypatch.setenv("TEXTREGION_FONT", path)
+    assert font(10).getlength("i") == font(10).getlength("W") != fresh_width
+    lettering.font.cache_clear()
+    monkeypatch.setenv("TEXTREGION_FONT", str(tmp_path / "absent.ttf"))
+    with pytest.raises(InputError, match="TEXTREGION_FONT"):
+        font(10)
+
+
+def test_without_matplotlib_there_are_still_letters(monkeypatch, fresh):
+    monkeypatch.setattr(lettering, "find_spec", lambda name: None)
+    assert font(16).getlength("word") > 10
+    assert legible("дерево").startswith("\\u0434")

@@ -1,0 +1,90 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textregion.errors import InputError
+from textregion.reasoning import label_target, nearest, target_prompts
+from textregion.types import RegionMasks, RegionTokens
+from TextRegionSegmenter import TextRegionSegmenter
+
+
+def test_the_two_queries_as_published():
+    prompts = target_prompts("The Red Star")
+    assert prompts.queries == ("background, anything but the red star", "the red star")
+    assert prompts.names == ("background, anything but the red star", "The Red Star")
+    assert prompts.query_label == (0, 1)
+
+
+def test_other_words_may_be_given():
+    assert target_prompts("cup", "background, any other thing").queries == ("background, any other thing", "cup")
+    prompts = target_prompts("cup; saucer", ["floor", "not a {target}"])
+    assert prompts.queries == ("floor", "not a cup; saucer", "cup; saucer"), "a sentence is not split at ;"
+    assert prompts.query_label == (0, 0, 1)
+
+
+@pytest.mark.parametrize("target", ["", "  "])
+def test_a_blank_target_is_refused(target):
+    with pytest.raises(InputError, match="expected a word or phrase"):
+        target_prompts(target)
+
+
+def tokens(masks: torch.Tensor, vectors: list[list[float]], image_size=None) -> RegionTokens:
+    masks = RegionMasks(masks, image_size or tuple(masks.shape[1:]), tuple(masks.shape[1:]))
+    return RegionTokens(torch.tensor(vectors), masks, torch.arange(len(vectors)), (2, 2))
+
+
+def test_pixels_in_no_region_are_everything_else():
+    # A region that is certain of the target, a region that is certain of the other, and a bare column.
+    masks = torch.zeros(2, 1, 3)
+    masks[0, 0, 0], masks[1, 0, 1] = 1, 1
+    text = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    found = label_target(tokens(masks, [[0.0, 1.0], [1.0, 0.0]]), text, target_prompts("cup"))
+    assert found.label_map.tolist() == [[1, 0, 0]]
+    assert found.region_map.tolist() == [[0, 1, -1]]
+    # Logits (1, 0) times 50: as sure as can be.
+    assert found.confidence[0, 2] == pytest.approx(1)
+
+
+def test_without_regions_everything_is_background():
+    empty = RegionTokens(torch.zeros(0, 2), RegionMasks.empty((3, 5)), torch.arange(0), (2, 2))
+    found = label_target(empty, torch.eye(2), target_prompts("cup"))
+    assert found.label_map.tolist() == [[0] * 5] * 3
+
+
+def test_labels_are_decided_at_mask_size_and_brought_to_the_image_by_nearest_neighbour():
+    masks = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    found = label_target(tokens(masks, [[0.0, 1.0]], (5, 3)), torch.eye(2), target_prompts("cup"))
+    # rows 0, 1, 2 of 5 and columns 0, 1 of 3 come from the first row and column
+    assert found.label_map.tolist() == [[1, 1, 0]] * 3 + [[0, 0, 0]] * 2
+
+
+@given(st.tuples(st.integers(1, 29), st.integers(1, 29)), st.tuples(st.integers(1, 31), st.integers(1, 31)))
+def test_nearest_is_torchs_and_cv2s(old, new):
+    values = np.arange(old[0] * old[1], dtype=np.float32).reshape(old)
+    ours = nearest(values, new)
+    torchs = torch.nn.functional.interpolate(torch.from_numpy(values)[None, None], new, mode="nearest")[0, 0].numpy()
+    cv2s = cv2.resize(values, new[::-1], interpolation=cv2.INTER_NEAREST)
+    # Theirs multiply by a rounded ratio: where i * h / H is a whole number they may fall one short.
+    exact = [np.array([i * o % n != 0 for i in range(n)]) for o, n in zip(old, new, strict=True)]
+    chosen = np.ix_(*exact)
+    assert (ours[chosen] == torchs[chosen]).all()
+    assert (ours[chosen] == cv2s[chosen]).all()
+
+
+def test_the_segmenter_uses_this(tiny_clip):
+    segmenter = TextRegionSegmenter(tiny_clip, scale=(64, 32), device="cpu")
+    image = np.random.default_rng(3).integers(0, 255, (37, 53, 3), np.uint8)
+    masks = np.zeros((2, 37, 53), bool)
+    masks[0, :, :20], masks[1, :19, 20:] = True, True
+    regions = segmenter.encode_image(image, masks=masks)
+    found = segmenter.reason(regions, "A red cup", "floor")
+    text = segmenter.encode_text(["floor", "a red cup"])
+    expected = label_target(regions, text, target_prompts("A red cup", "floor"))
+    assert (found.label_map == expected.label_map).all()
+    assert found.labels == ("floor", "A red cup")
+    assert not found.mask(1)[19:, 20:].any(), "no region lies there"
+    winner = (regions.similarity(text) @ torch.tensor([-1.0, 1.0]) > 0).tolist()
+    assert [bool(found.mask(1)[5, 5]), bool(found.mask(1)[5, 40])] == winner

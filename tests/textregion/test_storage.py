@@ -1,0 +1,102 @@
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from textregion.errors import InputError
+from textregion.storage import load_tensors, save_tensors, write_atomically
+from textregion.types import RegionMasks, RegionTokens
+
+TENSORS = {
+    "a": torch.arange(6.0).reshape(2, 3).T,
+    "half": torch.tensor([1.5]).half(),
+    "flags": torch.tensor([True, False]),
+    "none": torch.zeros(0, 4),
+}
+
+
+def test_tensors_and_meta_come_back(tmp_path):
+    meta = {"kind": "Test", "size": [3, 5], "name": "ü", "ratio": 0.25}
+    save_tensors(tmp_path / "x.safetensors", TENSORS, meta)
+    tensors, back = load_tensors(tmp_path / "x.safetensors", "Test")
+    assert back == {"size": [3, 5], "name": "ü", "ratio": 0.25}
+    assert tensors.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert torch.equal(tensors[name], tensor)
+        assert tensors[name].dtype == tensor.dtype
+
+
+def test_writing_replaces_and_leaves_no_temporary_file(tmp_path):
+    path = tmp_path / "deep" / "file.bin"
+    write_atomically(path, b"first")
+    write_atomically(str(path), b"second")
+    assert path.read_bytes() == b"second"
+    assert os.listdir(path.parent) == ["file.bin"]
+
+
+def test_others_may_read_what_an_ordinary_file_would_let_them(tmp_path):
+    (tmp_path / "ordinary").write_bytes(b"")
+    write_atomically(tmp_path / "ours", b"")
+    modes = [(tmp_path / name).stat().st_mode for name in ("ordinary", "ours")]
+    assert modes[0] == modes[1]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "file.bin"
+    write_atomically(path, b"first")
+    with pytest.raises(TypeError):
+        write_atomically(path, object())
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def refused(path, kind: str = "Test") -> str:
+    with pytest.raises(InputError) as error:
+        load_tensors(path, kind)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_missing_and_folder(tmp_path):
+    assert "expected a Test file" in refused(tmp_path / "missing")
+    assert "no file" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 20, -1])
+def test_damaged_files(tmp_path, keep):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, TENSORS, {"kind": "Test"})
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "not a readable Test file" in refused(path)
+
+
+def test_files_of_another_kind(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, TENSORS, {"kind": "Other"})
+    assert "holds Other, expected a Test file" in refused(path)
+    save_file({"weight": torch.ones(2)}, path)
+    assert "holds something else" in refused(path)
+    save_file({"weight": torch.ones(2)}, path, metadata={"textregion": "{no json"})
+    assert "not a readable" in refused(path)
+
+
+def test_tokens_and_masks_are_not_mistaken_for_each_other(tmp_path):
+    path = tmp_path / "x.safetensors"
+    RegionMasks.empty((3, 5)).save(path)
+    with pytest.raises(InputError, match="holds RegionMasks, expected a RegionTokens file"):
+        RegionTokens.load(path)
+
+
+@pytest.mark.parametrize("missing", ["soft", "group"])
+def test_a_file_without_a_tensor(tmp_path, missing):
+    path = tmp_path / "x.safetensors"
+    masks = RegionMasks.empty((3, 5))
+    tensors = {name: t for name, t in masks._tensors().items() if name != missing}
+    save_tensors(path, tensors, {"kind": "RegionMasks", **json.loads(json.dumps(masks._sizes()))})
+    if missing == "group":  # has a default
+        assert len(RegionMasks.load(path)) == 0
+    else:
+        with pytest.raises(InputError):
+            RegionMasks.load(path)

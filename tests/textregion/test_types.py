@@ -1,0 +1,423 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from textregion.errors import InputError
+from textregion.types import RegionMasks, RegionTokens, Segmentation, as_labels
+
+sizes = st.integers(1, 31)
+
+
+def soft_masks(seed: int = 0, group: tuple[int, ...] = (0, 1, 1, 2, 0), size=(13, 17), mask_size=(29, 23)):
+    """Three regions of five parts, half of the values zero."""
+    random = torch.Generator().manual_seed(seed)
+    soft = (torch.rand(len(group), *size, generator=random) * 6 - 3).clamp(min=0)
+    return RegionMasks(soft, (37, 41), mask_size, torch.tensor(group))
+
+
+# ---------------------------------------------------------------- masks: values at full size
+
+
+@given(st.integers(0, 10_000), sizes, sizes, sizes, sizes)
+@example(0, 1, 1, 7, 5)
+@example(0, 7, 5, 1, 1)
+def test_full_equals_interpolate_and_group_maximum(seed, h, w, height, width):
+    masks = soft_masks(seed, size=(h, w), mask_size=(height, width))
+    expected = oracles.full_masks(masks.soft, [0, 1, 1, 2, 0], (height, width))
+    torch.testing.assert_close(masks.full(), expected, rtol=0, atol=3e-5)
+
+
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 28), max_size=9), st.lists(st.integers(0, 22), max_size=9))
+def test_pixels_equal_full_at_crossings(seed, rows, columns):
+    masks = soft_masks(seed)
+    crossings = masks.pixels(torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long))
+    assert torch.equal(crossings, masks.full()[:, rows][:, :, columns])
+
+
+@given(st.integers(0, 10_000), sizes, sizes, sizes, sizes)
+def test_patch_grid_equals_two_resizes(seed, height, width, rows, columns):
+    masks = soft_masks(seed, mask_size=(height, width))
+    full = oracles.full_masks(masks.soft, [0, 1, 1, 2, 0], (height, width))
+    torch.testing.assert_close(
+        masks.patch_grid((rows, columns)), oracles.resize(full, (rows, columns)), rtol=0, atol=5e-5
+    )
+
+
+def test_hard_masks_are_one_where_soft_ones_are_positive():
+    masks = soft_masks()
+    hard = replace(masks, hard=True)
+    assert torch.equal(hard.full(), (masks.full() > 0).float())
+    assert torch.equal(hard.select(torch.tensor([2])).full(), hard.full()[[2]])
+
+
+def test_half_and_boolean_parts_give_float32():
+    boolean = RegionMasks(torch.tensor([[[True, False, True]]]), (1, 3))
+    assert boolean.full().tolist() == [[[1.0, 0.0, 1.0]]]
+    half = replace(soft_masks(), soft=soft_masks().soft.half())
+    assert half.full().dtype == torch.float32
+
+
+def test_half_masks_are_rounded_to_half():
+    """What is too small for half precision is outside the mask, as in the published program (spec 9.3, 9.6)."""
+    soft = (torch.rand(5, 64, 64, generator=torch.Generator().manual_seed(1)) * 6 - 3).clamp(min=0).half()
+    masks = RegionMasks(soft, (128, 192), (128, 192))
+    expected = oracles.resize(soft, (128, 192)).half()
+    assert torch.equal(masks.full() > 0, expected > 0)
+    torch.testing.assert_close(masks.full(), expected.float(), rtol=1e-3, atol=0)
+
+
+def test_binary_is_positive_at_image_size():
+    masks = soft_masks()
+    assert torch.equal(masks.binary((29, 23)), masks.full() > 0)
+    assert torch.equal(masks.binary(), oracles.resize(masks.full(), (37, 41)) > 0)
+
+
+# ---------------------------------------------------------------- masks: boxes and scores
+
+
+@given(st.integers(0, 10_000))
+def test_boxes_are_tight(seed):
+    random = torch.Generator().manual_seed(seed)
+    on = torch.rand(4, 11, 13, generator=random) > 0.9
+    boxes = RegionMasks(on.float(), (11, 13)).boxes
+    for mask, box in zip(on, boxes, strict=True):
+        if not mask.any():
+            assert box.tolist() == [0, 0, 0, 0]
+            continue
+        y, x = mask.nonzero().T
+        assert box.tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+def test_boxes_are_in_image_pixels_and_span_all_parts():
+    soft = torch.zeros(3, 4, 5)
+    soft[0, 1, 2] = soft[1, 3, 4] = 1
+    masks = RegionMasks(soft, (40, 100), group=torch.tensor([0, 0, 1]))
+    assert masks.boxes.tolist() == [[40, 10, 100, 40], [0, 0, 0, 0]]
+
+
+def test_scores_default_to_one():
+    masks = soft_masks()
+    assert masks.predicted_iou.tolist() == masks.stability.tolist() == [1, 1, 1]
+
+
+# ---------------------------------------------------------------- masks: choosing, moving, keeping
+
+
+@given(st.lists(st.integers(0, 2), max_size=5))
+def test_select_keeps_order_and_repeats(index):
+    masks = replace(soft_masks(), predicted_iou=torch.tensor([0.1, 0.2, 0.3]), boxes=torch.arange(12.0).reshape(3, 4))
+    chosen = masks.select(torch.tensor(index, dtype=torch.long))
+    assert len(chosen) == len(index)
+    assert (chosen.image_size, chosen.mask_size) == (masks.image_size, masks.mask_size)
+    assert torch.equal(chosen.full(), masks.full()[index])
+    assert torch.equal(chosen.boxes, masks.boxes[index])
+    assert torch.equal(chosen.predicted_iou, masks.predicted_iou[index])
+    assert torch.equal(chosen.stability, masks.stability[index])
+
+
+def test_at_size_changes_only_the_full_size():
+    masks = soft_masks()
+    assert masks.at_size((5, 7)).full().shape == (3, 5, 7)
+    assert torch.equal(masks.at_size((5, 7)).soft, masks.soft)
+
+
+def test_empty():
+    masks = RegionMasks.empty((5, 7))
+    assert len(masks) == len(masks.boxes) == len(masks.predicted_iou) == 0
+    assert masks.full().shape == (0, 5, 7)
+    assert masks.patch_grid((2, 3)).shape == (0, 2, 3)
+    assert masks.binary().shape == (0, 5, 7)
+    assert len(masks.select(torch.zeros(0, dtype=torch.long))) == 0
+
+
+@pytest.mark.parametrize("masks", [soft_masks(), replace(soft_masks(), hard=True), RegionMasks.empty((5, 7))])
+def test_masks_survive_saving(tmp_path, masks):
+    masks.save(tmp_path / "masks.safetensors")
+    back = RegionMasks.load(tmp_path / "masks.safetensors")
+    assert (back.image_size, back.mask_size, back.hard) == (masks.image_size, masks.mask_size, masks.hard)
+    for name in ("soft", "group", "boxes", "predicted_iou", "stability"):
+        assert torch.equal(getattr(back, name), getattr(masks, name))
+    assert torch.equal(back.full(), masks.full())
+
+
+# ---------------------------------------------------------------- masks: what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"soft": torch.zeros(2, 3)}, r"shape \(2, 3\)"),
+        ({"soft": torch.zeros(2, 0, 3)}, "h, w >= 1"),
+        ({"soft": torch.zeros(2, 3, 3, dtype=torch.int64)}, "dtype torch.int64"),
+        ({"soft": torch.full((1, 2, 2), torch.nan)}, "NaN or infinite"),
+        ({"soft": torch.full((1, 2, 2), torch.inf)}, "NaN or infinite"),
+        ({"image_size": (0, 3)}, "image_size"),
+        ({"group": torch.zeros(3, dtype=torch.long)}, r"groups torch.int64 of shape \(3,\) for 2 mask parts"),
+        ({"boxes": torch.zeros(3, 4)}, "3 boxes for 2 regions"),
+        ({"predicted_iou": torch.zeros(1)}, "1 predicted_iou for 2 regions"),
+        ({"stability": torch.zeros(5)}, "5 stability for 2 regions"),
+    ],
+)
+def test_bad_masks_are_refused(untyped, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        RegionMasks(**({"soft": torch.ones(2, 3, 5), "image_size": (3, 5)} | options))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[[0, 1], [2, 9]]], np.uint8),
+        np.array([[[0, 1], [2, 9]]], np.int64),
+        np.array([[[-4, 1], [2, 9]]], np.float64),
+        np.array([[-4, 1], [2, 9]], np.float16),
+        torch.tensor([[-4, 1], [2, 9]]),
+        [[[0, 1], [2, 9]]],
+    ],
+)
+def test_given_masks_are_clamped_to_0_3(values):
+    masks = RegionMasks.from_array(values, (20, 30))
+    assert masks.full().tolist() == [[[0, 1], [2, 3]]]
+    assert masks.image_size == (20, 30)
+
+
+def test_given_boolean_masks_and_views_are_taken():
+    array = np.zeros((2, 6, 4), bool)[:, ::2, ::-1]
+    array[1, 0, 0] = True
+    masks = RegionMasks.from_array(array, (3, 4))
+    assert masks.soft.dtype == torch.bool
+    assert masks.full().sum((1, 2)).tolist() == [0, 1]
+
+
+def test_given_masks_of_no_region():
+    assert len(RegionMasks.from_array(np.zeros((0, 5, 7)), (5, 7))) == 0
+
+
+def test_given_region_masks_pass_through():
+    masks = soft_masks()
+    assert torch.equal(RegionMasks.from_array(masks, (1, 1)).full(), masks.full())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((1, 2, 3, 4)), r"shape \(1, 2, 3, 4\)"),
+        (np.zeros(7), r"shape \(7,\)"),
+        (np.full((1, 2, 2), np.nan), "NaN"),
+        (np.full((1, 2, 2), -np.inf), "NaN or infinite"),
+        (np.array([[["a"]]]), "dtype <U1"),
+        (np.zeros((1, 2, 2), complex), "dtype complex128"),
+    ],
+)
+def test_bad_given_masks_are_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        RegionMasks.from_array(values, (2, 2))
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def region_tokens(**options) -> RegionTokens:
+    random = torch.Generator().manual_seed(3)
+    tokens = torch.nn.functional.normalize(torch.randn(3, 7, generator=random), dim=1)
+    values = {"tokens": tokens, "masks": soft_masks(), "kept": torch.tensor([0, 2, 5]), "grid": (2, 3)}
+    return RegionTokens(**(values | options))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {
+            **{"backbone": "clip", "recipe": "demo", "logit_scale": 10.5, "logit_bias": -3.25},
+            **{"patch_scores": torch.rand(2, 3), "dense": torch.rand(7, 2, 3)},
+        },
+        {"tokens": torch.zeros(0, 7), "masks": RegionMasks.empty((4, 5)), "kept": torch.zeros(0, dtype=torch.long)},
+    ],
+)
+def test_tokens_survive_saving(tmp_path, extra):
+    tokens = region_tokens(**extra)
+    tokens.save(tmp_path / "deep" / "tokens.safetensors")
+    back = RegionTokens.load(tmp_path / "deep" / "tokens.safetensors")
+    for name in ("grid", "backbone", "recipe", "logit_scale", "logit_bias"):
+        assert getattr(back, name) == getattr(tokens, name)
+    for name in ("tokens", "kept", "patch_scores", "dense"):
+        a, b = getattr(back, name), getattr(tokens, name)
+        assert (a is None and b is None) or torch.equal(a, b)
+    assert torch.equal(back.masks.full(), tokens.masks.full())
+
+
+def test_similarity_is_the_dot_product_of_every_pair(random):
+    tokens = region_tokens(logit_scale=10.0, logit_bias=-2.0)
+    text = torch.nn.functional.normalize(torch.randn(5, 7, generator=random), dim=1)
+    cosine = tokens.similarity(text)
+    for r in range(3):
+        for label in range(5):
+            assert float(cosine[r, label]) == pytest.approx(float(tokens.tokens[r] @ text[label]), abs=1e-6)
+    torch.testing.assert_close(tokens.logits(text), cosine * 10 - 2)
+
+
+def test_text_of_another_width_is_refused():
+    with pytest.raises(InputError, match=r"expected \(L, 7\).*clip"):
+        region_tokens(backbone="clip").similarity(torch.zeros(2, 8))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokens": torch.zeros(3)}, "expected"),
+        ({"kept": torch.tensor([0, 1])}, "2 kept for 3 tokens"),
+        ({"masks": RegionMasks.empty((4, 5))}, "0 masks for 3 tokens"),
+    ],
+)
+def test_bad_tokens_are_refused(untyped, options, message):
+    with pytest.raises(InputError, match=message):
+        region_tokens(**options)
+
+
+def test_moving_keeps_everything():
+    tokens = region_tokens(patch_scores=torch.rand(2, 3), dense=torch.rand(7, 2, 3))
+    moved = tokens.to("cpu")
+    assert torch.equal(moved.tokens, tokens.tokens)
+    assert torch.equal(moved.dense, tokens.dense)
+    assert moved.grid == tokens.grid
+
+
+# ---------------------------------------------------------------- segmentation
+
+LABELS = ("wall", "cat", "cup")
+
+
+def segmentation() -> Segmentation:
+    label_map = np.zeros((5, 7), np.int64)
+    label_map[1:4, 2:5] = 2
+    confidence = np.linspace(0, 1, 35, dtype=np.float32).reshape(5, 7)
+    return Segmentation(label_map, confidence, np.where(label_map, 0, -1), LABELS)
+
+
+def test_shares_of_all_labels_sum_to_one():
+    shares = segmentation().shares
+    assert list(shares) == list(LABELS)
+    assert shares == {"wall": pytest.approx(26 / 35), "cat": 0, "cup": pytest.approx(9 / 35)}
+
+
+def test_mask_by_name_and_index():
+    result = segmentation()
+    np.testing.assert_array_equal(result.mask("cup"), result.label_map == 2)
+    np.testing.assert_array_equal(result.mask(2), result.mask("cup"))
+    assert not result.mask("cat").any()
+    with pytest.raises(InputError, match="no label 'dog'; this segmentation has wall, cat, cup"):
+        result.mask("dog")
+
+
+def test_coco_rle_decodes_to_the_masks():
+    result = segmentation()
+    annotations = json.loads(json.dumps(result.to_coco_rle()))
+    assert [a["category"] for a in annotations] == ["wall", "cup"]
+    for annotation in annotations:
+        mask = result.mask(annotation["category"])
+        np.testing.assert_array_equal(coco_mask.decode(annotation["segmentation"]), mask)
+        assert annotation["area"] == mask.sum()
+        assert annotation["score"] == pytest.approx(float(result.confidence[mask].mean()))
+    assert annotations[1]["bbox"] == [2, 1, 3, 3]
+    assert annotations[1]["category_id"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence": np.zeros((5, 6), np.float32)}, "expected one"),
+        ({"label_map": np.full((5, 7), 3)}, "outside 0..2"),
+        ({"label_map": np.full((5, 7), -1)}, "outside 0..2"),
+    ],
+)
+def test_bad_maps_are_refused(untyped, options, message):
+    with pytest.raises(InputError, match=message):
+        replace(segmentation(), **options)
+
+
+# ---------------------------------------------------------------- labels
+
+
+def test_labels_pass_through_in_order():
+    assert as_labels(["b", "a", "b"]) == ("b", "a", "b")
+
+
+@pytest.mark.parametrize("labels", [[], ["a", ""], ["a", "  "], [" ; "], ["\t\n"]])
+def test_bad_labels_are_refused(labels):
+    with pytest.raises(InputError, match="expected"):
+        as_labels(labels)
+
+
+def test_a_lone_string_is_not_a_list_of_labels():
+    with pytest.raises(InputError, match="single string 'dog'"):
+        as_labels("dog")
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ([[[1, 2], [3]]], "no array"),
+        (torch.zeros(1, 3, 3, dtype=torch.complex64), "complex64"),
+        (torch.eye(3).to_sparse()[None], "sparse"),
+        (np.array([["a"]]), "dtype <U1"),
+    ],
+)
+def test_what_is_no_array_of_real_numbers_is_refused(untyped, masks, message):
+    with pytest.raises(InputError, match=message):
+        RegionMasks.from_array(masks, (3, 3))
+
+
+def test_arrays_of_other_byte_order_and_beyond_float32_are_taken():
+    soft = np.array([[[0.5, 2.0]]])
+    for masks in (soft.astype(">f4"), soft.astype(">f8")):
+        assert RegionMasks.from_array(masks, (1, 2)).soft.tolist() == soft.tolist()
+    assert RegionMasks.from_array(soft * 1e300, (1, 2)).soft.tolist() == [[[3.0, 3.0]]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": torch.full((2, 4), torch.nan)}, "with NaN"),
+        ({"tokens": torch.zeros(2, 4, dtype=torch.uint8)}, "torch.uint8"),
+        ({"kept": torch.zeros(2, 1, dtype=torch.long)}, r"kept of shape \(2, 1\), expected \(R\)"),
+        ({"dense": torch.zeros(3)}, r"expected \(D, Ph, Pw\)"),
+        ({"grid": "ab"}, "grid 'ab'"),
+        ({"logit_scale": None}, "logit_scale None"),
+    ],
+)
+def test_tokens_that_do_not_fit_together_are_refused(untyped, changes, message):
+    masks = RegionMasks(torch.ones(2, 3, 3), (3, 3))
+    whole = {"tokens": torch.eye(2, 4), "masks": masks, "kept": torch.arange(2), "grid": (1, 1)}
+    assert len(RegionTokens(**whole)) == 2
+    with pytest.raises(InputError, match=message):
+        RegionTokens(**{**whole, **changes})
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("x" * 1001, "1001 characters"),
+        ("a\x1b[31m", "control characters"),
+        ("nul\0", "control characters"),
+        ("\ud800a", "broken text"),
+        ("\u200b", "a word or phrase"),
+        (" ;\t", "a word or phrase"),
+    ],
+)
+def test_labels_nobody_can_read_are_refused(label, message):
+    with pytest.raises(InputError, match=message) as error:
+        as_labels(["sky", label])
+    assert str(error.value).isprintable()
+
+
+def test_labels_of_any_script_are_taken():
+    labels = ("سماء", "天空", "👩‍👩‍👧", "e\u0301", "two\twords\n", "\u202esky")
+    assert as_labels(labels) == labels

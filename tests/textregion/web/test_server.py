@@ -1,0 +1,128 @@
+"""Start of the server: flags, ports, what is missing. Its running and its end: the fixture `server`."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from textregion.cli.arguments import parse_arguments
+from textregion.cli.program import main
+from textregion.errors import InputError
+from textregion.web import server
+from textregion.web.arguments import DEFAULT_PORT, limits_of
+from textregion.web.gate import LOCAL_NAMES
+from textregion.web.limits import Limits
+from utils.browser import find_browser
+
+
+@pytest.fixture
+def taken():
+    """A port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_flags_and_their_defaults():
+    args = parse_arguments(["--serve"])
+    assert (args.serve, args.host, args.port, args.preset) == (True, "127.0.0.1", None, None)
+    assert limits_of(args) == Limits()
+    flags = "--port 0 --max_pixels 7 --max_megabytes 3 --cache_megabytes 2 --queue_size 5"
+    args = parse_arguments(["--serve", *flags.split()])
+    assert args.port == 0
+    assert limits_of(args) == Limits(max_pixels=7, max_bytes=3 * 2**20, cache_bytes=2 * 2**20, queue_size=5)
+
+
+@pytest.mark.parametrize("flags", ["--port -1", "--port 65536", "--port x", "--queue_size 0", "--max_pixels 0"])
+def test_bad_flags_are_one_line(flags, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(["--serve", *flags.split()])
+    assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_missing_gradio_is_one_line_with_the_remedy(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["--serve", "--port", "0"]) == 2
+    message = "error: --serve needs gradio, which is not installed; run: pip install -r configs/requirements/web.txt\n"
+    assert capsys.readouterr().err == message
+    assert "GRADIO_TEMP_DIR" not in os.environ
+
+
+def test_a_taken_port_is_one_line(taken, capsys):
+    assert main(["--serve", "--port", str(taken)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: cannot listen on 127.0.0.1 port {taken} (")
+
+
+def test_images_on_the_command_line_are_refused(capsys):
+    assert main(["--serve", "--image", "a.png", "--labels", "dog"]) == 2
+    assert "given on the page" in capsys.readouterr().err
+
+
+def test_the_next_free_port_is_taken_and_said(taken, monkeypatch, capsys):
+    monkeypatch.setattr(server, "DEFAULT_PORT", taken)
+    with server.listening("127.0.0.1", None) as listener:
+        used = listener.getsockname()[1]
+    assert taken < used < taken + server.PORTS_TRIED
+    assert capsys.readouterr().err == f"port {taken} is taken; using {used}\n"
+    assert DEFAULT_PORT == 7860
+
+
+def test_an_address_that_is_not_ours_is_one_line():
+    with pytest.raises(InputError, match="cannot listen on"), server.listening("192.0.2.1", 0):
+        pass
+
+
+SMALL_SERVER = """
+from textregion.web.gate import answer
+from textregion.web.server import listening, run_app, temporary_files
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await answer(send, 200, "here")
+with temporary_files() as files, listening("127.0.0.1", 0) as listener:
+    print(files)
+    run_app(app, listener)
+"""
+
+
+def test_a_killed_server_leaves_no_files(pytestconfig, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SMALL_SERVER],
+        cwd=pytestconfig.rootpath,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    files = Path(process.stdout.readline().strip())
+    assert files.parent == tmp_path
+    address = process.stdout.readline().removeprefix("page: ").split()[0]
+    with urlopen(address, timeout=20) as response:
+        assert response.read() == b'{"detail": "here"}'
+    process.terminate()
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (0, "ended; all uploaded files are deleted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_local_names_where_only_this_machine_can_ask():
+    assert server.allowed_hosts("127.0.0.1") == server.allowed_hosts("::1") == LOCAL_NAMES
+    assert server.allowed_hosts("0.0.0.0") is None
+
+
+def test_the_browser_is_the_named_one_or_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("TEXTREGION_BROWSER", "none")
+    assert find_browser() is None
+    monkeypatch.setenv("TEXTREGION_BROWSER", str(tmp_path / "absent"))
+    assert find_browser() is None
+    chrome = tmp_path / "google-chrome"
+    chrome.write_text("#!/bin/sh\n")
+    chrome.chmod(0o755)
+    monkeypatch.setenv("TEXTREGION_BROWSER", str(chrome))
+    assert find_browser() == str(chrome)
+    monkeypatch.delenv("TEXTREGION_BROWSER")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_browser() == str(chrome)

@@ -1,0 +1,200 @@
+"""What the page shows for what the browser sends."""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from textregion.errors import InputError
+from textregion.web import panels
+from textregion.web.downloads import file_stem
+from textregion.web.pictures import Look, largest_patch, write_names
+from textregion.web.views import EMPTY, LABELS, SENTENCE, Controls, save, share_of, view
+
+
+@pytest.fixture
+def controls(scene_file):
+    """controls(text, mode, …): the page's controls with the drawn scene uploaded."""
+
+    def make(text="sand, brick", mode=LABELS, threshold=0, opacity=0.6, switches=("masks", "names")):
+        upload = {"path": str(scene_file), "orig_name": "my scene.png"}
+        return Controls(upload, mode, text, threshold, opacity, list(switches))
+
+    return make
+
+
+def test_an_empty_page_says_how_to_start(bench):
+    shown = view(bench, Controls(None, LABELS, "sand", 0, 0.6, []))
+    assert EMPTY in shown.notice
+    assert (shown.picture, shown.answered) == (None, False)
+
+
+@pytest.mark.parametrize("text", ["", "  ", ",, ;\n,"])
+@pytest.mark.parametrize(("mode", "what"), [(LABELS, "type labels"), (SENTENCE, "type a sentence")])
+def test_an_image_without_words_shows_its_regions(bench, controls, text, mode, what):
+    shown = view(bench, controls(text, mode))
+    assert what in shown.notice
+    assert f"{len(bench.open(controls().path).regions)} regions found" in shown.notice
+    assert shown.picture.shape == (768, 768, 3)
+    assert not shown.answered
+
+
+def test_words_give_a_picture_a_legend_and_a_hint(bench, controls):
+    shown = view(bench, controls("sand, zebra <i>"))
+    assert "never saw: zebra, i." in shown.notice
+    assert "zebra &lt;i&gt;" in shown.legend
+    assert "<i>" not in shown.legend.replace('<i class="tr-swatch"', "")
+    assert panels.HINT in shown.scores
+    assert shown.answered
+
+
+def test_every_control_changes_the_picture(bench, controls):
+    pictures = [
+        view(bench, controls(**change)).picture
+        for change in (
+            {},
+            {"text": "brick, sand"},
+            {"threshold": 0.999999},
+            {"opacity": 0.1},
+            {"switches": ["masks"]},
+            {"switches": ["names"]},
+            {"switches": ["heat map"]},
+            {"switches": ["heat map", "masks"]},
+            {"mode": SENTENCE, "text": "the black ring"},
+            {"mode": SENTENCE, "text": "the black ring", "switches": []},
+        )
+    ]
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+    assert (pictures[-1] == bench.open(controls().path).shown).all()
+
+
+def test_a_click_marks_the_region_and_lists_its_scores(bench, controls):
+    asked = controls("sand, brick, yellow square")
+    answer = bench.ask(bench.open(asked.path), asked.question)
+    point = (0.3, 0.3)
+    region = answer.region_at(point)
+    shown = view(bench, asked, point)
+    assert f"Region {region}" in shown.scores
+    assert [f"{value:.3f}" in shown.scores for value in answer.cosine[region]] == [True] * 3
+    assert (shown.picture != view(bench, asked).picture).any()
+    in_sentence = view(bench, controls("the black ring", SENTENCE), point)
+    assert f"region {region}, clicked" in in_sentence.scores
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": ", ".join("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")}, "Got 52 labels, more than"),
+        ({"text": "x" * 201}, "Got 201 characters in"),
+        ({"text": "x" * 201, "mode": SENTENCE}, "Got 201 characters in"),
+        ({"text": 5}, "load the page again"),
+        ({"threshold": None}, "load the page again"),
+        ({"threshold": float("nan")}, "load the page again"),
+        ({"opacity": 7}, "load the page again"),
+        ({"opacity": float("nan")}, "load the page again"),
+        ({"switches": ()}, None),
+    ],
+)
+def test_bad_words_are_one_line_beside_the_image(bench, controls, change, message):
+    shown = view(bench, controls(**change))
+    assert ("tr-error" in shown.notice) == (message is not None)
+    assert (message or "") in shown.notice
+    assert shown.picture.shape == (768, 768, 3)
+
+
+@pytest.mark.parametrize("upload", [{"path": 3}, {"orig_name": "x"}, "text", ["list"], {"path": "/nowhere/x.png"}])
+def test_uploads_that_no_page_sends_are_one_line(bench, upload):
+    shown = view(bench, Controls(upload, LABELS, "sand", 0, 0.6, []))
+    assert "tr-error" in shown.notice
+    assert shown.picture is None
+
+
+def test_switches_may_be_anything(bench, controls):
+    asked = controls()
+    shown = view(bench, Controls(asked.upload, LABELS, "sand", 0, 0.6, "masks"))
+    assert "tr-error" in shown.notice
+    assert Look.of(1, ["masks", "nonsense", 5]) == Look(1.0, masks=True, names=False, heat_map=False)
+
+
+def test_saved_files(bench, controls):
+    asked = controls("sand, brick, black ring", threshold=0.3)
+    name, data = save(bench, asked, "picture")
+    assert name == "my_scene_picture.png"
+    assert (np.array(Image.open(io.BytesIO(data))) == view(bench, asked).picture).all()
+    _, data = save(bench, asked, "labels")
+    result = bench.segmenter.segment(bench.open(asked.path).regions, ["sand", "brick", "black ring"], 0.3)
+    assert (np.array(Image.open(io.BytesIO(data))) == result.label_map).all()
+    name, data = save(bench, asked, "numbers")
+    content = json.loads(data)
+    assert (name, content["file"], content["preset"], content["threshold"]) == (
+        "my_scene.json",
+        "my_scene",
+        "tiny",
+        0.3,
+    )
+    assert len(content["regions"]) == len(bench.open(asked.path).regions)
+    for kind in ("picture", "labels", "numbers"):
+        with pytest.raises(InputError, match="type one or more labels"):
+            save(bench, controls(" "), kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("a b.png", "a_b"),
+        ("../../etc/passwd", "passwd"),
+        ("", "image"),
+        (None, "image"),
+        ("..", "image"),
+        ("ñ;.x", "ñ"),
+    ],
+)
+def test_names_of_files_are_harmless(name, stem):
+    assert file_stem(name) == stem
+    assert len(file_stem("x" * 999)) == 60
+
+
+@pytest.mark.parametrize("index", [None, [1], [1, 2, 3], ["1", "2"], [-1, 0], [0, 301], [float("nan"), 0]])
+def test_clicks_outside_are_refused(index):
+    with pytest.raises(InputError, match="click again"):
+        share_of((300, 200), index)
+
+
+def test_clicks_are_shares_of_the_sides():
+    assert share_of((300, 200), [50, 300]) == (0.25, 1.0)
+
+
+def test_the_largest_patch_and_its_middle():
+    mask = np.zeros((31, 37), bool)
+    mask[3:6, 3:6] = mask[10:21, 12:29] = True
+    area, (x, y) = largest_patch(mask)
+    assert area == 11 * 17
+    assert y == 15
+    assert 17 <= x <= 23
+
+
+def test_names_stay_inside_and_apart():
+    blank = np.full((101, 211, 3), 255, np.uint8)
+    alone = write_names(blank, [("edge", (0, 0))])
+    assert (alone[:8, :8] != 255).any()
+    assert (write_names(blank, [("edge", (0, 0)), ("hidden", (4, 4))]) == alone).all()
+    assert (write_names(blank, [("x" * 500, (100, 50))]) != 255).any()
+
+
+def test_an_image_without_regions_is_shown(bench, controls, monkeypatch):
+    image, nothing = bench.open(controls().path), torch.zeros(0, dtype=torch.long)
+    regions = image.regions
+    empty = replace(regions, tokens=regions.tokens[nothing], masks=regions.masks.select(nothing), kept=nothing)
+    image = replace(image, key="empty", regions=empty)
+    monkeypatch.setattr(bench, "open", lambda _: image)
+    for mode in (LABELS, SENTENCE):
+        shown = view(bench, controls("sand, brick", mode, switches=["masks", "names", "heat map"]), (0.5, 0.5))
+        assert "0 regions" in shown.notice
+        assert "No region" in shown.scores
+        assert shown.picture.shape == (768, 768, 3)
+    content = json.loads(save(bench, controls("a brick", SENTENCE), "numbers")[1])
+    assert (content["region"], content["box"], content["mask"], content["regions"]) == (None, None, None, [])

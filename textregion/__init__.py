@@ -1,0 +1,18 @@
+"""TextRegion: an image becomes region tokens, one vector per segment, comparable with text; no training."""
+
+from importlib import import_module
+
+_HOMES = {
+    "TextRegionSegmenter": "textregion.segmenter",
+    "RegionMasks": "textregion.types",
+    "RegionTokens": "textregion.types",
+    "Segmentation": "textregion.types",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name at its first use, so that `import textregion` alone is quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

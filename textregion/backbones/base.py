@@ -1,0 +1,252 @@
+"""What every image-text model must offer to the method, and the registry of known variants."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+from jaxtyping import Float, Float32, Int
+from open_clip.pretrained import get_pretrained_cfg
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from textregion.errors import InputError
+from textregion.recipes import PoolingRecipe
+from textregion.text import TEMPLATES
+from textregion.text_tower import embed_prompts
+
+Tokenizer = Callable[[list[str]], Int[Tensor, "N context"]]
+POOL_FEATURES = ("value", "input", "output")
+OPEN_CLIP_PREFIX = "open_clip:"
+CLIP_TILE = 336
+
+
+@dataclass(frozen=True)
+class ViewFeatures:
+    """What the encoder says about T views.
+
+    pooled: (T, C, g, g) features that regions pool. dense: (T, D, g, g) unit vectors of every patch, or None.
+    """
+
+    pooled: Float[Tensor, "T C g g"]
+    dense: Float[Tensor, "T D g g"] | None = None
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """One registry row: a variant and the published settings that belong to it.
+
+    open_clip: (model name, pretrained tag); the tag's entry in open_clip says where the weights are.
+    tile: input side in pixels the method uses (crop_size). width: D of the joint embedding.
+    megabytes: download size of the weights, 0 if unknown. original: the file's name where the authors first
+    published it, if that differs. mean, std, interpolation: only where a row differs from its family.
+    """
+
+    name: str
+    family: str
+    open_clip: tuple[str, str]
+    tile: int
+    width: int
+    megabytes: int = 0
+    original: str = ""
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: str | None = None
+
+
+class Backbone(ABC):
+    """A frozen open_clip model seen as: views in, patch features out; pool; encode text.
+
+    Class attributes are the family's published settings: mean, std, interpolation of the views, the weight of
+    the upsampled global map when views are fused (spec 4).
+    """
+
+    family: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    global_weight: float = 1.0
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, name: str, crop_size: int | None) -> None:
+        self.check(model)
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.crop_size = crop_size or _side(model.visual.image_size)
+
+    @classmethod
+    def from_spec(cls, spec: BackboneSpec, model: nn.Module, tokenizer: Tokenizer) -> "Backbone":
+        """Wrap a model of a registry row; the row decides tile and preprocessing."""
+        backbone = cls(model, tokenizer, spec.name, spec.tile)
+        backbone.mean = spec.mean or cls.mean
+        backbone.std = spec.std or cls.std
+        backbone.interpolation = spec.interpolation or cls.interpolation
+        return backbone
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        name: str = "custom",
+        crop_size: int | None = None,
+    ) -> "Backbone":
+        """Wrap an open_clip model that already exists.
+
+        tokenizer: list of N strings -> (N, context) int64. crop_size: side of a view in pixels, default the
+        model's own input size. Raises InputError in one line when the model has not the form the method needs.
+        """
+        return cls(model, tokenizer, name=name, crop_size=crop_size)
+
+    @staticmethod
+    @abstractmethod
+    def check(model: nn.Module) -> None:
+        """Raise InputError saying why this model cannot be used by the family."""
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D, width of the joint image-text embedding."""
+
+    @abstractmethod
+    def encode_views(
+        self, views: Float[Tensor, "T 3 S S"], pool_feature: str = "value", dense: bool = False
+    ) -> ViewFeatures:
+        """Patch features of normalised views (spec 3)."""
+
+    @abstractmethod
+    def pool(
+        self,
+        features: Float32[Tensor, "P C"],
+        weights: Float32[Tensor, "R P"],
+        recipe: PoolingRecipe,
+        unit_values: bool,
+        pool_feature: str = "value",
+    ) -> Float32[Tensor, "R D"]:
+        """One unit vector per region (spec 7). unit_values: pool features / ||features|| (families that do)."""
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor from cosine to region logit (spec 8.2); 1 but for SigLIP."""
+        return 1.0
+
+    @property
+    def logit_bias(self) -> float:
+        """Offset from cosine to region logit (spec 8.2); 0 but for SigLIP."""
+        return 0.0
+
+    @property
+    def has_dense_fallback(self) -> bool:
+        """Whether `encode_views(dense=True)` gives dense features (spec 8.4a: CLIP only)."""
+        return False
+
+    @property
+    def patches_per_side(self) -> int:
+        """g, patches along a side of one view."""
+        return self.crop_size // self.patch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Arithmetic of the encoder; pooling is always float32."""
+        return next(self.model.parameters()).dtype
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Backbone":
+        """Move the model; returns self."""
+        self.model.to(device=device, dtype=dtype)
+        return self
+
+    def normalise(self, views: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T 3 S S"]:
+        """RGB in [0, 1] to the model's input range."""
+        mean = torch.tensor(self.mean, device=views.device)[:, None, None]
+        std = torch.tensor(self.std, device=views.device)[:, None, None]
+        return ((views - mean) / std).to(self.dtype)
+
+    def check_crop_size(self, crop_size: int) -> None:
+        """InputError when views of that side cannot be encoded."""
+        if crop_size < self.patch_size or crop_size % self.patch_size:
+            raise InputError(f"got crop_size {crop_size}, expected a multiple of the patch size {self.patch_size}")
+
+    @torch.inference_mode()
+    def encode_labels(self, labels: Sequence[str]) -> Float32[Tensor, "L D"]:
+        """Mean of the unit embeddings of every label's 80 prompts, unit length again (spec 8.1)."""
+        prompts = [template(label) for label in labels for template in TEMPLATES]
+        unit = self.encode_prompts(prompts).unflatten(0, (len(labels), len(TEMPLATES)))
+        return F.normalize(unit.mean(1), dim=-1)
+
+    @torch.inference_mode()
+    def encode_prompts(self, prompts: Sequence[str]) -> Float32[Tensor, "N D"]:
+        """Unit text embeddings of ready-made prompts, in large batches without needless padding."""
+        return embed_prompts(self.model, self.tokenizer(list(prompts)).to(self.device))
+
+
+FAMILIES: dict[str, type[Backbone]] = {}
+SPECS: dict[str, BackboneSpec] = {}
+
+
+def register(*rows: BackboneSpec) -> Callable[[type[Backbone]], type[Backbone]]:
+    """Class decorator: make a family and its variants known by name."""
+
+    def add(family: type[Backbone]) -> type[Backbone]:
+        FAMILIES[family.family] = family
+        SPECS.update({row.name: row for row in rows})
+        return family
+
+    return add
+
+
+def find_spec(name: str) -> BackboneSpec:
+    """The row of a variant, or of "open_clip:MODEL/TAG"; InputError listing the valid names.
+
+    The second form is any model and tag of open_clip; whether its image tower has the form the method needs is
+    checked when the model is built.
+    """
+    if name.startswith(OPEN_CLIP_PREFIX):
+        return _open_clip_row(name)
+    if name not in SPECS:
+        valid = ", ".join(sorted(SPECS))
+        raise InputError(f"unknown backbone {name!r}; expected one of {valid}, or {OPEN_CLIP_PREFIX}MODEL/TAG")
+    return SPECS[name]
+
+
+def model_config(spec: BackboneSpec) -> dict[str, Any]:
+    """open_clip's configuration of a row's model, a copy; InputError when this open_clip does not know it."""
+    config = open_clip.get_model_config(spec.open_clip[0])
+    if config is None:
+        raise InputError(f"this open_clip has no model {spec.open_clip[0]!r}, which {spec.name} needs; update it")
+    return config
+
+
+def _open_clip_row(name: str) -> BackboneSpec:
+    """Tile as published for CLIP (336) where the patches allow it, else the model's own input size."""
+    model, _, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition("/")
+    config, tags = open_clip.get_model_config(model), open_clip.list_pretrained_tags_by_model(model)
+    if config is None:
+        raise InputError(f"open_clip has no model {model!r}; its names are those of open_clip.list_models()")
+    if tag not in tags:
+        raise InputError(f"open_clip has no weights {tag!r} for {model}; expected one of {', '.join(tags) or 'none'}")
+    entry, vision = get_pretrained_cfg(model, tag), config["vision_cfg"]
+    if entry.get("quick_gelu", False) and not config.get("quick_gelu", False):
+        model = f"{model}-quickgelu"  # these weights were trained so; open_clip only warns
+    tower = vision.get("timm_model_name", "")
+    family = "pe" if "pe_core" in tower else "siglip" if "siglip" in tower else "clip"
+    own = _side(vision.get("image_size", 224))
+    patch = vision.get("patch_size") or own
+    tile = CLIP_TILE if family == "clip" and own < CLIP_TILE and CLIP_TILE % patch == 0 else own
+    preprocessing = {key: entry[key] for key in ("mean", "std", "interpolation") if entry.get(key)}
+    return BackboneSpec(name, family, (model, tag), tile, config["embed_dim"], **preprocessing)
+
+
+def _side(image_size: int | tuple[int, int]) -> int:
+    return image_size if isinstance(image_size, int) else int(image_size[0])

@@ -1,0 +1,163 @@
+"""CLIP and OpenCLIP vision transformers with a class token: regions pool the last block's values (spec 3.1, 7.1)."""
+
+from math import sqrt
+
+import torch
+from jaxtyping import Float, Float32
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from textregion.backbones.base import Backbone, BackboneSpec, ViewFeatures, register
+from textregion.errors import InputError
+from textregion.pooling import weighted_sum
+from textregion.recipes import PoolingRecipe
+
+HALF = (0.5, 0.5, 0.5)
+
+
+@register(
+    BackboneSpec("clip-vit-b32", "clip", ("ViT-B-32-quickgelu", "openai"), 224, 512, 605),
+    BackboneSpec("clip-vit-b16", "clip", ("ViT-B-16-quickgelu", "openai"), 336, 512, 598),
+    BackboneSpec("clip-vit-l14", "clip", ("ViT-L-14-quickgelu", "openai"), 336, 768, 1710),
+    BackboneSpec("clip-vit-l14-336", "clip", ("ViT-L-14-336-quickgelu", "openai"), 336, 768, 1712),
+    BackboneSpec("openclip-vit-b16", "clip", ("ViT-B-16", "laion2b_s34b_b88k"), 336, 512, 598),
+    BackboneSpec("openclip-vit-l14", "clip", ("ViT-L-14", "laion2b_s32b_b82k"), 336, 768, 1710, mean=HALF, std=HALF),
+    BackboneSpec("openclip-vit-h14", "clip", ("ViT-H-14", "laion2b_s32b_b79k"), 336, 1024, 3944),
+    BackboneSpec("openclip-vit-bigg14", "clip", ("ViT-bigG-14", "laion2b_s39b_b160k"), 336, 1280, 10158),
+)
+class ClipBackbone(Backbone):
+    """A CLIP model of open_clip whose image tower is its own `VisionTransformer` with a class token."""
+
+    family = "clip"
+    mean = OPENAI_DATASET_MEAN
+    std = OPENAI_DATASET_STD
+
+    @staticmethod
+    def check(model: nn.Module) -> None:
+        """The last block must be plain: LN, packed-QKV attention, residual, LN, MLP, residual (spec 3.1)."""
+        visual = getattr(model, "visual", None)
+        if not isinstance(visual, VisionTransformer):
+            raise InputError(
+                f"the image tower is {type(visual).__name__}, expected open_clip's VisionTransformer; "
+                "use SiglipBackbone or PerceptionBackbone for timm towers"
+            )
+        if visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool:
+            raise InputError("the image tower pools by attention or average, expected pooling by its class token")
+        block = visual.transformer.resblocks[-1]
+        if type(block) is not ResidualAttentionBlock or not isinstance(block.attn, nn.MultiheadAttention):
+            raise InputError(f"the last block is {type(block).__name__}, expected a plain ResidualAttentionBlock")
+        if not isinstance(block.ls_1, nn.Identity):
+            raise InputError("the last block scales its branches (LayerScale), expected a plain residual block")
+        if block.attn.in_proj_weight is None:
+            raise InputError("the last block's attention has separate projections, expected a packed in-projection")
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.model.visual.conv1.kernel_size[0]
+
+    @property
+    def width(self) -> int:
+        """D of the joint embedding."""
+        return self.model.visual.proj.shape[1]
+
+    @property
+    def has_dense_fallback(self) -> bool:
+        """CLIP has dense features for pixels no region covers (spec 8.4a)."""
+        return True
+
+    @property
+    def _last_block(self) -> ResidualAttentionBlock:
+        return self.model.visual.transformer.resblocks[-1]
+
+    @torch.inference_mode()
+    def encode_views(
+        self, views: Float[Tensor, "T 3 S S"], pool_feature: str = "value", dense: bool = False
+    ) -> ViewFeatures:
+        """Values of the last block ("value"), or its input or output tokens (ablation, spec 7.6); no class token.
+
+        dense: also unit patch features after self-self attention (spec 8.4a).
+        """
+        tokens = self._last_block_input(views)
+        if pool_feature == "value":
+            pooled = self._values(tokens)
+        else:
+            pooled = tokens if pool_feature == "input" else self._block_by_block([self._last_block], tokens)
+        return ViewFeatures(_as_maps(pooled[:, 1:]), _as_maps(self._dense(tokens)[:, 1:]) if dense else None)
+
+    def position_embedding(self, side: int) -> Float[Tensor, "N C"]:
+        """Class row kept, grid rows resized bicubically with scale (g + 0.1) / sqrt(N) per side (spec 3.2)."""
+        embedding = self.model.visual.positional_embedding
+        known = int(sqrt(len(embedding) - 1))
+        if known == side:
+            return embedding
+        grid = embedding[1:].float().T.unflatten(1, (known, known))[None]
+        grid = F.interpolate(grid, scale_factor=(side + 0.1) / known, mode="bicubic", align_corners=False)
+        return torch.cat([embedding[:1], grid[0].flatten(1).T.to(embedding.dtype)])
+
+    def _last_block_input(self, views: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T N C"]:
+        visual = self.model.visual
+        patches = visual.conv1(views)
+        tokens = patches.flatten(2).transpose(1, 2)
+        start = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+        tokens = torch.cat([start, tokens], 1) + self.position_embedding(patches.shape[-1]).to(tokens.dtype)
+        return self._block_by_block(visual.transformer.resblocks[:-1], visual.ln_pre(tokens))
+
+    def _block_by_block(self, blocks, tokens: Float[Tensor, "T N C"]) -> Float[Tensor, "T N C"]:
+        batch_first = self.model.visual.transformer.batch_first
+        tokens = tokens if batch_first else tokens.transpose(0, 1)
+        for block in blocks:
+            tokens = block(tokens)
+        return tokens if batch_first else tokens.transpose(0, 1)
+
+    def _in_projection(self, tokens: Float[Tensor, "T N C"], part: int) -> Float[Tensor, "T N C"]:
+        """Query (0), key (1) or value (2) third of the packed in-projection of LN1(tokens), with bias."""
+        block = self._last_block
+        thirds = slice(part * tokens.shape[-1], (part + 1) * tokens.shape[-1])
+        bias = block.attn.in_proj_bias
+        return F.linear(block.ln_1(tokens), block.attn.in_proj_weight[thirds], None if bias is None else bias[thirds])
+
+    def _values(self, tokens: Float[Tensor, "T N C"]) -> Float[Tensor, "T N C"]:
+        return self._in_projection(tokens, 2)
+
+    def _dense(self, tokens: Float[Tensor, "T N C"]) -> Float32[Tensor, "T N D"]:
+        """The last block with softmax(q q' / sqrt d) + softmax(k k' / sqrt d) as its attention (spec 8.4a)."""
+        block = self._last_block
+        heads = block.attn.num_heads
+        query, key, value = (self._in_projection(tokens, i).unflatten(2, (heads, -1)).transpose(1, 2) for i in range(3))
+        attended = F.scaled_dot_product_attention(query, query, value)
+        attended = attended + F.scaled_dot_product_attention(key, key, value)
+        tokens = tokens + block.attn.out_proj(attended.transpose(1, 2).flatten(2))
+        return self._project(tokens + block.mlp(block.ln_2(tokens)))
+
+    def _project(self, tokens: Float[Tensor, "... C"]) -> Float32[Tensor, "... D"]:
+        visual = self.model.visual
+        return F.normalize((visual.ln_post(tokens) @ visual.proj).float(), dim=-1)
+
+    @torch.inference_mode()
+    def pool(
+        self,
+        features: Float32[Tensor, "P C"],
+        weights: Float32[Tensor, "R P"],
+        recipe: PoolingRecipe,
+        unit_values: bool,
+        pool_feature: str = "value",
+    ) -> Float32[Tensor, "R D"]:
+        """Soft sum of values, out-projection, optional MLP residual, LN_post, projection, unit length (spec 7.1).
+
+        Cost: R * P * C for the sum and R rows through the projections; patches are never repeated per region.
+        """
+        block = self._last_block
+        pooled = weighted_sum(F.normalize(features, dim=-1) if unit_values else features, weights).to(self.dtype)
+        if pool_feature == "value":
+            pooled = block.attn.out_proj(pooled)
+            if recipe.mlp_residual:
+                pooled = pooled + block.mlp(block.ln_2(pooled))
+        return self._project(pooled)
+
+
+def _as_maps(tokens: Float[Tensor, "T N C"]) -> Float[Tensor, "T C g g"]:
+    side = int(sqrt(tokens.shape[1]))
+    return tokens.transpose(1, 2).unflatten(2, (side, side))

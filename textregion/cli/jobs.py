@@ -1,0 +1,153 @@
+"""Which images are labelled with which words: files, folders and globs; labels on the command line or in files."""
+
+import argparse
+import glob
+import os
+import reprlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from textregion.cli.folders import RUN_FILE
+from textregion.errors import InputError
+from textregion.masks.registry import automatic_sources
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to label."""
+
+    image: Path
+    labels: tuple[str, ...]
+
+
+def gather_jobs(args: argparse.Namespace) -> list[Job]:
+    """Images with their labels, from --image/--image_list with --labels or --labels_file, or from --image_query_cfg.
+
+    An empty list means the drawn scene. InputError for anything that is missing or excludes each other.
+    """
+    paths = find_images([*([args.image] if args.image else []), *(args.image_list or [])])
+    if args.labels and args.labels_file:
+        raise InputError("got --labels and --labels_file, which exclude each other; leave one out")
+    labels = read_labels_file(Path(args.labels_file)) if args.labels_file else args.labels
+    if args.image_query_cfg is not None:
+        queries = read_query_cfg(Path(args.image_query_cfg))
+        wanted = paths or list(queries)
+        return [Job(path, tuple(labels or find_query(queries, path))) for path in wanted]
+    if paths and not labels:
+        raise InputError("got an image but no labels; add --labels dog sofa …, --labels_file or --image_query_cfg")
+    if not paths and (args.boxes or args.masks not in automatic_sources()):
+        raise InputError("got --boxes or --masks but no image; add --image PHOTO")
+    if labels and not paths:
+        raise InputError("got labels but no image; add --image PHOTO, or leave both out for the drawn scene")
+    return [Job(path, tuple(labels or ())) for path in paths]
+
+
+# ---------------------------------------------------------------------- images
+
+
+def find_images(sources: Sequence[str]) -> list[Path]:
+    """Image files that files, folders and globs name, in this order, each once; says what was passed over.
+
+    A file named in full is taken whatever it is called, even when it is missing (the reader then says so). Of a
+    folder (not its subfolders) or glob, sorted, the files with an ending of IMAGE_SUFFIXES are taken. InputError
+    when there are none.
+    """
+    found: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if os.path.isdir(path):  # the functions of os.path take any text for a path, however long or odd
+            found += _images_among(path.iterdir(), str(path))
+        elif glob.has_magic(source) and not os.path.exists(path):
+            found += _images_among((Path(match) for match in glob.glob(source, recursive=True)), source)
+        else:
+            found.append(path)
+    once: dict[str, Path] = {}
+    for path in found:
+        once.setdefault(_place(path), path)
+    if len(once) < len(found):
+        print(f"{_count(len(found) - len(once), 'image')} named more than once: labelled once")
+    return list(once.values())
+
+
+def _place(path: Path) -> str:
+    """Where a path leads, links followed; a path that cannot exist is its own place."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return str(path)
+
+
+def _images_among(paths: Iterable[Path], source: str) -> list[Path]:
+    """The images among some paths, sorted; hidden files and what this program wrote do not count at all."""
+    files = [p for p in sorted(paths) if p.is_file() and not p.name.startswith(".")]
+    files = [p for p in files if not (p.parent / RUN_FILE).is_file()]
+    images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise InputError(f"no image in {source}; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    other = len(files) - len(images)
+    print(f"{source}: {_count(len(images), 'image')}" + (f", {_count(other, 'other file')} passed over" * bool(other)))
+    return images
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+# ---------------------------------------------------------------------- labels
+
+
+def read_labels_file(path: Path) -> list[str]:
+    """One label per line, synonyms separated by ";"; blank lines and lines that begin with # are left out.
+
+    UTF-8, with or without a byte order mark. InputError: missing, not text, no label in it.
+    """
+    lines = [line.strip() for line in _read_text(path, "a text file with one label per line").splitlines()]
+    labels = [line for line in lines if line and not line.startswith("#")]
+    if not labels:
+        raise InputError(f"{path} holds no label; expected one per line")
+    return labels
+
+
+def read_query_cfg(path: Path) -> dict[Path, list[str]]:
+    """The YAML mapping image path -> list of labels; relative paths are looked up beside the YAML file too."""
+    text = _read_text(path, "a YAML file that maps image paths to lists of labels")
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{path} holds {type(content).__name__}, expected a mapping of image path -> list of labels")
+    queries = {}
+    for name, labels in content.items():
+        labels = labels.split(",") if isinstance(labels, str) else labels
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise InputError(f"{path}: got {reprlib.repr(labels)} for {name}, expected a list of labels")
+        image = Path(str(name))
+        beside = path.parent / image
+        queries[beside if not os.path.isfile(image) and os.path.isfile(beside) else image] = [x.strip() for x in labels]
+    return queries
+
+
+def find_query(queries: dict[Path, list[str]], path: Path) -> list[str]:
+    """Labels of an image by its path, or by its file name when that is unique."""
+    matches = [labels for known, labels in queries.items() if known == path]
+    matches = matches or [labels for known, labels in queries.items() if known.name == path.name]
+    if len(matches) != 1:
+        raise InputError(f"{len(matches)} entries for {path} in the query file, expected one; add it or give --labels")
+    return matches[0]
+
+
+def _read_text(path: Path, expected: str) -> str:
+    if not os.path.isfile(path):
+        raise InputError(f"no file {path}; expected {expected}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error}); expected {expected}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}); expected {expected}") from error

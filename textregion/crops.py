@@ -1,0 +1,130 @@
+"""Which views of an image are encoded, and how their patch maps become one grid (spec 2 and 4)."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+from torch.nn import functional as F
+
+from textregion.errors import InputError
+
+Window = tuple[int, int, int, int]
+RESIZE_METHODS = ("multi_resolution", "resize")
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """The views of an h x w image cut into nh x nw tiles of about `crop_size` pixels.
+
+    global_splits: (1, 1) encodes the whole image once; (1, 2) its left and right halves instead (spec 2.4).
+    tiles=False: the whole image is the only view (`resize_method="resize"`, spec 1.3).
+    """
+
+    height: int
+    width: int
+    crop_size: int
+    global_splits: tuple[int, int] = (1, 1)
+    tiles: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.crop_size, *self.global_splits) < 1:
+            raise InputError(f"got {self}, expected sizes and splits of at least 1")
+        if self.global_splits[0] > self.height or self.global_splits[1] > self.width:
+            raise InputError(f"cannot split a {self.width} x {self.height} image into {self.global_splits} parts")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(nh, nw), tiles per column and row."""
+        if not self.tiles:
+            return 1, 1
+        return max(self.height // self.crop_size, 1), max(self.width // self.crop_size, 1)
+
+    @property
+    def global_windows(self) -> list[Window]:
+        """(y1, x1, y2, x2) of the whole image, or of its parts row-major (borders at side * k // parts)."""
+        rows, columns = self.global_splits
+        ys = [self.height * k // rows for k in range(rows + 1)]
+        xs = [self.width * k // columns for k in range(columns + 1)]
+        return [(ys[i], xs[j], ys[i + 1], xs[j + 1]) for i in range(rows) for j in range(columns)]
+
+    @property
+    def tile_windows(self) -> list[Window]:
+        """(y1, x1, y2, x2) per tile, row-major; the last row and column are moved back into the image."""
+        if not self.tiles:
+            return []
+        rows, columns = self.shape
+        th, tw = ceil(self.height / rows), ceil(self.width / columns)
+        windows = []
+        for i in range(rows):
+            for j in range(columns):
+                y2, x2 = min((i + 1) * th, self.height), min((j + 1) * tw, self.width)
+                windows.append((max(y2 - th, 0), max(x2 - tw, 0), y2, x2))
+        return windows
+
+    @property
+    def windows(self) -> list[Window]:
+        """All views in encoding order: global ones first, then tiles."""
+        return self.global_windows + self.tile_windows
+
+    def patch_shape(self, patches_per_side: int) -> tuple[int, int]:
+        """(Ph, Pw) of the stitched grid."""
+        rows, columns = self.shape
+        return rows * patches_per_side, columns * patches_per_side
+
+
+def cut_views(
+    image: Float[Tensor, "3 h w"],
+    windows: list[Window],
+    size: int,
+    interpolation: str = "bicubic",
+    antialias: bool = True,
+) -> Float[Tensor, "T 3 size size"]:
+    """Each window squashed to size x size (aspect ignored, values not clamped); one of that size is left alone.
+
+    image: RGB in [0, 1]. interpolation: "bicubic" or "bilinear" (align_corners=False).
+    """
+    views = []
+    for y1, x1, y2, x2 in windows:
+        view = image[None, :, y1:y2, x1:x2]
+        if view.shape[2:] != (size, size):
+            view = F.interpolate(view, (size, size), mode=interpolation, antialias=antialias, align_corners=False)
+        views.append(view)
+    return torch.cat(views)
+
+
+def fuse_views(
+    maps: Float[Tensor, "T C g g"], grid: TileGrid, global_weight: float = 1.0
+) -> Float32[Tensor, "C Ph Pw"]:
+    """global_weight * (global map upsampled bilinearly) + each tile's map in its cell (spec 4).
+
+    maps: T views in the order of `grid.windows`. global_weight: 1 for CLIP, 0.5 for PE and SigLIP 2.
+    Without tiles the one view is the grid.
+    """
+    maps = maps.float()
+    side = maps.shape[-1]
+    n_global = len(grid.global_windows)
+    height, width = grid.patch_shape(side)
+    if not grid.tiles:
+        return _assemble_global(maps[:n_global], grid, (height, width))
+    rows, columns = grid.shape
+    tiles = maps[n_global:].unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).reshape(-1, height, width)
+    return global_weight * _assemble_global(maps[:n_global], grid, (height, width)) + tiles
+
+
+def _assemble_global(
+    maps: Float32[Tensor, "G C g g"], grid: TileGrid, size: tuple[int, int]
+) -> Float32[Tensor, "C Ph Pw"]:
+    """Every global view upsampled to its part of the grid."""
+    rows, columns = grid.global_splits
+    ys = [size[0] * k // rows for k in range(rows + 1)]
+    xs = [size[1] * k // columns for k in range(columns + 1)]
+    parts = []
+    for i in range(rows):
+        row = [
+            F.interpolate(maps[i * columns + j][None], (ys[i + 1] - ys[i], xs[j + 1] - xs[j]), mode="bilinear")
+            for j in range(columns)
+        ]
+        parts.append(torch.cat(row, 3))
+    return torch.cat(parts, 2)[0]

@@ -1,0 +1,194 @@
+"""From region logits to a label for every pixel, in bands of rows so that memory stays bounded (spec 8.3 to 8.5)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int
+from torch import Tensor
+
+from textregion.errors import InputError
+from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows
+from textregion.runtime import in_parts
+from textregion.text import LabelPrompts
+from textregion.types import RegionMasks, Segmentation
+
+TEMPERATURE = 50.0
+MEMORY_BUDGET = 256 * 2**20  # bytes of one band's working set on an accelerator, where few large bands are best
+CPU_BUDGET = 64 * 2**20  # on a CPU smaller bands are faster: they stay nearer to its caches
+
+
+@dataclass(frozen=True)
+class _Band:
+    """What a band of output rows needs: its source rows, and how to blend them into the output rows."""
+
+    rows: Int[Tensor, " y"]
+    y_taps: list[Tensor]
+    x_taps: list[Tensor]
+    resized: bool
+
+    def resize(self, x: Float32[Tensor, "Q y w"]) -> Float32[Tensor, "Q y1 W"]:
+        """Source rows at mask size to the band's rows at output size."""
+        return lerp_rows(lerp_columns(x, self.x_taps), self.y_taps) if self.resized else x
+
+
+def label_pixels(
+    region_logits: Float32[Tensor, "R Q"],
+    masks: RegionMasks,
+    prompts: LabelPrompts,
+    output_size: tuple[int, int] | None = None,
+    uncovered: Float32[Tensor, "Q ..."] | None = None,
+    probability_threshold: float = 0.0,
+    return_probabilities: bool = False,
+    memory_budget: int | None = None,
+) -> Segmentation:
+    """Label every pixel from its regions' logits.
+
+    Pixel logits are sum_r logit[r, q] * clamp(mask_r, 0, 1) at the masks' full size (a sum where regions
+    overlap), resized bilinearly to the output, softmax of 50 * logits over the queries, maximum over a label's
+    queries, argmax over labels; a best probability below `probability_threshold` becomes label 0.
+
+    output_size: (H, W), default the image's own. uncovered: logits for pixels no region covers, either (Q,) or
+    (Q, Ph, Pw) on the patch grid (resized bilinearly to mask size); None leaves them 0, so the first label wins.
+    probability_threshold: 0..1, 0 is off. return_probabilities: also keep (L, H, W) float32.
+    Cost: pixels * queries multiply-adds per region whose rows meet the pixel's band. Memory: about `memory_budget`
+    bytes per band (default 256 MiB, on a CPU 64 MiB), plus the output; bands are halved where memory does not suffice.
+    """
+    if not 0 <= probability_threshold <= 1:
+        raise InputError(f"got probability_threshold {probability_threshold}, expected a number in 0..1")
+    if region_logits.shape != (len(masks), len(prompts.queries)):
+        raise InputError(
+            f"got region logits of shape {tuple(region_logits.shape)}, expected ({len(masks)}, {len(prompts.queries)})"
+        )
+    height, width = output_size or masks.image_size
+    device = region_logits.device
+    masks = masks.to(device)
+    label_map = np.empty((height, width), np.int64)
+    region_map = np.empty((height, width), np.int64)
+    confidence = np.empty((height, width), np.float32)
+    probabilities = np.empty((len(prompts.names), height, width), np.float32) if return_probabilities else None
+    budget = memory_budget or (CPU_BUDGET if device.type == "cpu" else MEMORY_BUDGET)
+    step = _rows_per_band(len(masks), len(prompts.queries), masks.mask_size, (height, width), budget)
+    extents, per_label = _row_extents(masks), _best_query(region_logits, prompts)
+
+    def label_band(start: int, stop: int) -> None:
+        rows = slice(start, stop)
+        band = _band(masks.mask_size, (height, width), rows, device)
+        regions = _meeting(extents, rows, height, masks.mask_size[0], device)
+        soft = masks.pixels(band.rows, torch.arange(masks.mask_size[1], device=device), regions).clamp_(max=1)
+        logits = _source_logits(region_logits[regions], soft, masks.mask_size[0], band.rows, uncovered)
+        probability = label_probabilities(band.resize(logits), prompts)
+        best, label = probability.max(0)
+        if probability_threshold > 0:
+            label = label.masked_fill(best < probability_threshold, 0)
+        if band.resized:
+            soft = _nearest(masks, (height, width), rows, regions)
+        region = _region_behind(per_label[:, regions], soft, label, regions)
+        for target, value in ((label_map, label), (confidence, best), (region_map, region)):
+            target[rows] = value.cpu().numpy()
+        if probabilities is not None:
+            probabilities[:, rows] = probability.cpu().numpy()
+
+    in_parts(label_band, height, step, device)
+    return Segmentation(label_map, confidence, region_map, prompts.names, probabilities)
+
+
+def label_probabilities(logits: Float32[Tensor, "Q y x"], prompts: LabelPrompts) -> Float32[Tensor, "L y x"]:
+    """Softmax of 50 * logits over all queries, then the maximum over each label's queries (spec 8.3, 8.4b)."""
+    probability = (TEMPERATURE * logits).softmax(0)
+    if not prompts.has_synonyms:
+        return probability
+    label = torch.tensor(prompts.query_label, device=logits.device)[:, None, None].expand_as(probability)
+    out = probability.new_zeros(len(prompts.names), *probability.shape[1:])
+    return out.scatter_reduce(0, label, probability, "amax")
+
+
+def _rows_per_band(regions: int, queries: int, mask_size: tuple[int, int], size: tuple[int, int], budget: int) -> int:
+    """Rows of output so that about three copies of masks and four of query maps stay within the budget."""
+    enlarged = max(mask_size[0] / size[0], 1.0)
+    bytes_per_row = 4 * max(mask_size[1], size[1]) * (3 * regions + 4 * queries) * enlarged
+    return max(int(budget / max(bytes_per_row, 1)), 1)
+
+
+def _band(mask_size: tuple[int, int], size: tuple[int, int], rows: slice, device: torch.device) -> _Band:
+    if tuple(mask_size) == tuple(size):
+        return _Band(torch.arange(rows.start, rows.stop, device=device), [], [], resized=False)
+    lower, upper, weight = (tap[rows] for tap in bilinear_taps(mask_size[0], size[0], device))
+    source, inverse = torch.unique(torch.cat([lower, upper]), return_inverse=True)
+    y_taps = [*inverse.chunk(2), weight]
+    return _Band(source, y_taps, bilinear_taps(mask_size[1], size[1], device), resized=True)
+
+
+def _row_extents(masks: RegionMasks) -> list[tuple[float, float]]:
+    """Between which shares of the height (0 top, 1 bottom) each region lies after resizing; one device read."""
+    height = masks.soft.shape[1]
+    on = (masks.soft > 0).any(2).to(torch.uint8)
+    ends = torch.stack([on.argmax(1).float() - 0.5, on.flip(1).argmax(1) - height - 0.5], 1) / height
+    extents = ends.new_full((len(masks), 2), torch.inf)
+    extents = extents.scatter_reduce(0, masks.group[:, None].expand(-1, 2), ends, "amin")
+    return [(first, -last) for first, last in extents.tolist()]
+
+
+def _meeting(
+    extents: list[tuple[float, float]], rows: slice, height: int, mask_height: int, device: torch.device
+) -> Int[Tensor, " K"]:
+    """The regions, ascending, that may reach some output rows through the masks' full-size rows."""
+    top, bottom = rows.start / height - 1 / mask_height, rows.stop / height + 1 / mask_height
+    meeting = [r for r, (first, last) in enumerate(extents) if first <= bottom and last >= top]
+    return torch.tensor(meeting, dtype=torch.long, device=device)
+
+
+def _source_logits(
+    region_logits: Float32[Tensor, "K Q"],
+    soft: Float32[Tensor, "K y w"],
+    mask_height: int,
+    rows: Int[Tensor, " y"],
+    uncovered: Float32[Tensor, "Q ..."] | None,
+) -> Float32[Tensor, "Q y w"]:
+    """Pixel logits on some rows at mask size: one matrix product, then the logits of uncovered pixels."""
+    logits = (region_logits.T @ soft.flatten(1)).unflatten(1, soft.shape[1:])
+    if uncovered is None:
+        return logits
+    bare = ~(soft > 0).any(0)
+    return torch.where(bare, _uncovered_rows(uncovered, (mask_height, soft.shape[2]), rows), logits)
+
+
+def _uncovered_rows(
+    uncovered: Float32[Tensor, "Q ..."], mask_size: tuple[int, int], rows: Int[Tensor, " y"]
+) -> Float32[Tensor, "Q y w"]:
+    if uncovered.ndim == 1:
+        return uncovered[:, None, None].expand(-1, len(rows), mask_size[1])
+    y_taps = [tap[rows] for tap in bilinear_taps(uncovered.shape[1], mask_size[0], rows.device)]
+    x_taps = bilinear_taps(uncovered.shape[2], mask_size[1], rows.device)
+    return lerp_rows(lerp_columns(uncovered, x_taps), y_taps)
+
+
+def _nearest(
+    masks: RegionMasks, size: tuple[int, int], rows: slice, regions: Int[Tensor, " K"]
+) -> Float32[Tensor, "K y x"]:
+    """Masks in 0..1 at the full-size pixel nearest (from above, left) to each pixel of some output rows."""
+    y = torch.arange(rows.start, rows.stop, device=regions.device) * masks.mask_size[0] // size[0]
+    x = torch.arange(size[1], device=regions.device) * masks.mask_size[1] // size[1]
+    return masks.pixels(y, x, regions).clamp_(max=1)
+
+
+def _best_query(region_logits: Float32[Tensor, "R Q"], prompts: LabelPrompts) -> Float32[Tensor, "L R"]:
+    """Each region's best logit among a label's queries."""
+    label = torch.tensor(prompts.query_label, device=region_logits.device)
+    best = region_logits.new_full((len(prompts.names), len(region_logits)), -torch.inf)
+    return best.scatter_reduce(0, label[:, None].expand_as(region_logits.T), region_logits.T, "amax")
+
+
+def _region_behind(
+    per_label: Float32[Tensor, "L K"],
+    soft: Float32[Tensor, "K y x"],
+    label: Int[Tensor, "y x"],
+    regions: Int[Tensor, " K"],
+) -> Int[Tensor, "y x"]:
+    """Among the regions at least half as present as the strongest one, the best for the pixel's label; -1: none."""
+    if len(regions) == 0:
+        return torch.full_like(label, -1)
+    strongest = soft.amax(0)
+    absent: Bool[Tensor, "K y x"] = soft < strongest / 2
+    best = per_label.T[:, label].masked_fill_(absent, -torch.inf).argmax(0)
+    return torch.where(strongest > 0, regions[best], -1)

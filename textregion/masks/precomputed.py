@@ -1,0 +1,182 @@
+"""Masks that somebody made before: arrays, or files (.npy, .npz, .safetensors, COCO-RLE .json, label map .png)."""
+
+import json
+import zipfile
+from os.path import isdir, isfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from textregion.errors import InputError, first_line
+from textregion.masks.ground_truth import IGNORED, label_masks, read_label_map
+from textregion.masks.registry import register
+from textregion.types import RegionMasks
+
+FARTHEST = 4  # times the image's longer side: corners beyond are no pixels, and drawing their outline takes for ever
+SUFFIXES = (".safetensors", ".npz", ".npy", ".json", ".png")
+
+
+def read_masks(path: str | Path, image_size: tuple[int, int], name: str | None = None) -> RegionMasks:
+    """Masks of one image from a file, or from a folder that has one file per image.
+
+    path: a file, or a folder with `<name>.png` and so on. name: the image's file name without its ending.
+    image_size: (H, W) of the image. Label maps and RLE must have this size; arrays (R, h, w) any.
+    `.npz` files hold `masks`; `.json` files a list of COCO annotations or RLEs, or {"annotations": […]}.
+    Raises InputError: missing, damaged, of another size.
+    """
+    path = Path(path)
+    if isdir(path):
+        path = _file_of(path, name)
+    if not isfile(path):
+        raise InputError(f"no mask file at {path}; expected {', '.join(SUFFIXES)} or a folder of such files")
+    readers = {".json": _read_json, ".png": _read_png, ".npy": _read_numpy, ".npz": _read_numpy}
+    if path.suffix == ".safetensors":
+        return _same_size(RegionMasks.load(path), image_size, path)
+    if path.suffix not in readers:
+        raise InputError(f"got the mask file {path}, expected one of {', '.join(SUFFIXES)}")
+    masks = readers[path.suffix](path, image_size)
+    return RegionMasks.from_array(masks, image_size)
+
+
+def _file_of(folder: Path, name: str | None) -> Path:
+    if name is None:
+        raise InputError(f"{folder} is a folder of masks; the image needs a file name to find its own in it")
+    found = [candidate for suffix in SUFFIXES if isfile(candidate := folder / f"{name}{suffix}")]
+    if not found:
+        raise InputError(f"no masks for {name} in {folder}; expected {name} with one of {', '.join(SUFFIXES)}")
+    return found[0]
+
+
+def _same_size(masks: RegionMasks, image_size: tuple[int, int], path: Path) -> RegionMasks:
+    if masks.image_size != tuple(image_size):
+        raise InputError(f"{path} holds masks of an image of size {masks.image_size}, expected {tuple(image_size)}")
+    return masks
+
+
+def _read_png(path: Path, image_size: tuple[int, int]) -> Bool[np.ndarray, "R H W"]:
+    label_map = read_label_map(path)
+    if label_map.shape != tuple(image_size):
+        raise InputError(f"{path} has size {label_map.shape}, expected the image's {tuple(image_size)}")
+    return label_masks(label_map, IGNORED)[0]
+
+
+def _read_numpy(path: Path, image_size: tuple[int, int]) -> np.ndarray:
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            return content if path.suffix == ".npy" else content["masks"]
+    except KeyError as error:
+        raise InputError(f"{path} has no array named masks; save it with np.savez(path, masks=…)") from error
+    except (ValueError, IndexError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a readable array file; save it again with np.save or np.savez") from error
+
+
+def _read_json(path: Path, image_size: tuple[int, int]) -> Bool[np.ndarray, "R H W"]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}); expected COCO annotations with RLE masks") from error
+    entries = content.get("annotations") if isinstance(content, dict) else content
+    if not isinstance(entries, list):
+        raise InputError(f"{path} holds no list of annotations; expected COCO annotations with RLE masks")
+    masks = [_decode(entry, image_size, path) for entry in entries]
+    return np.stack(masks) if masks else np.zeros((0, *image_size), bool)
+
+
+def _decode(entry: object, image_size: tuple[int, int], path: Path) -> Bool[np.ndarray, "H W"]:
+    """One annotation: RLE with compressed or plain counts, or polygons."""
+    shape = entry.get("segmentation", entry) if isinstance(entry, dict) else entry
+    if not _is_rle(shape) and not _is_polygons(shape):
+        raise InputError(f"{path} has an entry that is no COCO mask; expected size and counts, or polygons")
+    if isinstance(shape, list) and not all(abs(n) <= FARTHEST * max(image_size) for polygon in shape for n in polygon):
+        raise InputError(
+            f"{path} has a polygon far outside the image of {list(image_size)}, expected corners in pixels"
+        )
+    if isinstance(shape, dict) and tuple(shape["size"]) != tuple(image_size):
+        raise InputError(f"{path} has a mask of size {shape['size']}, expected the image's {list(image_size)}")
+    try:
+        rle = shape if _is_compressed(shape) else coco_mask.frPyObjects(shape, *image_size)
+        rle = coco_mask.merge(rle) if isinstance(rle, list) else rle
+        if _pixels_covered(rle) != image_size[0] * image_size[1]:
+            raise ValueError("its runs do not add up to the image")
+        return coco_mask.decode(rle).astype(bool)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path} has a damaged COCO mask ({first_line(error)}); export it again") from error
+
+
+def _is_compressed(shape: object) -> bool:
+    """Whether a mask's run lengths are COCO's compressed text."""
+    return isinstance(shape, dict) and isinstance(shape["counts"], (str, bytes))
+
+
+def _pixels_covered(rle: dict) -> int:
+    """Sum of the run lengths, in COCO's compressed text: five bits a character, from the second on differences."""
+    text = rle["counts"].encode() if isinstance(rle["counts"], str) else rle["counts"]
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        digit = character - 48
+        value |= (digit & 31) << shift
+        shift += 5
+        if not 0 <= digit < 64:
+            raise ValueError("its run lengths hold a foreign character")
+        if not digit & 32:
+            value -= (1 << shift) if digit & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift or min(runs, default=0) < 0:
+        raise ValueError("its run lengths are cut off or negative")
+    return sum(runs)
+
+
+def _is_rle(shape: object) -> bool:
+    """{"size": [H, W], "counts": compressed text or a list of run lengths}."""
+    if not isinstance(shape, dict) or not isinstance(shape.get("size"), list):
+        return False
+    counts = shape.get("counts")
+    return isinstance(counts, str) or (isinstance(counts, list) and all(type(n) is int for n in counts))
+
+
+def _is_polygons(shape: object) -> bool:
+    """[[x, y, x, y, x, y, …], …] of at least three corners each."""
+    if not isinstance(shape, list) or not shape:
+        return False
+    return all(
+        isinstance(polygon, list) and len(polygon) >= 6 and all(isinstance(n, (int, float)) for n in polygon)
+        for polygon in shape
+    )
+
+
+@register("precomputed", needs="masks: array (R, h, w), RegionMasks, or the path of a file or folder")
+class PrecomputedMasks:
+    """Given masks as mask source.
+
+    masks: array (R, h, w), RegionMasks, a file, or a folder with one file per image; see `read_masks`.
+    name: for a folder, the file name (without ending) of the image that comes next; may be set anew.
+    """
+
+    def __init__(self, masks: np.ndarray | Tensor | RegionMasks | str | Path, name: str | None = None) -> None:
+        self.masks = masks
+        self.name = name
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> "PrecomputedMasks":
+        """Where the masks shall be put; returns self."""
+        self.device = torch.device(device)
+        return self
+
+    def generate(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        image_size: tuple[int, int] | None = None,
+        mask_size: tuple[int, int] | None = None,
+    ) -> RegionMasks:
+        """The given masks, at their own resolution (`mask_size` does not apply to given masks)."""
+        image_size = image_size or (image.shape[0], image.shape[1])
+        if isinstance(self.masks, (str, Path)):
+            return read_masks(self.masks, image_size, self.name).to(self.device)
+        return RegionMasks.from_array(self.masks, image_size, self.device)

@@ -1,0 +1,1 @@
+"""What is written: COCO and JSON, pictures, supervision."""

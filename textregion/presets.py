@@ -1,0 +1,320 @@
+"""Presets: backbone, SAM 2 size, points and recipe under one name (textregion/presets.yaml).
+
+python -m textregion.presets              # the table
+python -m textregion.presets --markdown   # the same for README.md
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import open_clip
+import torch
+import yaml
+
+from textregion.backbones import SPECS, Backbone, BackboneSpec, ClipBackbone, find_spec
+from textregion.backbones.base import OPEN_CLIP_PREFIX
+from textregion.backbones.loading import RANDOM_SEED, load_backbone, random_backbone, weight_asset
+from textregion.backbones.tokenizers import tokenizer_asset, tokenizer_of
+from textregion.cli.command_line import Parser
+from textregion.errors import InputError
+from textregion.masks import MaskGenerator, Sam2MaskGenerator, find_source
+from textregion.masks.sam2_model import build_sam2, find_size, load_sam2, sam2_asset, size_of
+from textregion.regionspot.loading import load_regionspot, pop_options
+from textregion.tiny import models as tinyworld
+from textregion.weights import Asset, locate_all
+
+if TYPE_CHECKING:
+    from textregion.segmenter import TextRegionSegmenter
+
+PRESETS_FILE = Path(__file__).with_name("presets.yaml")
+TINY_WORLD = "tinyworld"
+FROM_PRESET = "preset"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One line of textregion/presets.yaml.
+
+    backbone: a row of the registry. sam2: a SAM 2.1 size. options: arguments of TextRegionSegmenter.
+    masks: arguments of Sam2MaskGenerator. published: figures of the paper for this pairing, or ''.
+    """
+
+    name: str
+    backbone: str
+    sam2: str = "large"
+    points_per_side: int = 16
+    recipe: str = "demo"
+    published: str = ""
+    note: str = ""
+    masks: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@cache
+def _table() -> dict[str, Preset]:
+    data = yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+    rows = {name: dict(data["defaults"], **row) for name, row in data["presets"].items()}
+    rows.update({name: dict(data["defaults"], backbone=name) for name in SPECS if name not in rows})
+    return {name: _preset(name, row) for name, row in rows.items()}
+
+
+def _preset(name: str, row: dict[str, Any]) -> Preset:
+    own = {key: row.pop(key) for key in list(row) if key in Preset.__dataclass_fields__}
+    if "scale" in row:
+        row["scale"] = tuple(row["scale"])
+    return Preset(name, options=row, **own)
+
+
+def preset_names() -> tuple[str, ...]:
+    """All names `find_preset` knows, `tiny` first."""
+    return tuple(_table())
+
+
+def find_preset(name: str) -> Preset:
+    """A preset by name; InputError listing the valid names.
+
+    Besides the table, "open_clip:MODEL/TAG" is any open_clip vision transformer with a class token.
+    """
+    if isinstance(name, str) and name.startswith(OPEN_CLIP_PREFIX):
+        return _preset(name, dict(_defaults(), backbone=name))
+    if name not in _table():
+        valid = ", ".join(_table())
+        raise InputError(f"unknown preset {name!r}; expected one of {valid}, or {OPEN_CLIP_PREFIX}MODEL/TAG")
+    return _table()[name]
+
+
+def _defaults() -> dict[str, Any]:
+    return yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))["defaults"]
+
+
+def assets_of(name: str) -> list[Asset]:
+    """The files a preset needs; none for `tiny`, whose weights are in the repository."""
+    preset = find_preset(name)
+    return [asset for asset, _ in _requests(preset, None, None, None, wants_sam2=True).values()]
+
+
+def build(
+    segmenter_class: "type[TextRegionSegmenter]",
+    name: str,
+    *,
+    clip_checkpoint: str | Path | None = None,
+    clip_download_root: str | Path | None = None,
+    sam2_checkpoint: str | Path | None = None,
+    model_cfg: str | Path | None = None,
+    points_per_side: int | None = None,
+    min_size: int | None = None,
+    return_non_overlapping: bool | None = None,
+    mask_generator: MaskGenerator | str | None = FROM_PRESET,
+    random_weights: bool = False,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    **segmenter_options: Any,
+) -> "TextRegionSegmenter":
+    """A segmenter from a preset; weights are located as textregion/weights.py says, all of them before any is loaded.
+
+    clip_checkpoint, sam2_checkpoint: explicit weight files (or folders made by textregion.weights), which must exist.
+    clip_download_root: weights folder or hub cache, for both models. model_cfg: SAM 2.1 size, or YAML.
+    points_per_side, min_size, return_non_overlapping: override the preset's mask generator.
+    mask_generator: "preset" or "sam2" is the preset's SAM 2, "slic" superpixels; None for given masks only; or
+        a generator of your own.
+    random_weights: the real architectures without any file, the same every time; results mean nothing.
+    segmenter_options: arguments of the segmenter; they override the preset's. For boxes also RegionSpot's (utils/
+        regionspot/loading.py): regionspot_checkpoint, a trained or published head; sam1_checkpoint, SAM v1's weights,
+        which published heads need; regionspot_side, 224 or 336, for published heads of ViT-L/14; regionspot_isolate,
+        True for tokens independent of the other boxes; regionspot_use_class_token.
+    Raises InputError in one line for anything that does not exist or fit.
+    """
+    preset = find_preset(name)
+    regionspot = pop_options(segmenter_options)
+    if isinstance(mask_generator, str) and mask_generator not in (FROM_PRESET, "sam2"):
+        mask_generator = _source_by_name(mask_generator)
+    wants_sam2 = isinstance(mask_generator, str)
+    explicit = {"--clip_checkpoint": clip_checkpoint, "--sam2_checkpoint": sam2_checkpoint}
+    if random_weights:
+        given = [flag for flag, path in explicit.items() if path is not None]
+        if given:
+            raise InputError(f"got {given[0]} and random weights, which exclude each other; leave one out")
+        backbone, sam2 = _random_models(preset, model_cfg, wants_sam2)
+    else:
+        requests = _requests(preset, clip_checkpoint, sam2_checkpoint, model_cfg, wants_sam2)
+        found = dict(zip(requests, locate_all(list(requests.values()), clip_download_root), strict=True))
+        backbone = _load_backbone(preset, found)
+        sam2 = _load_sam2(preset, found.get("sam2"), model_cfg, sam2_checkpoint is not None) if wants_sam2 else None
+    if wants_sam2:
+        own = {"min_size": min_size, "return_non_overlapping": return_non_overlapping}
+        own["points_per_side"] = preset.points_per_side if points_per_side is None else points_per_side
+        own = {key: value for key, value in own.items() if value is not None}
+        mask_generator = Sam2MaskGenerator(sam2, **{**preset.masks, **own})
+    options = {"recipe": preset.recipe, **preset.options, **segmenter_options}
+    segmenter = segmenter_class(backbone, mask_generator, device=device, dtype=dtype, **options)
+    if regionspot:
+        segmenter.regionspot = load_regionspot(segmenter.backbone, segmenter.mask_generator, **regionspot)
+    return segmenter
+
+
+def _source_by_name(name: str) -> MaskGenerator:
+    """A registered mask source that needs nothing but its defaults."""
+    source = find_source(name)
+    if source.needs:
+        raise InputError(f"the mask source {name} must be given {source.needs}; make it and pass the object itself")
+    return source.generator()
+
+
+def _requests(
+    preset: Preset,
+    clip_checkpoint: str | Path | None,
+    sam2_checkpoint: str | Path | None,
+    model_cfg: str | Path | None,
+    wants_sam2: bool,
+) -> dict[str, tuple[Asset, str | Path | None]]:
+    """The files to look for, each with the path the user gave for it."""
+    requests: dict[str, tuple[Asset, str | Path | None]] = {}
+    if preset.backbone != TINY_WORLD:
+        spec = find_spec(preset.backbone)
+        requests["backbone"] = (weight_asset(spec), clip_checkpoint)
+        if (tokenizer := tokenizer_asset(spec)) is not None:
+            requests["tokenizer"] = (tokenizer, clip_checkpoint)
+    elif clip_checkpoint is not None:
+        raise InputError(f"preset {preset.name} brings its own image-text model; leave --clip_checkpoint out")
+    if wants_sam2 and (preset.sam2 != TINY_WORLD or sam2_checkpoint is not None or model_cfg is not None):
+        size = size_of(model_cfg) or (preset.sam2 if preset.sam2 != TINY_WORLD else "large")
+        if size_of(model_cfg) is None and model_cfg is not None and sam2_checkpoint is None:
+            raise InputError(f"model_cfg {model_cfg} is not a published size; give its weights as --sam2_checkpoint")
+        requests["sam2"] = (sam2_asset(size), sam2_checkpoint)
+    return requests
+
+
+def _load_backbone(preset: Preset, found: dict[str, Path]) -> Backbone:
+    if preset.backbone == TINY_WORLD:
+        return ClipBackbone.from_model(*tinyworld.load_clip(), name=preset.name)
+    spec = find_spec(preset.backbone)
+    return load_backbone(spec, found["backbone"], tokenizer_of(spec, found.get("tokenizer")))
+
+
+def _load_sam2(preset: Preset, path: Path | None, model_cfg: str | Path | None, explicit: bool) -> torch.nn.Module:
+    """An explicit file without model_cfg may be of any published size; a found one is of the preset's."""
+    if path is None:
+        return tinyworld.load_sam2()
+    return load_sam2(path, model_cfg if explicit or model_cfg is not None else preset.sam2)
+
+
+def _random_models(
+    preset: Preset, model_cfg: str | Path | None, wants_sam2: bool
+) -> tuple[Backbone, torch.nn.Module | None]:
+    """Seeded, on the CPU, without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(RANDOM_SEED)
+        if preset.backbone == TINY_WORLD:
+            backbone = ClipBackbone.from_model(tinyworld.build_clip(), tinyworld.tokenizer(), name=preset.name)
+        else:
+            backbone = random_backbone(find_spec(preset.backbone))
+        torch.default_generator.manual_seed(RANDOM_SEED)
+        if not wants_sam2:
+            return backbone, None
+        own = model_cfg is None and preset.sam2 == TINY_WORLD
+        return backbone, tinyworld.build_sam2().eval() if own else build_sam2(model_cfg or preset.sam2)
+
+
+# ---------------------------------------------------------------------- names of the published programs
+
+
+PUBLISHED_DEFAULTS = {
+    "openai": "clip-vit-l14-336",
+    "laion2b_s32b_b79k": "openclip-vit-h14",
+    "siglip2": "siglip2-l16-256",
+    "meta": "pe-core-l14-336",
+}
+
+
+def preset_for(clip_pretrained: str | None = None, clip_architecture: str | None = None) -> str:
+    """The preset that the published programs' two flags mean.
+
+    clip_pretrained: openai, laion2b_s32b_b79k, siglip2 or meta (default openai), or another tag of open_clip.
+    clip_architecture: in any published spelling, e.g. ViT-L/14@336px, ViT-H-14, ViT-L-16-SigLIP2-256,
+    PE-Core-L14-336, PE-Core-B16-224; default: the one the published programs used with these weights.
+    Raises InputError for a pair that does not exist, listing those that do.
+    """
+    pretrained = clip_pretrained or "openai"
+    rows = {name: spec for name, spec in SPECS.items() if pretrained in _pretrained_names(spec)}
+    if clip_architecture is None and pretrained in PUBLISHED_DEFAULTS:
+        return PUBLISHED_DEFAULTS[pretrained]
+    wanted = _plain(clip_architecture or "")
+    for name, spec in rows.items():
+        if wanted in _spellings(spec):
+            return name
+    if clip_architecture and pretrained in open_clip.list_pretrained_tags_by_model(clip_architecture):
+        return f"{OPEN_CLIP_PREFIX}{clip_architecture}/{pretrained}"
+    valid = "; ".join(f"{tag}: {', '.join(_architectures(tag))}" for tag in PUBLISHED_DEFAULTS)
+    raise InputError(f"no model {clip_architecture!r} with weights {pretrained!r}; expected one of {valid}")
+
+
+def _architectures(pretrained: str) -> list[str]:
+    rows = (spec for spec in SPECS.values() if pretrained in _pretrained_names(spec))
+    return [spec.open_clip[0].removesuffix("-quickgelu") for spec in rows]
+
+
+def _pretrained_names(spec: BackboneSpec) -> tuple[str, ...]:
+    return (spec.open_clip[1], "siglip2") if spec.name.startswith("siglip2") else (spec.open_clip[1],)
+
+
+def _spellings(spec: BackboneSpec) -> set[str]:
+    names = (spec.name, spec.open_clip[0].removesuffix("-quickgelu"), spec.original.removesuffix(".pt"))
+    return {_plain(name) for name in names if name}
+
+
+def _plain(name: str) -> str:
+    """ViT-L/14@336px -> vitl14336."""
+    return "".join(c for c in name.lower().removesuffix("px") if c.isalnum())
+
+
+# ---------------------------------------------------------------------- the table
+
+COLUMNS = ("preset", "open_clip model", "D", "tile", "SAM 2.1", "points", "download", "published result (theirs)")
+
+
+def preset_rows() -> list[tuple[str, ...]]:
+    """One row of text per preset, under COLUMNS: name, model, embedding width D, tile side in pixels, SAM 2.1
+    size, points per side, download size of everything, figures of the paper (theirs, not measured here).
+    """
+    return [_row(find_preset(name)) for name in preset_names()]
+
+
+def _row(preset: Preset) -> tuple[str, ...]:
+    if preset.backbone == TINY_WORLD:
+        config = tinyworld.clip_config()
+        model, width, tile = "tiny world", config["embed_dim"], config["vision_cfg"]["image_size"]
+        return preset.name, model, str(width), str(tile), "tiny world", str(preset.points_per_side), "none", "–"
+    spec, sam2 = find_spec(preset.backbone), find_size(preset.sam2)
+    size = f"{(spec.megabytes + sam2.megabytes) / 1000:.1f} GB"
+    model = " ".join(spec.open_clip)
+    points = str(preset.points_per_side)
+    return preset.name, model, str(spec.width), str(spec.tile), sam2.name, points, size, preset.published or "–"
+
+
+def list_presets() -> str:
+    """`preset_rows` in aligned columns, for a terminal."""
+    rows = [COLUMNS, *preset_rows()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
+    return "\n".join("  ".join([*map(str.ljust, row, widths), row[-1]]) for row in rows)
+
+
+def markdown_table() -> str:
+    """`preset_rows` for README.md, which holds it between `<!-- presets -->` and `<!-- /presets -->`."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *((f"`{row[0]}`", *row[1:]) for row in preset_rows())]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program: print the table."""
+    parser = Parser(prog="python -m textregion.presets", description="Print the table of presets.")
+    parser.add_argument("--markdown", action="store_true", help="as it stands in README.md")
+    print(markdown_table() if parser.parse_args(arguments).markdown else list_presets())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,427 @@
+"""TextRegion: an image becomes region tokens, one vector per segment, comparable with text; no training.
+
+    segmenter = TextRegionSegmenter.from_preset("clip-vit-l14-336")
+    result = segmenter.segment("photo.jpg", ["dog", "sofa", "floor"])
+
+Run as a program it is the demo: `python TextRegionSegmenter.py --help`.
+Paper: arXiv 2505.23769. The way of the data is written in README.md; the maths lives in utils/.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from numbers import Real
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from textregion.backbones import Backbone
+from textregion.backbones.base import POOL_FEATURES, ViewFeatures
+from textregion.crops import RESIZE_METHODS, TileGrid, Window, cut_views, fuse_views
+from textregion.errors import InputError, at_least, one_of, sides
+from textregion.images import ImageInput, load_image, resize_keep_ratio
+from textregion.labeling import label_pixels
+from textregion.masks.base import MaskGenerator
+from textregion.masks.prompts import masks_from_boxes
+from textregion.masks.rectangles import rectangle_masks
+from textregion.masks.sam2 import Sam2MaskGenerator
+from textregion.pooling import difference_scores, nonempty, patch_weights, remove_patches
+from textregion.presets import build
+from textregion.reasoning import label_target, target_prompts
+from textregion.recipes import PoolingRecipe
+from textregion.referring import Referral, largest_component_box
+from textregion.regionspot.loading import METHODS, load_regionspot
+from textregion.regionspot.model import RegionSpot
+from textregion.runtime import (
+    Stages,
+    compile_backend,
+    compile_blocks,
+    enough_memory,
+    in_parts,
+    overlapped,
+    resolve_device,
+    resolve_dtype,
+    to_device,
+)
+from textregion.text import TEMPLATES, LabelPrompts, fills_context
+from textregion.text_cache import TextCache
+from textregion.types import RegionMasks, RegionTokens, Segmentation, as_labels
+
+MASK_TYPES = ("soft", "hard")
+MASK_SIZES = ("resized", "original")
+BOX_MASKS = ("sam", "box")
+REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
+
+
+class TextRegionSegmenter:
+    """A frozen image-text model and a mask source, joined as the method says.
+
+    backbone: ClipBackbone, SiglipBackbone or PerceptionBackbone.
+    mask_generator: what proposes regions, e.g. Sam2MaskGenerator; None is fine when masks are always given.
+    recipe: "demo", "semantic", "semantic-fp32" or a PoolingRecipe: the CLIP switches of spec 7.2.
+    scale: two side lengths in pixels the image is fitted into, aspect kept (spec 1.2); larger is finer and
+        slower: time grows with the number of tiles, (long side / crop_size) * (short side / crop_size).
+    crop_size: side of a view in pixels; None is the backbone's own.
+    resize_method: "multi_resolution" (whole image + tiles) or "resize" (one squashed view; fast, coarse).
+    antialias: whether views are shrunk with antialiasing; True for use, False to reproduce benchmarks (spec 1.5).
+    global_patch_threshold: patches scoring below it speak for no region, useful range 0..0.3 (scores lie in
+        [-2, 2]); None switches removal off (spec 6).
+    mask_type: "soft" or "hard" patch weights (ablation). pool_feature: "value", "input" or "output" of the last
+        block (CLIP ablation). upsample_times: 1 or more, finer patch grid (CLIP ablation, spec 4).
+    mask_size: full size of generated masks, "resized" (demo path) or "original" image (benchmarks; spec 5.2).
+    global_splits: parts (rows, columns) the whole-image view is split into, (1, 2) for Cityscapes (spec 2.4).
+    dense_fallback: label pixels outside all regions from dense CLIP features (spec 8.4a); off: first label.
+    box_masks: which pixels of a box encode_boxes pools, those of SAM 2's mask ("sam") or all ("box").
+    views_per_batch: most views encoded at once, at least 1; fewer are taken where memory does not suffice.
+    text_cache: folder that keeps text embeddings between runs, one small file per model and label; None for none.
+    overlap: on CUDA, encode the views on a second stream while the masks are made; no effect elsewhere.
+    compile: torch.compile of the image encoder's blocks and of a Sam2MaskGenerator; the first image then takes minutes
+        and results differ in rounding, so it is off by default and for benchmarks. True, False or a backend's name.
+    device: "auto", "cpu", "cuda", "cuda:N" or "mps". dtype: "auto", "float32", "float16" or "bfloat16" of the
+        encoders; pooling is float32 always.
+    Every option is validated here: InputError says what was got and what is expected.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        mask_generator: MaskGenerator | None = None,
+        recipe: str | PoolingRecipe = "demo",
+        scale: tuple[int, int] = (2016, 672),
+        crop_size: int | None = None,
+        resize_method: str = "multi_resolution",
+        antialias: bool = True,
+        global_patch_threshold: float | None = 0.07,
+        mask_type: str = "soft",
+        pool_feature: str = "value",
+        upsample_times: int = 1,
+        mask_size: str = "resized",
+        global_splits: tuple[int, int] = (1, 1),
+        dense_fallback: bool = False,
+        box_masks: str = "sam",
+        views_per_batch: int = 32,
+        text_cache: str | Path | None = None,
+        overlap: bool = False,
+        compile: bool | str = False,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+    ) -> None:
+        if not isinstance(backbone, Backbone):
+            raise InputError(f"got a backbone of type {type(backbone).__name__}, expected ClipBackbone or another")
+        self.scale = sides(scale)
+        self.global_splits = sides(global_splits, "global_splits")
+        self.crop_size = at_least("crop_size", backbone.crop_size if crop_size is None else crop_size)
+        backbone.check_crop_size(self.crop_size)
+        self.recipe = PoolingRecipe.named(recipe)
+        self.resize_method = one_of("resize_method", resize_method, RESIZE_METHODS)
+        self.mask_type = one_of("mask_type", mask_type, MASK_TYPES)
+        self.pool_feature = one_of("pool_feature", pool_feature, POOL_FEATURES)
+        self.mask_size = one_of("mask_size", mask_size, MASK_SIZES)
+        self.box_masks = one_of("box_masks", box_masks, BOX_MASKS)
+        self.upsample_times = at_least("upsample_times", upsample_times)
+        self.views_per_batch = at_least("views_per_batch", views_per_batch)
+        self.antialias = bool(antialias)
+        number = isinstance(global_patch_threshold, Real)
+        if global_patch_threshold is not None and not (number and -2 <= global_patch_threshold <= 2):
+            raise InputError(f"got global_patch_threshold {global_patch_threshold}, expected -2..2 or None for off")
+        self.global_patch_threshold = global_patch_threshold
+        if dense_fallback and not backbone.has_dense_fallback:
+            raise InputError(f"the {backbone.family} family has no dense features; leave dense_fallback off")
+        self.dense_fallback = dense_fallback
+        self.device = resolve_device(device)
+        self.backbone = backbone.to(self.device, resolve_dtype(dtype, self.device))
+        self.mask_generator = mask_generator.to(self.device) if mask_generator is not None else None
+        self.regionspot: RegionSpot | None = None  # encode_boxes(method="regionspot") fills it where a head is shipped
+        self.overlap = bool(overlap)
+        if (compiler := compile_backend(compile)) is not None:
+            compile_blocks(self.backbone.model.visual, compiler)
+            if isinstance(mask_generator, Sam2MaskGenerator):
+                mask_generator.compile_model(compiler)
+        self.stages = Stages(device=self.device)
+        self._text_cache: dict[str, Tensor] = {}
+        self.text_cache = TextCache(text_cache, self.backbone) if text_cache is not None else None
+
+    @classmethod
+    def from_preset(cls, name: str = "clip-vit-l14-336", **options) -> "TextRegionSegmenter":
+        """Backbone, SAM 2 size, points and recipe under one name; weights are found or fetched (textregion/presets.py).
+
+        options: any argument of the constructor but the parts, and the preset loader's own
+        (clip_checkpoint, clip_download_root, sam2_checkpoint, points_per_side, random_weights, …).
+        """
+        return build(cls, name, **options)
+
+    # ------------------------------------------------------------------ image -> region tokens
+
+    def encode_image(self, image: ImageInput, masks: "RegionMasks | np.ndarray | Tensor | None" = None) -> RegionTokens:
+        """One unit vector per region of the image.
+
+        image: path, PIL image, (H, W, 3) uint8 RGB array or encoded bytes.
+        masks: own masks (R, h, w), soft or boolean, of any resolution; None asks the mask generator.
+        Regions without any patch (left) get no token; `kept` says which masks the tokens belong to. R = 0 is a
+        normal result. Raises InputError for an unreadable image, bad masks, or no masks and no generator.
+        """
+        return self.encode_images([image], [masks])[0]
+
+    @torch.inference_mode()
+    def encode_images(
+        self,
+        images: Sequence[ImageInput],
+        masks: "Sequence[RegionMasks | np.ndarray | Tensor | None] | None" = None,
+    ) -> list[RegionTokens]:
+        """Several images as `encode_image`, their views encoded together, `views_per_batch` at a time.
+
+        masks: one entry per image, or None to ask the mask generator for all. InputError as for one image.
+        """
+        if len(images) == 0:
+            return []
+        if masks is not None and not isinstance(masks, Iterable):
+            raise InputError(f"got masks of type {type(masks).__name__} for {len(images)} images, expected a list")
+        given = [None] * len(images) if masks is None else list(masks)
+        if len(given) != len(images):
+            raise InputError(f"got {len(given)} sets of masks for {len(images)} images, expected one each")
+        with enough_memory(self.device):
+            pixels = [load_image(image) for image in images]
+            with self.stages("resize"):
+                resized = [self.resize(image) for image in pixels]
+            grids = [self.tile_grid(*image.shape[:2]) for image in resized]
+            features, regions = self._features_and_masks(pixels, resized, grids, given)
+            with self.stages("pool"):
+                return [self.pool(*parts) for parts in zip(features, regions, grids, strict=True)]
+
+    @torch.inference_mode()
+    def encode_boxes(
+        self, image: ImageInput, boxes: "np.ndarray | Tensor | Sequence", method: str = "textregion"
+    ) -> RegionTokens:
+        """One unit vector per box, comparable with text; the masks are SAM's of these boxes (or as `box_masks` says).
+
+        boxes: (n, 4) numbers, x1 y1 x2 y2 in pixels of the image; n = 0 is a normal result. method: "textregion" pools
+        patches as for every other mask, and `kept` says which boxes had any; "regionspot" asks the trained head
+        `self.regionspot`, which comes with preset `tiny`, and elsewhere from from_preset(regionspot_checkpoint=…).
+        InputError names the first bad box: x1 < x2, y1 < y2, within the image but for a pixel of rounding.
+        """
+        pixels = load_image(image)
+        if one_of("method", method, METHODS) == "textregion":
+            with self.stages("masks of boxes"):
+                whole = self.box_masks == "box"
+                masks = rectangle_masks(boxes, pixels.shape[:2]) if whole else masks_from_boxes(self, pixels, boxes)
+            return self.encode_image(pixels, masks)
+        if self.regionspot is None:
+            self.regionspot = load_regionspot(self.backbone, self.mask_generator)
+        with self.stages("regionspot"):
+            return self.regionspot.encode(pixels, boxes)
+
+    def tile_grid(self, height: int, width: int) -> TileGrid:
+        """The views of a resized image."""
+        return TileGrid(height, width, self.crop_size, self.global_splits, tiles=self.resize_method != "resize")
+
+    def _features_and_masks(self, pixels, resized, grids, given) -> tuple[list[ViewFeatures], list[RegionMasks]]:
+        """Both halves of the work, one after the other or overlapped on the device."""
+
+        def make_masks() -> list[RegionMasks]:
+            return [self._masks(*parts) for parts in zip(pixels, resized, given, strict=True)]
+
+        if self.overlap:
+            with self.stages("masks and encode"):
+                return overlapped(self.device, lambda: self._encode_all(resized, grids), make_masks)
+        with self.stages("masks"):
+            masks = make_masks()
+        with self.stages("encode"):
+            return self._encode_all(resized, grids), masks
+
+    def resize(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """The image as the mask generator and the tiling see it (spec 1.2, 1.3)."""
+        if self.resize_method == "resize":
+            return cv2.resize(image, (self.crop_size, self.crop_size), interpolation=cv2.INTER_LINEAR)
+        return resize_keep_ratio(image, self.scale)
+
+    def _masks(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        resized: UInt8[np.ndarray, "h w 3"],
+        masks: "RegionMasks | np.ndarray | Tensor | None",
+    ) -> RegionMasks:
+        """The given or generated masks, in the ablation's form if asked for."""
+        return replace(self._soft_masks(image, resized, masks), hard=self.mask_type == "hard")
+
+    def _soft_masks(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        resized: UInt8[np.ndarray, "h w 3"],
+        masks: "RegionMasks | np.ndarray | Tensor | None",
+    ) -> RegionMasks:
+        if masks is not None:
+            return RegionMasks.from_array(masks, image.shape[:2], self.device)
+        if self.mask_generator is None:
+            raise InputError("this segmenter has no mask_generator; give encode_image(image, masks=…)")
+        full_size = image.shape[:2] if self.mask_size == "original" else resized.shape[:2]
+        return self.mask_generator.generate(resized, image_size=image.shape[:2], mask_size=full_size)
+
+    @torch.inference_mode()
+    def encode_views(self, resized: UInt8[np.ndarray, "h w 3"], grid: TileGrid) -> ViewFeatures:
+        """Patch features of every view of one image, in the order of grid.windows."""
+        return self._encode_all([resized], [grid])[0]
+
+    def _encode_all(self, images: Sequence[np.ndarray], grids: Sequence[TileGrid]) -> list[ViewFeatures]:
+        """Views of all images, encoded `views_per_batch` at a time; identical windows of an image only once."""
+        windows = [list(dict.fromkeys(grid.windows)) for grid in grids]
+        views = torch.cat([self._views(image, own) for image, own in zip(images, windows, strict=True)])
+
+        def encode(start: int, stop: int) -> ViewFeatures:
+            return self.backbone.encode_views(views[start:stop], self.pool_feature, self.dense_fallback)
+
+        parts = in_parts(encode, len(views), self.views_per_batch, self.device)
+        pooled = torch.cat([part.pooled for part in parts])
+        dense = torch.cat([part.dense for part in parts if part.dense is not None]) if self.dense_fallback else None
+        features, start = [], 0
+        for own, grid in zip(windows, grids, strict=True):
+            order = torch.tensor([start + own.index(window) for window in grid.windows], device=self.device)
+            features.append(ViewFeatures(pooled[order], None if dense is None else dense[order]))
+            start += len(own)
+        return features
+
+    def _views(self, image: np.ndarray, windows: Sequence[Window]) -> Tensor:
+        """(T, 3, S, S) normalised views of an (h, w, 3) uint8 image."""
+        pixels = to_device(image, self.device).permute(2, 0, 1).float() / 255
+        views = cut_views(pixels, list(windows), self.crop_size, self.backbone.interpolation, self.antialias)
+        return self.backbone.normalise(views)
+
+    @torch.inference_mode()
+    def pool(self, features: ViewFeatures, masks: RegionMasks, grid: TileGrid) -> RegionTokens:
+        """Fuse the views, weigh the patches, remove global ones, pool: R rows (spec 4 to 7)."""
+        maps = features.pooled.float()
+        if self.upsample_times > 1:
+            maps = F.interpolate(maps, scale_factor=self.upsample_times, mode="bilinear")
+        fused = fuse_views(maps, grid, self.backbone.global_weight)
+        shape = tuple(fused.shape[1:])
+        patches = fused.flatten(1).T
+        weights = patch_weights(masks.patch_grid(shape), self.mask_type)
+        kept = nonempty(weights).nonzero()[:, 0]
+        weights, scores = weights[kept], None
+        if self.global_patch_threshold is not None:
+            scores = difference_scores(patches, weights)
+            weights = remove_patches(weights, scores, self.global_patch_threshold)
+            left = nonempty(weights)
+            weights, kept = weights[left], kept[left]
+        unit_values = self.recipe.unit_values and scores is not None and grid.tiles
+        tokens = self.backbone.pool(patches, weights, self.recipe, unit_values, self.pool_feature)
+        dense = None if features.dense is None else fuse_views(features.dense, grid, self.backbone.global_weight)
+        return RegionTokens(
+            tokens,
+            masks.select(kept),
+            kept,
+            shape,
+            self.backbone.name,
+            self.recipe.name,
+            self.backbone.logit_scale,
+            self.backbone.logit_bias,
+            None if scores is None else scores.unflatten(0, shape),
+            dense,
+        )
+
+    # ------------------------------------------------------------------ words -> vectors
+
+    @torch.inference_mode()
+    def encode_text(self, labels: Sequence[str]) -> Float32[Tensor, "L D"]:
+        """Unit text embeddings: the 80 ImageNet templates of every label, averaged (spec 8.1).
+
+        The REMEMBERED_LABELS used last are kept in memory, so asking again costs nothing. InputError for an empty list
+        or a blank label; a label longer than the model's context is cut with a warning.
+        """
+        labels = as_labels(labels)
+        found = {label: self._text_cache[label] for label in labels if label in self._text_cache}
+        new = [label for label in dict.fromkeys(labels) if label not in found]
+        for label in new:
+            if fills_context(label, self.backbone.tokenizer):
+                warnings.warn(f"the label {label[:40]!r}… is longer than the model reads; its end is cut", stacklevel=2)
+        with self.stages("text"):
+            if self.text_cache is not None:
+                found.update(self.text_cache.load(new))
+                new = [label for label in new if label not in found]
+            per_batch = max(2048 // len(TEMPLATES), 1)
+            for start in range(0, len(new), per_batch):
+                batch = new[start : start + per_batch]
+                embeddings = self.backbone.encode_labels(batch)
+                found.update({label: row.clone() for label, row in zip(batch, embeddings, strict=True)})
+                if self.text_cache is not None:
+                    self.text_cache.save(batch, embeddings)
+        self._remember(found)
+        return torch.stack([found[label] for label in labels])
+
+    def _remember(self, embeddings: Mapping[str, Tensor]) -> None:
+        """Put these at the end of the cache, which is in order of use, and drop the oldest ones above its limit."""
+        for label in embeddings:
+            self._text_cache.pop(label, None)
+        self._text_cache.update(embeddings)
+        for label in list(islice(self._text_cache, max(len(self._text_cache) - REMEMBERED_LABELS, 0))):
+            del self._text_cache[label]
+
+    # ------------------------------------------------------------------ tasks
+
+    @torch.inference_mode()
+    def segment(
+        self,
+        image: "ImageInput | RegionTokens",
+        labels: "Sequence[str] | LabelPrompts",
+        probability_threshold: float = 0.0,
+        output_size: tuple[int, int] | None = None,
+        return_probabilities: bool = False,
+    ) -> Segmentation:
+        """A label for every pixel (spec 8.3, 8.4). With tokens instead of an image nothing is encoded again.
+
+        labels: words or phrases; synonyms of one label separated by ";".
+        probability_threshold: 0..1; less certain pixels get the first label (spec 8.4c). output_size: (H, W),
+        default the image's own. return_probabilities: keep (L, H, W).
+        """
+        prompts = LabelPrompts.parse(labels)
+        regions = self._regions(image)
+        text = self.encode_text(prompts.queries)
+        with self.stages("postprocess"), enough_memory(self.device):
+            uncovered = None
+            if self.dense_fallback and regions.dense is not None:
+                uncovered = torch.einsum("qd,dyx->qyx", text, regions.dense)
+            return label_pixels(
+                regions.logits(text),
+                regions.masks,
+                prompts,
+                output_size,
+                uncovered,
+                probability_threshold,
+                return_probabilities,
+            )
+
+    @torch.inference_mode()
+    def refer(self, image: "ImageInput | RegionTokens", sentence: str) -> Referral:
+        """The region a sentence refers to: the largest cosine; its mask > 0 and largest component's box (spec 10)."""
+        regions = self._regions(image)
+        (sentence,) = as_labels([sentence])
+        if len(regions) == 0:
+            return Referral(None, np.zeros(regions.masks.image_size, bool), None, None)
+        scores = regions.similarity(self.encode_text([sentence.lower()]))[:, 0]
+        best = int(scores.argmax())
+        mask = regions.masks.select(torch.tensor([best])).binary()[0].cpu().numpy()
+        return Referral(best, mask, largest_component_box(mask), float(scores[best]))
+
+    @torch.inference_mode()
+    def reason(
+        self, image: "ImageInput | RegionTokens", target: str, others: "str | Sequence[str] | None" = None
+    ) -> Segmentation:
+        """Where a described thing is: label 1 of the result is the target, 0 everything else (spec 11).
+
+        others: words for everything else, default "background, anything but {target}"; several are synonyms.
+        Pixels in no region are everything else. The published evaluation used recipe "semantic-fp32", min_size 0.
+        """
+        regions, prompts = self._regions(image), target_prompts(target, others)
+        text = self.encode_text(prompts.queries)
+        with self.stages("postprocess"):
+            return label_target(regions, text, prompts)
+
+    def _regions(self, image: "ImageInput | RegionTokens") -> RegionTokens:
+        if isinstance(image, RegionTokens):
+            return replace(image).to(self.device)
+        return self.encode_image(image)

@@ -1,0 +1,62 @@
+"""Tensors and a little JSON in one safetensors file, written so that a crash never leaves half a file."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os.path import isfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from textregion.errors import InputError
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write beside the target, flush to disk, rename. OSError passes through (full disk, no permission)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # made by open, so with the user's permissions
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict) -> None:
+    """Write `tensors` and the JSON-able `meta` (which names its `kind`) to one safetensors file."""
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(ready, metadata={"textregion": json.dumps(meta)}))
+
+
+def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
+    """Read back (tensors, meta without its `kind`). InputError: missing, damaged or of another kind."""
+    path = Path(path)
+    if not isfile(path):
+        raise InputError(f"no file {path}; expected a {kind} file written by its save()")
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get("textregion", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise InputError(f"{path} is not a readable {kind} file ({error}); save it again") from error
+    found = meta.pop("kind", "something else") if isinstance(meta, dict) else "something else"
+    if found != kind:
+        raise InputError(f"{path} holds {found}, expected a {kind} file written by its save()")
+    return tensors, meta
+
+
+@contextmanager
+def complete(path: str | Path, kind: str) -> Iterator[None]:
+    """InputError when something is missing from, or too much in, what `load_tensors` read."""
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a complete {kind} file ({error}); save it again") from error

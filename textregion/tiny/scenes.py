@@ -1,0 +1,232 @@
+"""Scenes of the tiny world: coloured shapes on grounds, drawn from a seed, with exact masks and names.
+
+scene = draw_scene(seed=7)
+scene.image                                   # (256, 256, 3) uint8 RGB
+scene.masks, [r.name for r in scene.regions]  # (R, 256, 256) bool, ["grass", "sky", "red star"]
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from textregion.tiny.shapes import SHAPES, shape_alpha
+from textregion.tiny.textures import (
+    COLOURS,
+    GROUNDS,
+    REFERENCE_SIZE,
+    TEXTURES,
+    coordinates,
+    paint_ground,
+    paint_object,
+)
+
+CLASS_NAMES = (*(f"{colour} shape" for colour in COLOURS), *GROUNDS)
+
+MIN_SIZE = 64
+MAX_OBJECTS = 6
+SEED_FAMILY = 20240  # separates these scenes from other uses of the same seed
+MIN_VISIBLE_SHARE = 0.55  # an object keeps at least this share of its first visible area when others cover it
+MIN_AREA = 150  # pixels, on a canvas of the reference size
+ROOMY_ATTEMPTS = 40  # after so many tries the largest allowed object shrinks with every further try
+
+
+@dataclass(frozen=True)
+class SceneRegion:
+    """One thing in a scene: an object with a shape, colour and texture, or a ground with only a name."""
+
+    name: str  # "red star" or "grass"
+    kind: Literal["object", "ground"]
+    shape: str | None = None
+    colour: str | None = None
+    texture: str | None = None
+
+    @property
+    def class_name(self) -> str:
+        """The entry of CLASS_NAMES it belongs to: "red shape" or "grass"."""
+        return f"{self.colour} shape" if self.kind == "object" else self.name
+
+    @property
+    def phrase(self) -> str:
+        """Its fullest description: "red striped star", "red plain star" or "grass"."""
+        return f"{self.colour} {self.texture} {self.shape}" if self.kind == "object" else self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A drawn picture and everything that is true of it.
+
+    Attributes:
+        image: (S, S, 3) uint8 RGB.
+        region_ids: (S, S) uint8, index into `regions`; what is visible at each pixel.
+        regions: grounds first, then objects from back to front; each has at least one visible pixel.
+    """
+
+    image: np.ndarray
+    region_ids: np.ndarray
+    regions: tuple[SceneRegion, ...]
+
+    def __post_init__(self) -> None:
+        if self.image.shape != (*self.region_ids.shape, 3):
+            raise ValueError(f"got image {self.image.shape}, expected {(*self.region_ids.shape, 3)}")
+        visible = np.unique(self.region_ids).tolist()
+        if visible != list(range(len(self.regions))):
+            raise ValueError(f"got visible ids {visible}, expected 0 to {len(self.regions) - 1}, each one")
+
+    @property
+    def masks(self) -> np.ndarray:
+        """Exact visible masks: (R, S, S) bool; they divide the picture without gap or overlap."""
+        return self.region_ids == np.arange(len(self.regions))[:, None, None]
+
+    @property
+    def labels(self) -> list[str]:
+        """The different region names, in order of first appearance in `regions`."""
+        return list(dict.fromkeys(region.name for region in self.regions))
+
+    @property
+    def label_map(self) -> np.ndarray:
+        """Index into `labels` of what is visible at each pixel: (S, S) int64."""
+        labels = self.labels
+        return np.array([labels.index(region.name) for region in self.regions])[self.region_ids]
+
+    @property
+    def class_map(self) -> np.ndarray:
+        """Index into CLASS_NAMES of what is visible at each pixel: (S, S) int64."""
+        return np.array([CLASS_NAMES.index(region.class_name) for region in self.regions])[self.region_ids]
+
+
+@dataclass
+class _Canvas:
+    """A picture in the making; region ids count up in the order of painting."""
+
+    image: np.ndarray  # (S, S, 3) float32
+    region_ids: np.ndarray  # (S, S) uint8
+    regions: list[SceneRegion]
+    first_areas: dict[int, int]  # visible pixels of each object when it was painted
+
+    @property
+    def size(self) -> int:
+        return self.image.shape[0]
+
+    def would_hide(self, mask: np.ndarray) -> bool:
+        """Whether painting `mask` (S, S) bool would leave too little of an earlier object."""
+        left = np.bincount(self.region_ids[~mask], minlength=len(self.regions))
+        return any(left[index] < MIN_VISIBLE_SHARE * area for index, area in self.first_areas.items())
+
+
+def _check_arguments(seed: int, size: int, n_objects: int | None) -> None:
+    if seed < 0:
+        raise ValueError(f"got seed {seed}, expected 0 or more")
+    if size < MIN_SIZE or size % 4:
+        raise ValueError(f"got size {size}, expected a multiple of 4 of at least {MIN_SIZE}")
+    if n_objects is not None and not 0 <= n_objects <= MAX_OBJECTS:
+        raise ValueError(f"got n_objects {n_objects}, expected 0 to {MAX_OBJECTS} or None")
+
+
+def _cuts(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Where grounds meet, as fractions of the canvas: (count,) float64, rising."""
+    if count == 2:
+        return np.array([rng.uniform(0.22, 0.4), rng.uniform(0.6, 0.78)])
+    return rng.uniform(0.25, 0.75, count)
+
+
+def _paint_grounds(size: int, rng: np.random.Generator) -> _Canvas:
+    """One to three grounds side by side with wavy, slanted borders."""
+    names = rng.choice(GROUNDS, rng.choice([1, 2, 3], p=[0.4, 0.47, 0.13]), replace=False).tolist()
+    canvas = _Canvas(paint_ground(names[0], size, rng), np.zeros((size, size), np.uint8), [], {})
+    y, x = coordinates(size)
+    across, along = (y, x) if rng.random() < 0.65 else (x, y)
+    unit = size / REFERENCE_SIZE
+    for index, (name, cut) in enumerate(zip(names[1:], _cuts(rng, len(names) - 1), strict=True), start=1):
+        phase = along / (rng.uniform(15, 50) * unit) + rng.uniform(0, 6)
+        border = cut * size + rng.uniform(0, 12) * unit * np.sin(phase)
+        beyond = across > border + rng.uniform(-0.2, 0.2) * (along - size / 2)
+        canvas.image[beyond] = paint_ground(name, size, rng)[beyond]
+        canvas.region_ids[beyond] = index
+    canvas.regions.extend(SceneRegion(name, "ground") for name in names)
+    return canvas
+
+
+def _cast_shadow(canvas: _Canvas, alpha: np.ndarray, radius: float) -> None:
+    offset = int(radius * 0.12)
+    moved = np.roll(alpha, (offset, offset), (0, 1))
+    soft = cv2.GaussianBlur(moved, (0, 0), max(1.0, radius * 0.08)).astype(np.float32) / 255
+    canvas.image *= 1 - 0.35 * soft[..., None]
+
+
+def _try_object(canvas: _Canvas, colour: str, easy: bool, shrink: float, rng: np.random.Generator) -> bool:
+    """Paints one random object unless it would be too small or hide another; says whether it did."""
+    size = canvas.size
+    smallest = 0.12 if easy else 0.075
+    radius = size * math.exp(rng.uniform(math.log(smallest), math.log(max(smallest, 0.27 * shrink))))
+    centre = tuple(rng.uniform(0.08, 0.92, 2) * size)
+    shape, texture = rng.choice(SHAPES), rng.choice(TEXTURES, p=[0.4, 0.2, 0.2, 0.2])
+    upright = rng.random() >= 0.6 or easy
+    angle = rng.uniform(-0.3, 0.3) if upright else rng.uniform(-math.pi, math.pi)
+    alpha = shape_alpha(shape, centre, radius, angle, size, aspect=rng.uniform(0.9, 1.1))
+    mask = alpha > 127
+    smallest_area = max(MIN_AREA * (size / REFERENCE_SIZE) ** 2, math.pi * radius**2 / 4)
+    if mask.sum() < smallest_area or canvas.would_hide(mask):
+        return False
+    if rng.random() < 0.4:
+        _cast_shadow(canvas, alpha, radius)
+    opacity = (alpha.astype(np.float32) / 255)[..., None]
+    surface = paint_object(colour, texture, centre, radius, angle, size, rng)
+    canvas.image = canvas.image * (1 - opacity) + surface * opacity
+    index = len(canvas.regions)
+    canvas.region_ids[mask] = index
+    canvas.first_areas[index] = int(mask.sum())
+    canvas.regions.append(SceneRegion(f"{colour} {shape}", "object", str(shape), colour, str(texture)))
+    return True
+
+
+def _paint_objects(canvas: _Canvas, count: int, easy: bool, distinct_colours: bool, rng: np.random.Generator) -> None:
+    names = list(COLOURS)
+    colours = rng.permutation(names) if distinct_colours else rng.choice(names, MAX_OBJECTS)
+    attempt = 0
+    for colour in colours[:count].tolist():
+        while not _try_object(canvas, colour, easy, 0.98 ** max(0, attempt - ROOMY_ATTEMPTS), rng):
+            attempt += 1
+
+
+def _photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Exposure, sometimes blur, always noise: (S, S, 3) float32 to uint8."""
+    image = image * rng.uniform(0.88, 1.1) + rng.uniform(-10, 10)
+    if rng.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
+    image = image + rng.normal(0, rng.uniform(2, 8), image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def _drop_hidden(region_ids: np.ndarray, regions: list[SceneRegion]) -> tuple[np.ndarray, tuple[SceneRegion, ...]]:
+    """Renumbers the ids so that only visible regions remain."""
+    visible, compact = np.unique(region_ids, return_inverse=True)
+    return compact.reshape(region_ids.shape).astype(np.uint8), tuple(regions[index] for index in visible)
+
+
+def draw_scene(
+    seed: int,
+    size: int = REFERENCE_SIZE,
+    n_objects: int | None = None,
+    easy: bool = True,
+    distinct_colours: bool = False,
+) -> Scene:
+    """Draws one scene; the same arguments always give the same scene.
+
+    Args:
+        seed: 0 or more.
+        size: height and width in pixels; a multiple of 4, at least 64. Lengths scale with it, but another
+            size is another scene.
+        n_objects: 0 to 6 objects; None picks 1 to 6 at random.
+        easy: upright objects of fair size; False is the standard world with smaller, freely turned ones.
+        distinct_colours: no two objects share a colour.
+    """
+    _check_arguments(seed, size, n_objects)
+    rng = np.random.default_rng([SEED_FAMILY, seed])
+    canvas = _paint_grounds(size, rng)
+    count = int(rng.integers(1, MAX_OBJECTS + 1)) if n_objects is None else n_objects
+    _paint_objects(canvas, count, easy, distinct_colours, rng)
+    region_ids, regions = _drop_hidden(canvas.region_ids, canvas.regions)
+    return Scene(_photograph(canvas.image, rng), region_ids, regions)

@@ -1,0 +1,483 @@
+"""The data that flows through the method, validated on construction.
+
+Glossary of axes
+    R  regions (tokens)         M  mask parts (a fused region has several)
+    P  patches of the stitched grid, Ph * Pw
+    T  views (the whole image first, then tiles, row-major)
+    g  patches per side of a view
+    C  width of the pooled patch features   D  width of the joint image-text embedding
+    L  labels   Q  queries (a label with synonyms has several)
+    H, W  the image's own size in pixels    h, w  the stored size of a mask
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from textregion.errors import InputError, first_line, sides
+from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows
+
+MAX_SOFT_VALUE = 3.0
+LONGEST_LABEL = 1000  # characters; models read about 70 words, and time grows with the square of a word's length
+
+if TYPE_CHECKING:
+    from supervision import Detections
+
+    Unset = Any
+else:
+    Detections = Any  # of an optional package, never imported here
+    Unset = None  # stands for a default that construction fills in, so the fields never read as None
+
+
+@dataclass(frozen=True)
+class RegionMasks:
+    """R soft masks, kept small: the stored parts are brought to full size only where and when asked for.
+
+    A region is the element-wise maximum of its parts after each was resized bilinearly to `mask_size`
+    (spec 9.6, 9.8), so fused SAM 2 masks stay exact at 256 x 256.
+
+    soft: (M, h, w) float or bool, values 0..3 (SAM 2 logits clamped to [0, 3], or 0/1).
+    image_size: (H, W) of the image the masks belong to, pixels.
+    mask_size: (h', w') at which the masks are meant: the resized or the original image; default (h, w).
+    group: (M,) int64 region of each part, every region 0..R-1 at least once; default one part per region.
+    boxes: (R, 4) xyxy in pixels of the image, end-exclusive; derived from `soft > 0` when not given.
+    predicted_iou, stability: (R,) of the region's first part; ones when not given.
+    hard: full-size values are 1 where they would be > 0 (ablation, spec 5.1).
+    """
+
+    soft: Shaped[Tensor, "M h w"]
+    image_size: tuple[int, int]
+    mask_size: tuple[int, int] = (0, 0)
+    group: Int[Tensor, " M"] | Unset = None
+    boxes: Float[Tensor, "R 4"] | Unset = None
+    predicted_iou: Float[Tensor, " R"] | Unset = None
+    stability: Float[Tensor, " R"] | Unset = None
+    hard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.soft.ndim != 3 or 0 in self.soft.shape[1:]:
+            raise InputError(f"got masks of shape {tuple(self.soft.shape)}, expected (R, h, w) with h, w >= 1")
+        if not (self.soft.is_floating_point() or self.soft.dtype == torch.bool):
+            raise InputError(f"got masks of dtype {self.soft.dtype}, expected bool or float in [0, 3]")
+        if self.soft.is_floating_point() and not bool(torch.isfinite(self.soft).all()):
+            raise InputError("got masks with NaN or infinite values, expected numbers in [0, 3]")
+        sides(self.image_size, "image_size")
+        set_ = object.__setattr__  # the only writes to a frozen instance: its own defaults
+        if self.mask_size == (0, 0):
+            set_(self, "mask_size", tuple(self.soft.shape[1:]))
+        sides(self.mask_size, "mask_size")
+        if self.group is None:
+            set_(self, "group", torch.arange(len(self.soft), device=self.soft.device))
+        elif self.group.shape != (len(self.soft),) or self.group.dtype not in (torch.int64, torch.int32):
+            found = f"{self.group.dtype} of shape {tuple(self.group.shape)}"
+            raise InputError(
+                f"got groups {found} for {len(self.soft)} mask parts, expected whole numbers ({len(self.soft)},)"
+            )
+        if not isinstance(self.hard, bool):
+            raise InputError(f"got hard {self.hard!r}, expected True or False")
+        if self.boxes is None:
+            set_(self, "boxes", self._boxes_of_parts())
+        for name in ("predicted_iou", "stability"):
+            if getattr(self, name) is None:
+                set_(self, name, torch.ones(len(self), device=self.soft.device))
+        for name in ("boxes", "predicted_iou", "stability"):
+            if len(getattr(self, name)) != len(self):
+                raise InputError(f"got {len(getattr(self, name))} {name} for {len(self)} regions")
+        if (shape := tuple(getattr(self.boxes, "shape", ()))) != (len(self), 4):
+            raise InputError(f"got boxes of shape {shape}, expected ({len(self)}, 4)")
+
+    def __len__(self) -> int:
+        """R, the number of regions."""
+        return int(self.group.max()) + 1 if len(self.group) else 0
+
+    @classmethod
+    def empty(cls, image_size: tuple[int, int], device: torch.device | str = "cpu") -> "RegionMasks":
+        """No region at all: a normal result (spec 9.10)."""
+        return cls(torch.zeros(0, 1, 1, device=device), image_size, mask_size=image_size)
+
+    @classmethod
+    def from_array(
+        cls,
+        masks: "np.ndarray | Tensor | RegionMasks",
+        image_size: tuple[int, int],
+        device: torch.device | str = "cpu",
+    ) -> "RegionMasks":
+        """Masks somebody else made: (R, h, w) or one (h, w), bool, integer or float; any resolution.
+
+        Negative values count as 0 and values above 3 as 3. InputError for NaN, infinities or other shapes.
+        """
+        if isinstance(masks, RegionMasks):
+            return masks.to(device)
+        masks = masks if isinstance(masks, Tensor) else _as_tensor(masks)
+        if masks.is_complex() or masks.layout != torch.strided:
+            raise InputError(f"got masks of {masks.dtype}, {masks.layout}, expected a dense tensor of real numbers")
+        masks = masks[None] if masks.ndim == 2 else masks
+        if masks.ndim != 3:
+            raise InputError(f"got masks of shape {tuple(masks.shape)}, expected (R, h, w) or (h, w)")
+        if len(masks) == 0:
+            return cls.empty(image_size, device)
+        if masks.dtype != torch.bool:
+            masks = masks if masks.is_floating_point() else masks.float()
+            if not bool(torch.isfinite(masks).all()):
+                raise InputError("got masks with NaN or infinite values, expected numbers in [0, 3]")
+            masks = masks.clamp(0, MAX_SOFT_VALUE).float()
+        return cls(masks.to(device), image_size)
+
+    def _boxes_of_parts(self) -> Float32[Tensor, "R 4"]:
+        """Tight boxes around `soft > 0`, in image pixels, the union over a region's parts; zeros if empty."""
+        (height, width), (h, w) = self.image_size, self.soft.shape[1:]
+        on = self.soft > 0
+        rows, columns = on.any(2), on.any(1)
+        scale = torch.tensor([width / w, height / h] * 2, device=self.soft.device)
+        edges = torch.stack([_first(columns), _first(rows), _last(columns), _last(rows)], 1) * scale
+        boxes = torch.zeros(len(self), 4, device=self.soft.device)
+        filled = on.flatten(1).any(1)
+        group = self.group[filled, None].expand(-1, 2)
+        boxes[:, :2] = boxes[:, :2].scatter_reduce(0, group, edges[filled, :2], "amin", include_self=False)
+        boxes[:, 2:] = boxes[:, 2:].scatter_reduce(0, group, edges[filled, 2:], "amax", include_self=False)
+        return boxes
+
+    def to(self, device: torch.device | str) -> "RegionMasks":
+        """The same masks on another device."""
+        names = ("soft", "group", "boxes", "predicted_iou", "stability")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    def select(self, index: Int[Tensor, " K"]) -> "RegionMasks":
+        """The regions named by `index`, in that order."""
+        index = index.to(self.group.device)
+        if len(index) == 0:
+            return replace(RegionMasks.empty(self.image_size, self.soft.device), mask_size=self.mask_size)
+        part, group = torch.nonzero(self.group[None] == index[:, None], as_tuple=True)[::-1]
+        return RegionMasks(
+            self.soft[part],
+            self.image_size,
+            self.mask_size,
+            group,
+            self.boxes[index],
+            self.predicted_iou[index],
+            self.stability[index],
+            self.hard,
+        )
+
+    def at_size(self, mask_size: tuple[int, int]) -> "RegionMasks":
+        """The same parts, meant at another full size (say the original instead of the resized image)."""
+        return replace(self, mask_size=tuple(mask_size))
+
+    def pixels(
+        self, rows: Int[Tensor, " y"], columns: Int[Tensor, " x"], regions: Int[Tensor, " K"] | None = None
+    ) -> Float32[Tensor, "R y x"]:
+        """Full-size soft values 0..3 at the crossings of some rows and columns of `mask_size`.
+
+        regions: the only regions wanted, ascending; default all R.
+
+        Equal to resizing every part bilinearly (align_corners=False, no antialias, float32, rounded to the parts'
+        own precision), taking the maximum over a region's parts and indexing; only the crossings are computed.
+        """
+        device = self.soft.device
+        soft, group, count = self.soft, self.group, len(self)
+        if regions is not None:
+            wanted = torch.isin(group, regions)
+            soft, group, count = soft[wanted], torch.searchsorted(regions, group[wanted]), len(regions)
+        if count == 0:
+            return torch.zeros(0, len(rows), len(columns), device=device)
+        y_taps = [tap[rows.to(device)] for tap in bilinear_taps(soft.shape[1], self.mask_size[0], device)]
+        x_taps = [tap[columns.to(device)] for tap in bilinear_taps(soft.shape[2], self.mask_size[1], device)]
+        needed, inverse = torch.unique(torch.cat(y_taps[:2]), return_inverse=True)
+        y_taps[:2] = inverse.chunk(2)
+        parts = lerp_rows(lerp_columns(soft[:, needed].float(), x_taps), y_taps)
+        if soft.dtype == torch.float16:  # what vanishes in half is outside the mask (spec 9.6)
+            parts = parts.half().float()
+        full = parts.new_zeros(count, *parts.shape[1:])
+        full = full.scatter_reduce(0, group[:, None, None].expand_as(parts), parts, "amax")
+        return (full > 0).float() if self.hard else full
+
+    def full(self) -> Float32[Tensor, "R h1 w1"]:
+        """All soft masks at full size, values 0..3; R * h' * w' * 4 bytes."""
+        device = self.soft.device
+        return self.pixels(*(torch.arange(n, device=device) for n in self.mask_size))
+
+    def patch_grid(self, grid: tuple[int, int]) -> Float32[Tensor, "R Ph Pw"]:
+        """Full-size masks resized once more, bilinearly without antialias, to the patch grid (spec 5.1)."""
+        device = self.soft.device
+        y0, y1, y = bilinear_taps(self.mask_size[0], grid[0], device)
+        x0, x1, x = bilinear_taps(self.mask_size[1], grid[1], device)
+        crossings = self.pixels(torch.cat([y0, y1]), torch.cat([x0, x1]))
+        y_index, x_index = torch.arange(grid[0], device=device), torch.arange(grid[1], device=device)
+        columns = lerp_columns(crossings, (x_index, x_index + grid[1], x))
+        return lerp_rows(columns, (y_index, y_index + grid[0], y))
+
+    def binary(self, size: tuple[int, int] | None = None, threshold: float = 0.0) -> Bool[Tensor, "R H W"]:
+        """`mask > threshold` at `size` (default: the image's own), one region at a time to bound memory."""
+        height, width = size or self.image_size
+        out = torch.zeros(len(self), height, width, dtype=torch.bool, device=self.soft.device)
+        for r in range(len(self)):
+            full = self.select(torch.tensor([r])).full()
+            if full.shape[1:] != (height, width):
+                full = F.interpolate(full[None], (height, width), mode="bilinear")[0]
+            out[r] = full[0] > threshold
+        return out
+
+    def save(self, path: str | Path) -> None:
+        """Write everything as one safetensors file (no pickle)."""
+        from textregion.storage import save_tensors
+
+        save_tensors(path, self._tensors(), {"kind": "RegionMasks", **self._sizes()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RegionMasks":
+        """Read what `save` wrote; InputError when the file is missing, damaged or something else."""
+        from textregion.storage import complete, load_tensors
+
+        tensors, meta = load_tensors(path, kind="RegionMasks")
+        with complete(path, "RegionMasks"):
+            return cls._restore(tensors, meta)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        names = ("soft", "group", "boxes", "predicted_iou", "stability")
+        return {name: getattr(self, name) for name in names}
+
+    def _sizes(self) -> dict:
+        return {"image_size": list(self.image_size), "mask_size": list(self.mask_size), "hard": self.hard}
+
+    @classmethod
+    def _restore(cls, tensors: dict[str, Tensor], meta: dict) -> "RegionMasks":
+        sizes = {name: tuple(meta[name]) for name in ("image_size", "mask_size")}
+        return cls(**tensors, **sizes, hard=meta["hard"])
+
+
+def _as_tensor(masks: Any) -> Tensor:
+    """An array, or nested lists, as tensor; InputError when it does not hold numbers in equal rows."""
+    try:
+        array = np.asarray(masks)
+    except ValueError as error:
+        raise InputError(f"got masks that are no array ({first_line(error)}), expected (R, h, w) numbers") from error
+    if array.dtype.kind not in "bifu":
+        raise InputError(f"got masks of dtype {array.dtype}, expected numbers or booleans")
+    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
+
+
+def _first(on: Bool[Tensor, "M n"]) -> Float32[Tensor, " M"]:
+    """Index of the first True of each row (0 if none)."""
+    return on.to(torch.uint8).argmax(1).float()
+
+
+def _last(on: Bool[Tensor, "M n"]) -> Float32[Tensor, " M"]:
+    """One past the index of the last True of each row."""
+    return on.shape[1] - _first(on.flip(1))
+
+
+@dataclass(frozen=True)
+class RegionTokens:
+    """One unit vector per region, directly comparable with text embeddings.
+
+    tokens: (R, D) float32, unit length.
+    masks: the R RegionMasks they belong to.
+    kept: (R,) int64, which given or generated mask each token came from.
+    grid: (Ph, Pw), the patch grid the masks were brought to.
+    backbone, recipe: names of what made them.
+    logit_scale, logit_bias: region logit = cosine * logit_scale + logit_bias (1 and 0 except SigLIP; spec 8.2).
+    patch_scores: (Ph, Pw) difference score d of global-patch removal, or None when removal was off (spec 6).
+    dense: (D, Ph, Pw) fused dense features for pixels no region covers, or None (spec 8.4a).
+    """
+
+    tokens: Float32[Tensor, "R D"]
+    masks: RegionMasks
+    kept: Int[Tensor, " R"]
+    grid: tuple[int, int]
+    backbone: str = ""
+    recipe: str = ""
+    logit_scale: float = 1.0
+    logit_bias: float = 0.0
+    patch_scores: Float32[Tensor, "Ph Pw"] | None = None
+    dense: Float32[Tensor, "D Ph Pw"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, axes in (("tokens", "R D"), ("kept", "R"), ("patch_scores", "Ph Pw"), ("dense", "D Ph Pw")):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.ndim != len(axes.split()):
+                raise InputError(f"got {name} of shape {tuple(tensor.shape)}, expected ({axes.replace(' ', ', ')})")
+        for name in ("masks", "kept"):
+            if len(getattr(self, name)) != len(self.tokens):
+                raise InputError(f"got {len(getattr(self, name))} {name} for {len(self.tokens)} tokens")
+        sides(self.grid, "grid")
+        if not all(isinstance(value, Real) for value in (self.logit_scale, self.logit_bias)):
+            raise InputError(f"got logit_scale {self.logit_scale!r}, logit_bias {self.logit_bias!r}, expected numbers")
+        if not (self.tokens.is_floating_point() and bool(self.tokens.isfinite().all())):
+            raise InputError(f"got tokens of {self.tokens.dtype} or with NaN, expected unit vectors")
+
+    def __len__(self) -> int:
+        """R, the number of regions with a token."""
+        return len(self.tokens)
+
+    def similarity(self, text: Float[Tensor, "L D"]) -> Float32[Tensor, "R L"]:
+        """Cosine similarity of every region with every text embedding (unit rows), in [-1, 1].
+
+        InputError when the text comes from a model of another width.
+        """
+        if text.ndim != 2 or text.shape[1] != self.tokens.shape[1]:
+            raise InputError(
+                f"got text embeddings of shape {tuple(text.shape)}, expected (L, {self.tokens.shape[1]}); "
+                f"encode the labels with the backbone that made the tokens ({self.backbone or 'unknown'})"
+            )
+        return self.tokens @ text.to(self.tokens).T
+
+    def logits(self, text: Float[Tensor, "L D"]) -> Float32[Tensor, "R L"]:
+        """Region logits of spec 8.2."""
+        return self.similarity(text) * self.logit_scale + self.logit_bias
+
+    def to_supervision(self, text: Float[Tensor, "Q D"], labels: Sequence[str]) -> Detections:
+        """`supervision.Detections`, one per region: box, mask, its best label's probability, index and name.
+
+        text, labels: the labels and the embeddings of their queries, as `outputs.annotations.region_scores` takes them.
+        `data` also has "cosine", "predicted_iou" and "region" (index into the tokens). InputError with the command
+        that installs supervision when it is missing. Memory: R bytes per pixel of the image.
+        """
+        from textregion.outputs.detections import region_detections
+
+        return region_detections(self, text, labels)
+
+    def to(self, device: torch.device | str) -> "RegionTokens":
+        """The same tokens on another device."""
+        moved = {n: getattr(self, n).to(device) for n in ("tokens", "masks", "kept")}
+        optional = {n: t.to(device) for n in ("patch_scores", "dense") if (t := getattr(self, n)) is not None}
+        return replace(self, **moved, **optional)
+
+    def save(self, path: str | Path) -> None:
+        """Write tokens, masks and origin as one safetensors file (no pickle)."""
+        from textregion.storage import save_tensors
+
+        optional = {n: t for n in ("patch_scores", "dense") if (t := getattr(self, n)) is not None}
+        masks = {f"masks.{n}": t for n, t in self.masks._tensors().items()}
+        plain = ("grid", "backbone", "recipe", "logit_scale", "logit_bias")
+        meta = {"kind": "RegionTokens", **{n: getattr(self, n) for n in plain}, **self.masks._sizes()}
+        save_tensors(path, {"tokens": self.tokens, "kept": self.kept, **optional, **masks}, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RegionTokens":
+        """Read what `save` wrote; InputError when the file is missing, damaged or something else."""
+        from textregion.storage import complete, load_tensors
+
+        tensors, meta = load_tensors(path, kind="RegionTokens")
+        parts = {n.removeprefix("masks."): tensors.pop(n) for n in list(tensors) if n.startswith("masks.")}
+        with complete(path, "RegionTokens"):
+            sizes = {n: meta.pop(n) for n in ("image_size", "mask_size", "hard")}
+            meta["grid"] = tuple(meta["grid"])
+            return cls(**tensors, masks=RegionMasks._restore(parts, sizes), **meta)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What every pixel is called.
+
+    label_map: (H, W) int64, index into `labels`.
+    confidence: (H, W) float32 in [0, 1], probability of that label.
+    region_map: (H, W) int64, the region (index into the tokens) behind the pixel, -1 where no region lies.
+    labels: L names. palette: (L, 3) uint8 colours of the pictures.
+    """
+
+    label_map: Int[np.ndarray, "H W"]
+    confidence: Float32[np.ndarray, "H W"]
+    region_map: Int[np.ndarray, "H W"]
+    labels: tuple[str, ...]
+    probabilities: Float32[np.ndarray, "L H W"] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        shapes = {self.label_map.shape, self.confidence.shape, self.region_map.shape}
+        if len(shapes) != 1 or self.label_map.ndim != 2:
+            raise InputError(f"got maps of shapes {sorted(shapes)}, expected one (H, W) for all three")
+        if self.label_map.size and not 0 <= int(self.label_map.min()) <= int(self.label_map.max()) < len(self.labels):
+            raise InputError(f"got label indices outside 0..{len(self.labels) - 1}")
+
+    @property
+    def palette(self) -> UInt8[np.ndarray, "L 3"]:
+        """One colour per label, stable in the label's position."""
+        from textregion.outputs.pictures import palette
+
+        return palette(len(self.labels))
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Share of the pixels each label has, in [0, 1], in the order of the labels."""
+        counts = np.bincount(self.label_map.ravel(), minlength=len(self.labels))
+        return {name: float(n) / self.label_map.size for name, n in zip(self.labels, counts, strict=True)}
+
+    def mask(self, label: str | int) -> Bool[np.ndarray, "H W"]:
+        """Where a label is, by name or index; InputError for a name that was not asked for."""
+        if isinstance(label, str):
+            if label not in self.labels:
+                raise InputError(f"no label {label!r}; this segmentation has {', '.join(self.labels)}")
+            label = self.labels.index(label)
+        return self.label_map == label
+
+    def save_png(self, path: str | Path) -> None:
+        """Write the label map as an 8-bit palette PNG (16-bit grey above 256 labels); pixel value = label index."""
+        from textregion.outputs.pictures import label_map_image
+
+        label_map_image(self).save(path)
+
+    def overlay(self, image: UInt8[np.ndarray, "h w 3"], opacity: float = 0.6) -> UInt8[np.ndarray, "H W 3"]:
+        """The image in grey with every label's colour laid over it, fainter where no region lies."""
+        from textregion.outputs.pictures import overlay
+
+        return overlay(image, self, opacity)
+
+    def to_coco_rle(self) -> list[dict]:
+        """COCO-style annotations, one per label present: {"category", "segmentation": RLE, "area", "bbox", "score"}.
+
+        "category_id" is the label map's pixel value; "score" the mean probability. Whole files: outputs/annotations.py.
+        """
+        from textregion.outputs.annotations import encode_mask
+
+        annotations = []
+        for index in np.unique(self.label_map):
+            mask = self.mask(int(index))
+            name, score = self.labels[index], float(self.confidence[mask].mean())
+            annotations.append({"category_id": int(index), "category": name, **encode_mask(mask), "score": score})
+        return annotations
+
+    def to_supervision(self) -> Detections:
+        """`supervision.Detections`, one per label present: box, mask, mean probability, label index and name.
+
+        InputError with the command that installs supervision when it is missing. Memory: a byte per pixel and
+        label present.
+        """
+        from textregion.outputs.detections import detections
+
+        present = [int(index) for index in np.unique(self.label_map)]
+        masks = [self.mask(index) for index in present]
+        confidence = [float(self.confidence[mask].mean()) for mask in masks]
+        return detections(masks, self.label_map.shape, confidence, present, self.labels)
+
+
+def as_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Check a list of labels: at least one, every one a string that can be seen, of at most LONGEST_LABEL characters.
+
+    InputError for anything else, a lone string and control characters included (white space is fine).
+    """
+    if isinstance(labels, str):
+        raise InputError(f"got the single string {labels[:40]!r} as labels, expected a list of strings")
+    if not isinstance(labels, Iterable):
+        raise InputError(f"got {labels!r} as labels, expected a list of strings")
+    labels = tuple(labels)
+    if not labels:
+        raise InputError("got no labels, expected at least one word or phrase")
+    for label in labels:
+        if not isinstance(label, str) or not any(c.isprintable() and c not in " ;" for c in label):
+            raise InputError(f"got {str(label)[:40]!r} as a label, expected a word or phrase")
+        if len(label) > LONGEST_LABEL:
+            raise InputError(f"got a label of {len(label)} characters, expected at most {LONGEST_LABEL}: {label[:40]}…")
+        if any(unicodedata.category(c) in ("Cc", "Cs") and not c.isspace() for c in label):
+            raise InputError(
+                f"got the label {label[:40]!r} with control characters or broken text, expected plain words"
+            )
+    return labels

@@ -1,0 +1,311 @@
+"""Where weights are found: explicit path, environment variable, local cache, hub; fetching them for offline use.
+
+    python -m textregion.weights --preset clip-vit-l14-336 --to weights     # on a machine with internet
+    python -m textregion.weights --verify weights                           # after copying, anywhere
+    python TextRegionSegmenter.py --clip_download_root weights …       # looks there, for SAM 2 too
+
+Environment: TEXTREGION_CLIP and TEXTREGION_SAM2 name a weight file, or a folder made by `--to`, of the
+image-text model and of SAM 2. HF_HUB_OFFLINE=1 never asks the network; HF_HOME moves the cache.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+import huggingface_hub
+from httpx2 import HTTPError
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RemoteEntryNotFoundError
+from tqdm import tqdm
+
+from textregion.cli.command_line import Parser, run_program
+from textregion.errors import InputError
+
+CLIP_VARIABLE = "TEXTREGION_CLIP"
+SAM2_VARIABLE = "TEXTREGION_SAM2"
+CHECKSUMS = "SHA256SUMS"
+SHARED_NAMES = {"open_clip_model.safetensors", "open_clip_pytorch_model.bin", "tokenizer.json"}
+HUB = constants.ENDPOINT
+OLD_CLIP_CACHE = Path("~/.cache/clip")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file that a model needs, and where it is published.
+
+    what: the model, as shown to the user. repository: "owner/name" on the hub. files: names of the same
+    content in the order of preference (safetensors first). variable, option: the environment variable and the
+    command-line flag that give a path. original: its name where the authors first published it.
+    companion: a file that belongs beside another (a tokenizer): a given path names that other file's place.
+    """
+
+    what: str
+    repository: str
+    files: tuple[str, ...]
+    variable: str
+    option: str
+    original: str = ""
+    companion: bool = False
+
+    @property
+    def folder(self) -> str:
+        """The folder of this asset inside a weights folder: the repository's own name."""
+        return self.repository.split("/")[-1]
+
+    @property
+    def wanted(self) -> str:
+        """How the file is called in a weights folder, e.g. sam2.1-hiera-tiny/sam2.1_hiera_tiny.pt."""
+        return f"{self.folder}/{self.files[0]}"
+
+
+class WeightsNotFoundError(InputError):
+    """No step of the search found the files `assets`; the one-line message names the steps and what to do."""
+
+    def __init__(self, assets: Sequence[Asset], root: str | Path | None, why: str) -> None:
+        self.assets, self.why = tuple(assets), why
+        files = ", ".join(f"{asset.files[0]} of {asset.repository} ({asset.what})" for asset in assets)
+        flags = ", ".join(f"{flag} not given" for flag in dict.fromkeys(asset.option for asset in assets))
+        variables = ", ".join(f"{name} not set" for name in dict.fromkeys(asset.variable for asset in assets))
+        looked = ", ".join(str(folder) for folder in _cache_folders(root))
+        target = Path(root or "weights")
+        places = " and ".join(str(target / asset.wanted) for asset in assets)
+        super().__init__(
+            f"weights not found: {files}; {flags}; {variables}; not in {looked}; not from the hub: {why}; fetch "
+            f"them where there is internet (python -m textregion.weights --preset NAME --to {target}), or put them at "
+            f"{places}, and give --clip_download_root {target}"
+        )
+
+
+def locate(asset: Asset, explicit: str | Path | None = None, root: str | Path | None = None) -> Path:
+    """The file of an asset: explicit path, environment variable, local cache, hub, in this order.
+
+    explicit: a path given by the user, which must exist: nothing else is tried then. The same holds for the
+    environment variable when it is set. Either may be a folder made by `fetch`. root: a weights folder or hub
+    cache to look in first and to download to.
+    Raises InputError (one line) when an explicit path is missing, WeightsNotFoundError when nothing is found:
+    its message names each step and the exact place where the file may be put.
+    """
+    given, origin = (explicit, asset.option) if explicit is not None else _from_environment(asset)
+    if given is not None:
+        path = _given(asset, Path(given).expanduser(), origin)
+        if path is not None:
+            return path
+    cached = next(_cached(asset, root), None)
+    return cached or _download(asset, root)
+
+
+def locate_all(requests: Sequence[tuple[Asset, str | Path | None]], root: str | Path | None = None) -> list[Path]:
+    """`locate` for several (asset, explicit path); whatever is not found is reported in one line."""
+    found: list[Path] = []
+    missing: list[Asset] = []
+    why = ""
+    for asset, explicit in requests:
+        try:
+            found.append(locate(asset, explicit, root))
+        except WeightsNotFoundError as error:
+            missing.append(asset)
+            why = error.why
+    if missing:
+        raise WeightsNotFoundError(missing, root, why)
+    return found
+
+
+def _from_environment(asset: Asset) -> tuple[str | None, str]:
+    return os.environ.get(asset.variable) or None, asset.variable
+
+
+def _given(asset: Asset, path: Path, origin: str) -> Path | None:
+    """The file that a given path means; None for a companion that does not lie there."""
+    if path.is_dir():
+        found = next(_in_folder(asset, path), None)
+        if found is None and not asset.companion:
+            raise InputError(f"{origin} is the folder {path} without {asset.wanted}, which {asset.what} needs")
+        return found
+    if not path.is_file():
+        raise InputError(f"{origin} names {path}, which does not exist; give the weight file of {asset.what}")
+    if not asset.companion:
+        return path
+    return next((beside for name in asset.files if (beside := path.with_name(name)).is_file()), None)
+
+
+def _in_folder(asset: Asset, folder: Path) -> Iterator[Path]:
+    """Layouts of a weights folder: repository folder, a file of its own name, a clone of it, hub cache."""
+    own_names = [asset.original] if asset.original else []
+    own_names += [name for name in asset.files if name not in SHARED_NAMES]
+    candidates = [folder / asset.folder / name for name in asset.files] + [folder / name for name in own_names]
+    if folder.name == asset.folder:
+        candidates += [folder / name for name in asset.files]
+    yield from (path for path in candidates if path.is_file())
+    for name in asset.files:
+        cached = huggingface_hub.try_to_load_from_cache(asset.repository, name, cache_dir=folder)
+        if isinstance(cached, str):
+            yield Path(cached)
+
+
+def _cached(asset: Asset, root: str | Path | None) -> Iterator[Path]:
+    for folder in _cache_folders(root):
+        yield from _in_folder(asset, folder)
+
+
+def _cache_folders(root: str | Path | None) -> list[Path]:
+    roots = [Path(root).expanduser()] if root else []
+    return [*roots, Path(constants.HF_HUB_CACHE), OLD_CLIP_CACHE.expanduser()]
+
+
+def _download(asset: Asset, root: str | Path | None, **target: str) -> Path:
+    """From the hub with its progress bar, into `root`, the usual cache, or as `target` says."""
+    where = target or ({"cache_dir": str(Path(root).expanduser())} if root else {})
+    why = _no_network()
+    for name in () if why else asset.files:
+        try:
+            return Path(hf_hub_download(asset.repository, name, endpoint=HUB, **where))
+        except RemoteEntryNotFoundError:
+            why = f"{asset.repository} has none of {', '.join(asset.files)}"
+        except (OfflineModeIsEnabled, HfHubHTTPError, HTTPError, OSError) as error:
+            why = " ".join(str(error.__cause__ or error).split())[:160]
+            break
+    raise WeightsNotFoundError([asset], root, why)
+
+
+def _no_network() -> str:
+    """Why the hub cannot be asked at all, or ''; spares the client's half minute of retries."""
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    if urllib.request.getproxies():
+        return ""
+    address = urlparse(HUB)
+    try:
+        socket.getaddrinfo(address.hostname, address.port or 443)
+    except OSError:
+        return "no network"
+    return ""
+
+
+# ---------------------------------------------------------------------- fetching for use without internet
+
+
+def fetch(assets: Sequence[Asset], to: str | Path) -> list[Path]:
+    """Bring every asset into the folder `to`, and write SHA-256 sums of all its files beside them.
+
+    Files land at `to`/<repository name>/<file>; a folder made so is what --clip_download_root and the
+    environment variables take. Files already there are kept, cached ones copied, others downloaded (an
+    interrupted download goes on where it stopped). Raises InputError when one is nowhere to be had.
+    """
+    folder = Path(to)
+    paths = [_fetch_one(asset, folder) for asset in assets]
+    write_checksums(folder)
+    return paths
+
+
+def _fetch_one(asset: Asset, folder: Path) -> Path:
+    here = [path for name in asset.files if (path := folder / asset.folder / name).is_file()]
+    if here:
+        return here[0]
+    cached = next(_cached(asset, None), None)
+    if cached is None:
+        return _download(asset, folder, local_dir=str(folder / asset.folder))
+    target = folder / asset.folder / cached.name
+    _copy(cached, target)
+    return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.copyfile(source, partial)
+    os.replace(partial, target)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, with a progress bar for large ones."""
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    with (
+        path.open("rb") as file,
+        tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size < 1e8) as bar,
+    ):
+        while block := file.read(1 << 22):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """Every file of a weights folder but the sums and what the download client keeps in hidden folders."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    return sorted(path for path in files if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+
+
+def write_checksums(folder: Path) -> Path:
+    """Write `SHA256SUMS` over all files below the folder, in the format of the sha256sum program."""
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    sums = folder / CHECKSUMS
+    sums.write_text("".join(lines), encoding="utf-8")
+    return sums
+
+
+def verify(folder: str | Path) -> list[Path]:
+    """The files of a weights folder; InputError naming those missing or unlike their written checksum."""
+    folder = Path(folder)
+    sums = folder / CHECKSUMS
+    if not sums.is_file():
+        raise InputError(f"no {CHECKSUMS} in {folder}; make the folder with python -m textregion.weights --to {folder}")
+    entries = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not entries or any(len(entry) != 2 for entry in entries):
+        raise InputError(f"{sums} is damaged; make the folder again with python -m textregion.weights --to {folder}")
+    paths = [folder / name for _, name in entries]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(f"{len(missing)} files of {sums} are missing: {', '.join(missing)}; copy them again")
+    wrong = [str(path) for path, (digest, _) in zip(paths, entries, strict=True) if sha256(path) != digest]
+    if wrong:
+        raise InputError(f"{len(wrong)} files are damaged: {', '.join(wrong)}; copy or fetch them again")
+    return paths
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m textregion.weights", description=__doc__)
+    parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets whose files are wanted")
+    parser.add_argument("--to", metavar="DIR", default="weights", help="folder to put them in (default: weights)")
+    parser.add_argument("--verify", metavar="DIR", help="check a folder against its checksums, fetch nothing")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; 0, or 2 after one line on stderr."""
+    options = _parser().parse_args(arguments)
+    return run_program(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.verify:
+        print(f"{len(verify(options.verify))} files in {options.verify} are as they were fetched")
+        return
+    if not options.preset:
+        raise InputError("nothing to do; give --preset NAME [NAME …] --to DIR, or --verify DIR")
+    from textregion.presets import assets_of
+
+    assets = list(dict.fromkeys(asset for name in options.preset for asset in assets_of(name)))
+    if not assets:
+        print(f"{', '.join(options.preset)} needs no files: its weights are in the repository")
+        return
+    try:
+        for path in fetch(assets, options.to):
+            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    except OSError as error:
+        raise InputError(f"cannot write to {options.to} ({error}); give another folder as --to") from error
+    print(f"checksums in {Path(options.to) / CHECKSUMS}; use it with --clip_download_root {options.to}")
+
+
+if __name__ == "__main__":
+    from textregion import weights  # the same module under its real name, so that its exception classes are one
+
+    sys.exit(weights.main())

@@ -1,0 +1,221 @@
+"""Trains the tiny SAM 2 on single foreground points.
+
+From scratch it goes through three phases of the run (see Phase): first the features alone learn which pixels
+belong together, then all masks of a point learn the same region, then the best of three is trained.
+Continued training starts in the last phase.
+"""
+
+from enum import Enum, auto
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textregion.tiny.captions import THINGS
+from textregion.tiny.models import build_sam2, load_sam2, save_weights
+from utils.tiny.sam2_decoding import Decoded, decode, encode, normalise, pixel_features
+from utils.tiny.sam2_initialise import initialise, rescale_neck
+from utils.tiny.scene_cache import SceneSet
+
+IMAGES, POINTS = 8, 12
+ANYWHERE = 0.2  # share of points drawn from all pixels; the others pick a region first
+ON_OBJECT = 0.7  # share of the region picks that ask for an object
+AFFINITY_PHASE, MEAN_PHASE = 0.15, 0.35  # ends of the first two phases, as progress
+ENERGY_LIMIT = 0.5  # mean square of the coarse features above which they are held back
+FROM_SCRATCH_RATE, CONTINUED_RATE = 6e-4, 4e-4
+
+
+class Phase(Enum):
+    """What is trained: pixel affinity only, all masks alike, or the best of three masks."""
+
+    AFFINITY = auto()
+    MEAN = auto()
+    BEST = auto()
+
+
+class Affinity(nn.Module):
+    """Training-only head: does a pixel belong with the point's pixel? A bilinear form on pixel features."""
+
+    def __init__(self, channels: int = 12) -> None:
+        super().__init__()
+        self.form = nn.Linear(channels, channels)
+        nn.init.eye_(self.form.weight)
+        nn.init.constant_(self.form.bias, -0.5)
+        self.form.weight.data *= 2
+
+    def forward(self, features: Tensor, points: Tensor, image_size: int) -> tuple[Tensor, Tensor]:
+        """Features (B, K, h, w), points (B, P, 2) to logits (B*P, 1, h, w) and query vectors (B*P, K)."""
+        places = (points[:, :, None] + 0.5) / image_size * 2 - 1
+        found = F.grid_sample(features, places, align_corners=False)[..., 0].transpose(1, 2)
+        queries = self.form(found)
+        logits = torch.einsum("bpk,bkhw->bphw", queries, features).flatten(0, 1)
+        return logits[:, None], queries.flatten(0, 1)
+
+
+def _turned(image: np.ndarray, region_ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Turns by quarters and mirrors a picture and its ids together."""
+    turns, step = rng.integers(4), -1 if rng.random() < 0.5 else 1
+    return np.rot90(image, turns)[:, ::step], np.rot90(region_ids, turns)[:, ::step]
+
+
+def _draw_points(region_ids: np.ndarray, things: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Pixels to click on, as flat indices (count,): some anywhere, most on a region picked first."""
+    flat = region_ids.ravel()
+    present = np.unique(flat)
+    objects = [index for index in present if THINGS[things[index]].kind == "object"]
+    points = list(rng.integers(flat.size, size=round(count * ANYWHERE)))
+    while len(points) < count:
+        choices = objects if objects and rng.random() < ON_OBJECT else present
+        points.append(rng.choice(np.flatnonzero(flat == rng.choice(choices))))
+    return np.array(points)
+
+
+def _coarse_masks(region_ids: np.ndarray) -> np.ndarray:
+    """Share of every 4 x 4 block that belongs to each region: (S, S) ids to (R, S/4, S/4) float32."""
+    masks = region_ids == np.arange(region_ids.max() + 1)[:, None, None]
+    side = region_ids.shape[0] // 4
+    return masks.reshape(-1, side, 4, side, 4).mean((2, 4), dtype=np.float32)
+
+
+def draw_batch(scenes: SceneSet, images: int, points: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (B, 3, S, S) normalised, points (B, P, 2) as (x, y), targets (B*P, 1, S/4, S/4) in [0, 1]."""
+    pictures, places, targets = [], [], []
+    for index in rng.integers(len(scenes), size=images):
+        image, region_ids = _turned(scenes.images[index], scenes.region_ids[index], rng)
+        chosen = _draw_points(region_ids, scenes.things[index], points, rng)
+        rows, columns = np.divmod(chosen, region_ids.shape[1])
+        pictures.append(image * np.float32(rng.uniform(0.9, 1.1) / 255))
+        places.append(np.stack([columns, rows], axis=1))
+        targets.append(_coarse_masks(region_ids)[region_ids[rows, columns]])
+    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    target = torch.from_numpy(np.concatenate(targets))[:, None]
+    return normalise(pixels), torch.from_numpy(np.stack(places)).float(), target
+
+
+def balanced_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy with inside and outside counted equally: (N, M, h, w) to (N, M)."""
+    error = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    inside = (error * target).sum((2, 3)) / target.sum((2, 3)).clamp(min=1)
+    outside = (error * (1 - target)).sum((2, 3)) / (1 - target).sum((2, 3)).clamp(min=1)
+    return (inside + outside) / 2
+
+
+def pixel_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy over the pixels: (N, M, h, w) to (N, M)."""
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3))
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """One minus the soft Dice overlap: (N, M, h, w) to (N, M)."""
+    soft = logits.sigmoid()
+    shared = (soft * target).sum((2, 3))
+    return 1 - (2 * shared + 1) / (soft.sum((2, 3)) + target.sum((2, 3)) + 1)
+
+
+def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
+    """Intersection over union of the hard masks: (N, M, h, w) to (N, M)."""
+    predicted, true = logits > 0, target > 0.5
+    shared, either = (predicted & true).sum((2, 3)), (predicted | true).sum((2, 3))
+    return (shared + 1e-6) / (either + 1e-6)
+
+
+def best_mask_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Trains the single mask, the best of the three others, and a little all three: (N, 4, h, w) to ()."""
+    loss = 2 * pixel_loss(logits, target) + 1.5 * dice_loss(logits, target) + 0.25 * balanced_loss(logits, target)
+    single, three = loss[:, 0], loss[:, 1:]
+    return single.mean() + three.min(1).values.mean() + 0.1 * three.mean()
+
+
+def all_masks_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Trains all masks alike: (N, M, h, w) to ()."""
+    terms = balanced_loss(logits, target) + 2 * pixel_loss(logits, target) + dice_loss(logits, target)
+    return terms.mean()
+
+
+def _scale(name: str) -> float:
+    """Learning-rate factor: small for the decoder, tiny for its MLPs, which are huge beside its width."""
+    if name.startswith("sam_mask") and ".mlp.layers.1." in name:
+        return 0.04 if name.endswith("weight") else 0.1
+    in_decoder = name.startswith("sam_") and "upscaling" not in name and "conv_s" not in name
+    return 0.5 if in_decoder else 1.0
+
+
+def _decay(name: str, parameter: nn.Parameter) -> float:
+    return 0.0 if parameter.ndim < 2 or "embed" in name or "token" in name else 0.05
+
+
+class Sam2Training:
+    """The Training of the tiny SAM 2 (see training_loop).
+
+    Args:
+        scenes: training scenes.
+        weights: safetensors to continue from; None starts from scratch.
+        images, points: images per step, and points on each.
+    """
+
+    warm_up = 60
+    clip_norm = 2.0
+
+    def __init__(
+        self, scenes: SceneSet, weights: Path | None = None, images: int = IMAGES, points: int = POINTS
+    ) -> None:
+        self.scenes, self.images, self.points = scenes, images, points
+        self.from_scratch = weights is None
+        self.learning_rate = FROM_SCRATCH_RATE if self.from_scratch else CONTINUED_RATE
+        self.model = build_sam2() if weights is None else load_sam2(weights)
+        if self.from_scratch:
+            initialise(self.model)
+            rescale_neck(self.model, draw_batch(scenes, images, 1, np.random.default_rng(0))[0])
+        self.affinity = Affinity()
+        self.modules = nn.ModuleDict({"model": self.model, "affinity": self.affinity})
+        self.groups = self._groups()
+
+    def _groups(self) -> list[dict]:
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, 0.0): [*self.affinity.parameters()]}
+        for name, parameter in self.model.named_parameters():
+            groups.setdefault((_scale(name), _decay(name, parameter)), []).append(parameter)
+        return [
+            {"params": parameters, "scale": scale, "weight_decay": decay}
+            for (scale, decay), parameters in groups.items()
+        ]
+
+    def phase(self, progress: float) -> Phase:
+        """The phase at this share of the run."""
+        if not self.from_scratch or progress >= MEAN_PHASE:
+            return Phase.BEST
+        return Phase.AFFINITY if progress < AFFINITY_PHASE else Phase.MEAN
+
+    def _mask_loss(self, phase: Phase, decoded: Decoded, target: Tensor, queries: Tensor) -> Tensor:
+        """Loss of the decoded masks and of the IoU they are predicted to have."""
+        overlap = mask_iou(decoded.masks, target).detach()
+        loss = F.mse_loss(decoded.iou, overlap)
+        if phase is Phase.BEST:
+            return loss + best_mask_loss(decoded.masks, target)
+        towards = F.mse_loss(decoded.mask_weights, queries.detach()[:, None].expand_as(decoded.mask_weights))
+        return loss + all_masks_loss(decoded.masks, target) + 0.5 * towards
+
+    def loss(self, progress: float, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one batch in the current phase."""
+        images, points, target = draw_batch(self.scenes, self.images, self.points, rng)
+        phase, pyramid = self.phase(progress), encode(self.model, images)
+        loss, queries = target.new_zeros(()), torch.zeros(())
+        if self.from_scratch:
+            logits, queries = self.affinity(pixel_features(self.model, pyramid), points, self.model.image_size)
+            weight = 1.0 if phase is Phase.AFFINITY else 0.25
+            loss = weight * all_masks_loss(logits, target)
+            if phase is Phase.AFFINITY:
+                return loss, {"iou": mask_iou(logits, target).mean().item()}
+        target = target.expand(-1, 4, -1, -1)
+        decoded = decode(self.model, pyramid.repeated(self.points), points.flatten(0, 1)[:, None])
+        loss = loss + self._mask_loss(phase, decoded, target, queries)
+        loss = loss + 0.1 * F.relu(pyramid.coarse.square().mean() - ENERGY_LIMIT)
+        return loss, {"iou": mask_iou(decoded.masks, target)[:, 1:].amax(1).mean().item()}
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+    def save(self, path: Path) -> None:
+        """Writes the model as safetensors."""
+        save_weights(self.model.state_dict(), path)
