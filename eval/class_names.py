@@ -1,4 +1,4 @@
-"""Prompt words of a benchmark: textregion/classes/<name>.txt, published or natural spelling (spec 8.6)."""
+"""Prompt words of a benchmark: textregion/classes/<name>.txt, published or natural spelling (method 8.6)."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -42,13 +42,13 @@ class Unchanged(BaseDataPreprocessor):
 
 @MODELS.register_module(name="TextRegionSegmenter")
 class TextRegionModel(BaseModel):
-    """mmseg's view of the method: images in, SegDataSamples with `pred_sem_seg` out; prediction only.
+    """mmseg's crop of the method: images in, SegDataSamples with `pred_sem_seg` out; prediction only.
 
     preset: name of textregion/presets.py. segmenter: a TextRegionSegmenter instead of a preset.
     classes: a list of textregion/classes, a class file, or labels. names: "published" or "natural" spelling.
-    probability_threshold: 0..1, less certain pixels become class 0 (spec 8.4c).
-    recipe: of spec 7.2; "auto" is "semantic" for OpenAI's CLIP, "semantic-fp32" for others.
-    dense_fallback: spec 8.4a; "auto" is on where the family has it (CLIP).
+    probability_threshold: 0..1, less certain pixels become class 0 (method 8.4c).
+    recipe: of method 7.2; "auto" is "semantic" for OpenAI's CLIP, "semantic-fp32" for others.
+    dense_fallback: method 8.4a; "auto" is on where the family has it (CLIP).
     masks: "sam2", "ground-truth" (from gt_sem_seg; ablation), "slic" (ablation) or another source by name.
     mask_cache: folder that keeps SAM 2's masks, None for none.
     return_probabilities: also `seg_logits`, the (K, H, W) class probabilities; costs K * H * W * 4 bytes.
@@ -114,7 +114,7 @@ class TextRegionModel(BaseModel):
             return None
 
     def _encode(self, images: list, masks: list) -> "list[RegionTokens | InputError]":
-        """Tokens of all images, their views encoded together; an image that cannot be encoded gives its error."""
+        """Tokens of all images, their crops encoded together; an image that cannot be encoded gives its error."""
         if not images:
             return []
         try:
@@ -178,7 +178,7 @@ def _build(preset: str, recipe: str, dense_fallback: bool | str, masks: str, opt
 
 
 def automatic_recipe(preset: str) -> str:
-    """What the published benchmark figures were made with (spec 7.2), by whose weights they are.
+    """What the published benchmark figures were made with (method 7.2), by whose weights they are.
 
     A preset that is no row of the registry (the tiny world) keeps its own.
     """

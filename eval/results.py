@@ -53,7 +53,7 @@ class Results:
 
     metrics: {"mIoU": 46.6, …}, NaN for what there is none of; per_class: {class: {"IoU": …}}; shares are in percent.
     part: what per_class is by, if not classes ("split").
-    config: the full resolved settings. recipe: the pooling switches (spec 7.2). items: how many were counted.
+    config: the full resolved settings. recipe: the pooling switches (method 7.2). items: how many were counted.
     skipped: [{"id", "reason"}]. measured: items done in this run (the others came from an earlier one).
     seconds: {"total": wall clock of this run, "per_stage": {…} summed over its processes}.
     """
@@ -180,7 +180,7 @@ def describe_device(device: str | torch.device = "auto") -> dict:
     return {"type": device.type, "name": platform.machine(), "threads": torch.get_num_threads()}
 
 
-def sum_stages(stages: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def sum_seconds(stages: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Seconds per stage, summed over processes."""
     total: dict[str, float] = {}
     for one in stages:

@@ -18,7 +18,7 @@ from eval.journal import Journal
 from eval.metric import JournalledIoU, item_id
 from eval.model import TextRegionModel, describe
 from eval.prepare.tiny import draw_scenes
-from eval.results import Results, describe_device, sum_stages
+from eval.results import Results, describe_device, sum_seconds
 from eval.sharding import Processes, processes
 from textregion.errors import InputError
 
@@ -79,7 +79,7 @@ def evaluate(evaluation: Evaluation) -> Results | None:
             seconds = max(group.gather(time.perf_counter() - start))
         runner.visualizer.add_scalars(figures, step=0)
         runner.visualizer.close()
-        stages = sum_stages(group.gather(model.segmenter.stages.seconds))
+        stages = sum_seconds(group.gather(model.segmenter.timer.seconds))
         results = _results(config, model, counts, figures, len(todo), group)
         results.seconds = {"total": seconds, "per_stage": stages}
         if group.is_first:
@@ -106,7 +106,7 @@ def prepare(config: Config, evaluation: Evaluation, group: Processes) -> None:
 
 def settings(config: Config, model: TextRegionModel) -> dict:
     """What decides the numbers: all of the model and data set but for places and speed."""
-    places = ("device", "mask_cache", "views_per_batch", "clip_download_root")
+    places = ("device", "mask_cache", "crops_per_batch", "clip_download_root")
     chosen = {key: value for key, value in config.model.items() if key not in places}
     dataset = {key: value for key, value in config.test_dataloader.dataset.items() if key != "data_root"}
     return {"model": chosen, "resolved": describe(model), "dataset": dataset, "metric": config.test_evaluator}

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         return _say(f"error: {error}", 2)
     except torch.OutOfMemoryError:
-        return _say("error: out of GPU memory; try --cfg-options model.views_per_batch=4, then --resume", 2)
+        return _say("error: out of GPU memory; try --cfg-options model.crops_per_batch=4, then --resume", 2)
     except KeyboardInterrupt:
         return _say("interrupted; the same command with --resume goes on", 130)
 

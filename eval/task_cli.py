@@ -47,7 +47,7 @@ def shared_arguments(parser: Parser, published: str, proposes: bool = True) -> N
     add("--scale", nargs="+", action=Sides, metavar="N", help="fit the image into these two sides")
     if proposes:
         add("--points_per_side", type=positive, metavar="N", help="SAM 2 clicks per side (the preset's, 16)")
-    add("--antialias", type=boolean, metavar="BOOL", help="shrink views with antialiasing")
+    add("--antialias", type=boolean, metavar="BOOL", help="shrink crops with antialiasing")
     add = parser.add_argument_group("the run").add_argument
     add(
         "--work-dir",

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from eval.journal import Journal
 from eval.mask_cache import CachedMasks
-from eval.results import Results, describe_device, figure, sum_stages
+from eval.results import Results, describe_device, figure, sum_seconds
 from eval.sharding import Processes, processes
 from eval.skipped import Skipped, skipped_line
 from textregion.errors import InputError
@@ -127,15 +127,15 @@ def evaluate_with(
     """
     items = task.items()[: run.limit]
     settings = {"task": task.name, "model": describe(segmenter, run), "data": task.settings()}
-    start, stages = time.perf_counter(), dict(segmenter.stages.seconds)
+    start, stages = time.perf_counter(), dict(segmenter.timer.seconds)
     with Journal.start(run.work_dir / "journal", settings, run.resume, group) as journal:
         todo = [item for item in items if "unreadable" in journal.done.get(item, ("unreadable",))]
         _ask(task, segmenter, items, todo, journal, group)
         records = journal.collect(group)
     records = {item: records[item] for item in items}
-    own = {name: total - stages.get(name, 0.0) for name, total in segmenter.stages.seconds.items()}
+    own = {name: total - stages.get(name, 0.0) for name, total in segmenter.timer.seconds.items()}
     own = {name: seconds for name, seconds in own.items() if seconds > 0}
-    seconds = {"total": max(group.gather(time.perf_counter() - start)), "per_stage": sum_stages(group.gather(own))}
+    seconds = {"total": max(group.gather(time.perf_counter() - start)), "per_stage": sum_seconds(group.gather(own))}
     if not group.is_first:
         return None
     skipped = task.skipped(records)

@@ -10,7 +10,7 @@ from textregion.images import load_image
 
 @TRANSFORMS.register_module()
 class LoadOriginalImage(BaseTransform):
-    """`img`: (H, W, 3) uint8 BGR at its own size; the method resizes by its own rule (spec 1.2).
+    """`img`: (H, W, 3) uint8 BGR at its own size; the method resizes by its own rule (method 1.2).
 
     A file that cannot be read gives one black pixel and the reason under `unreadable`.
     """

@@ -16,14 +16,14 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def full_masks(parts: Tensor, group: list[int], mask_size: tuple[int, int]) -> Tensor:
-    """Every part (M, h, w) at full size, then the maximum over each region's parts: (R, *mask_size) (spec 9.6, 9.8)."""
+    """Every part (M, h, w) at full size, then the maximum over a region's parts: (R, *mask_size) (method 9.6, 9.8)."""
     resized = resize(parts, mask_size)
     regions = [[i for i, g in enumerate(group) if g == r] for r in range(max(group) + 1)]
     return torch.stack([torch.stack([resized[i] for i in members]).amax(0) for members in regions])
 
 
 def fused_views(maps: Tensor, shape: tuple[int, int], splits: tuple[int, int], global_weight: float) -> Tensor:
-    """Views (T, C, g, g) to (C, Ph, Pw), cell by cell (spec 2.4, 4). shape: (nh, nw) tiles."""
+    """Views (T, C, g, g) to (C, Ph, Pw), cell by cell (method 2.4, 4). shape: (nh, nw) tiles."""
     side, n_global = maps.shape[-1], splits[0] * splits[1]
     height, width = shape[0] * side, shape[1] * side
     fused = torch.zeros(maps.shape[1], height, width)
@@ -40,7 +40,7 @@ def fused_views(maps: Tensor, shape: tuple[int, int], splits: tuple[int, int], g
 
 
 def difference_scores(features: Tensor, weights: Tensor) -> Tensor:
-    """d_p through the whole P x P similarity matrix, patch by patch (spec 6.1, 6.3). (P, C), (R, P) -> (P,)."""
+    """d_p through the whole P x P similarity matrix, patch by patch (method 6.1, 6.3). (P, C), (R, P) -> (P,)."""
     unit = features / features.norm(dim=1, keepdim=True)
     similarity = unit @ unit.T
     inside = weights > 0
@@ -54,7 +54,7 @@ def difference_scores(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
-    """Sum over patches, one by one (spec 7.1). (P, C), (R, P) -> (R, C)."""
+    """Sum over patches, one by one (method 7.1). (P, C), (R, P) -> (R, C)."""
     out = torch.zeros(len(weights), features.shape[1])
     for r in range(len(weights)):
         for p in range(len(features)):
@@ -63,7 +63,7 @@ def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def masked_mean(features: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the patches of positive weight (spec 7.3); zeros where there is none. (P, C), (R, P) -> (R, C)."""
+    """Mean over the patches of positive weight (method 7.3); zeros where there is none. (P, C), (R, P) -> (R, C)."""
     empty = torch.zeros(features.shape[1])
     return torch.stack([features[row > 0].mean(0) if bool((row > 0).any()) else empty for row in weights])
 
@@ -75,7 +75,7 @@ def pixel_probabilities(
     output_size: tuple[int, int],
     uncovered: Tensor | None = None,
 ) -> Tensor:
-    """Label probabilities (L, *output_size), all pixels at once (spec 8.3, 8.4a, 8.4b).
+    """Label probabilities (L, *output_size), all pixels at once (method 8.3, 8.4a, 8.4b).
 
     region_logits: (R, Q). full: (R, h', w') soft masks 0..3. uncovered: (Q,), (Q, Ph, Pw) or None.
     """
@@ -93,7 +93,7 @@ def pixel_probabilities(
 
 
 def label_pixels(probability: Tensor, threshold: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Label map and confidence of (L, H, W) probabilities; an unsure pixel is label 0 (spec 8.4c)."""
+    """Label map and confidence of (L, H, W) probabilities; an unsure pixel is label 0 (method 8.4c)."""
     confidence, label = probability.max(0)
     return torch.where(confidence < threshold, 0, label).numpy(), confidence.numpy()
 
@@ -129,7 +129,7 @@ def self_attention(first: Tensor, value: Tensor) -> Tensor:
 
 
 def box_iou(first: list[int], second: list[int]) -> float:
-    """IoU of two inclusive xyxy boxes, lengths taken as x2 - x1, union + 1e-8 (spec 9.8)."""
+    """IoU of two inclusive xyxy boxes, lengths taken as x2 - x1, union + 1e-8 (method 9.8)."""
     width = max(min(first[2], second[2]) - max(first[0], second[0]), 0)
     height = max(min(first[3], second[3]) - max(first[1], second[1]), 0)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
@@ -137,7 +137,7 @@ def box_iou(first: list[int], second: list[int]) -> float:
 
 
 def fusion_groups(full: np.ndarray, boxes: list[list[int]], threshold: float) -> list[list[int]]:
-    """Groups of masks that are one region, pair by pair (spec 9.8). full: (M, h', w') soft masks."""
+    """Groups of masks that are one region, pair by pair (method 9.8). full: (M, h', w') soft masks."""
     sums = full.reshape(len(full), -1).sum(1)
     consumed = sums == 0
     groups = []
@@ -156,7 +156,7 @@ def fusion_groups(full: np.ndarray, boxes: list[list[int]], threshold: float) ->
 
 
 def non_maximum_suppression(boxes: list[list[int]], scores: list[float], threshold: float) -> list[int]:
-    """Indices that survive, best first; IoU with plain lengths x2 - x1 above the threshold suppresses (spec 9.4)."""
+    """Indices that survive, best first; IoU with plain lengths x2 - x1 above the threshold suppresses (method 9.4)."""
     kept: list[int] = []
     for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
         if all(box_iou(boxes[i], boxes[k]) <= threshold for k in kept):
@@ -170,7 +170,7 @@ def non_maximum_suppression(boxes: list[list[int]], scores: list[float], thresho
 
 
 def full_size(soft: Tensor, mask_size: tuple[int, int]) -> Tensor:
-    """(M, h, w) stored masks to (M, *mask_size), in the precision they are stored in (spec 9.6)."""
+    """(M, h, w) stored masks to (M, *mask_size), in the precision they are stored in (method 9.6)."""
     resized = resize(soft, mask_size)
     return resized.half().float() if soft.dtype == torch.float16 else resized
 

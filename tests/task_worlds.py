@@ -65,5 +65,5 @@ def counted_calls():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sam2MaskGenerator, "encode", counting("sam2", Sam2MaskGenerator.encode))
-        patch.setattr(ClipBackbone, "encode_views", counting("clip", ClipBackbone.encode_views))
+        patch.setattr(ClipBackbone, "encode_crops", counting("clip", ClipBackbone.encode_crops))
         yield calls

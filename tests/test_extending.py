@@ -63,14 +63,14 @@ def test_backbone(registries):
     with torch.device("meta"):
         model = build_model(spec)
     real = wrap(spec, model, stand_in_tokenizer(model))
-    assert (real.width, real.crop_size, real.patch_size) == (spec.width, spec.tile, 16)
+    assert (real.width, real.crop_size, real.patch_size) == (spec.width, spec.crop_size, 16)
     model = tiny_models.timm_model("example_eva_patch8_64", 40, pool="token", proj=None)
     backbone = backbone_class.from_model(model, SimpleTokenizer(context_length=32))
     segmenter = TextRegionSegmenter(backbone, scale=(128, 64), device="cpu", global_patch_threshold=None)
     masks = np.zeros((3, 71, 101), bool)
     masks[0], masks[2, :40, 30:90] = True, True
     regions = segmenter.encode_image(data.coffee()[:71, :101], masks=masks)
-    assert regions.kept.tolist() == [0, 2]
+    assert regions.source_index.tolist() == [0, 2]
     assert regions.tokens.shape == (2, 40)
     torch.testing.assert_close(regions.tokens.norm(dim=1), torch.ones(2))
     assert segmenter.segment(regions, ["cup", "table"]).label_map.shape == (71, 101)

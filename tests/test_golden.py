@@ -13,7 +13,7 @@ import torch
 from golden_data import FOLDERS, Golden
 from torch.nn import functional as F
 
-from textregion.crops import TileGrid, cut_views, fuse_views
+from textregion.crops import CropGrid, cut_crops, fuse_crops
 from textregion.images import keep_ratio_size
 from textregion.pooling import patch_weights
 from textregion.recipes import PoolingRecipe
@@ -86,7 +86,7 @@ class Case:
 
 
 def reproducible(family: str, variant: str) -> bool:
-    """Variants that carry no defect of the program (golden README: rotary positions; spec 2.4: shifted tiles)."""
+    """Variants that carry no defect of the program (golden README: rotary positions; method 2.4: shifted tiles)."""
     if family == "pe":
         return variant.startswith("rope_fixed")
     return family == "clip" or variant != "city_scape"
@@ -123,10 +123,10 @@ def score_bound(case: Case) -> float:
     return 1e-6 if case.golden.complete else 1e-4
 
 
-def grid_of(case: Case) -> tuple[np.ndarray, TileGrid]:
+def grid_of(case: Case) -> tuple[np.ndarray, CropGrid]:
     segmenter = case.segmenter()
     resized = segmenter.resize(case.golden.rgb(case.image))
-    return resized, TileGrid(*resized.shape[:2], CROP, segmenter.global_splits, segmenter.resize_method != "resize")
+    return resized, CropGrid(*resized.shape[:2], CROP, segmenter.global_splits, segmenter.resize_method != "resize")
 
 
 # ---------------------------------------------------------------- what is there
@@ -153,10 +153,10 @@ def test_tiles_are_exact(golden):
     rows = golden.json("tiles.json")
     assert len(rows) > 5
     for row in rows:
-        grid = TileGrid(row["h"], row["w"], row["crop"])
+        grid = CropGrid(row["h"], row["w"], row["crop"])
         assert list(grid.shape) == row["grid"]
         assert list(grid.patch_shape(row["crop"] // row["patch"])) == row["points_hw"]
-        windows = [[y1, x1, y2 - y1, x2 - x1] for y1, x1, y2, x2 in grid.windows]
+        windows = [[y1, x1, y2 - y1, x2 - x1] for y1, x1, y2, x2 in grid.crops]
         assert windows == row["views_y_x_h_w"], row
 
 
@@ -176,7 +176,7 @@ def test_views(case):
     resized, grid = grid_of(case)
     backbone = case.golden.backbone(case.family)
     pixels = torch.from_numpy(resized).permute(2, 0, 1).float() / 255
-    views = cut_views(pixels, grid.windows, CROP, backbone.interpolation, case.variant != "noaa")
+    views = cut_crops(pixels, grid.crops, CROP, backbone.interpolation, case.variant != "noaa")
     close(backbone.normalise(views), case["clip_inputs"], 2e-5)
 
 
@@ -185,16 +185,16 @@ def test_encoder_tokens(case):
     views = torch.from_numpy(case["clip_inputs"])
     tokens = torch.from_numpy(case["last_block_input"])
     if case.family == "clip":  # (N, T, C): stored as the program runs it
-        maps = case.golden.backbone("clip").encode_views(views, "input").pooled
+        maps = case.golden.backbone("clip").encode_crops(views, "input").pooled
         tokens = tokens.transpose(0, 1)
     else:  # the program's "last block" of these families is the final norm
-        maps = case.golden.backbone(case.family).encode_views(views).pooled
+        maps = case.golden.backbone(case.family).encode_crops(views).pooled
     close(maps.flatten(2).transpose(1, 2), tokens[:, -maps[0, 0].numel() :], 2e-5)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c["value"] is not None], ids=str)
 def test_values_of_the_last_block(case):
-    maps = case.golden.backbone("clip").encode_views(torch.from_numpy(case["clip_inputs"])).pooled
+    maps = case.golden.backbone("clip").encode_crops(torch.from_numpy(case["clip_inputs"])).pooled
     close(maps.flatten(2).permute(2, 0, 1), case["value"][1:], 2e-5)
 
 
@@ -202,7 +202,7 @@ def test_values_of_the_last_block(case):
 def test_fused_value_map(case):
     resized, grid = grid_of(case)
     segmenter = case.segmenter()
-    fused = fuse_views(segmenter.encode_views(resized, grid).pooled, grid, segmenter.backbone.global_weight)
+    fused = fuse_crops(segmenter.encode_crops(resized, grid).pooled, grid, segmenter.backbone.global_weight)
     close(fused[None], case["value_map"], 5e-5)
 
 
@@ -228,7 +228,7 @@ def test_difference_scores(case):
 @each_case
 def test_kept_regions(case):
     not_empty = case["keep_masks1"] if case["keep_masks1"] is not None else case.data["base/keep_masks1"]
-    np.testing.assert_array_equal(encoded(case).kept, np.flatnonzero(not_empty)[case["keep_masks2"]])
+    np.testing.assert_array_equal(encoded(case).source_index, np.flatnonzero(not_empty)[case["keep_masks2"]])
 
 
 @each_case

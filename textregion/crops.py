@@ -1,4 +1,4 @@
-"""Which views of an image are encoded, and how their patch maps become one grid (spec 2 and 4)."""
+"""Which crops of an image are encoded, and how their patch maps become one grid (method 2 and 4)."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -10,16 +10,16 @@ from torch.nn import functional as F
 
 from textregion.errors import InputError
 
-Window = tuple[int, int, int, int]
+CropBox = tuple[int, int, int, int]
 RESIZE_METHODS = ("multi_resolution", "resize")
 
 
 @dataclass(frozen=True)
-class TileGrid:
-    """The views of an h x w image cut into nh x nw tiles of about `crop_size` pixels.
+class CropGrid:
+    """The crops of an h x w image cut into nh x nw tiles of about `crop_size` pixels.
 
-    global_splits: (1, 1) encodes the whole image once; (1, 2) its left and right halves instead (spec 2.4).
-    tiles=False: the whole image is the only view (`resize_method="resize"`, spec 1.3).
+    global_splits: (1, 1) encodes the whole image once; (1, 2) its left and right halves instead (method 2.4).
+    tiles=False: the whole image is the only crop (`resize_method="resize"`, method 1.3).
     """
 
     height: int
@@ -42,7 +42,7 @@ class TileGrid:
         return max(self.height // self.crop_size, 1), max(self.width // self.crop_size, 1)
 
     @property
-    def global_windows(self) -> list[Window]:
+    def global_crops(self) -> list[CropBox]:
         """(y1, x1, y2, x2) of the whole image, or of its parts row-major (borders at side * k // parts)."""
         rows, columns = self.global_splits
         ys = [self.height * k // rows for k in range(rows + 1)]
@@ -50,7 +50,7 @@ class TileGrid:
         return [(ys[i], xs[j], ys[i + 1], xs[j + 1]) for i in range(rows) for j in range(columns)]
 
     @property
-    def tile_windows(self) -> list[Window]:
+    def tile_crops(self) -> list[CropBox]:
         """(y1, x1, y2, x2) per tile, row-major; the last row and column are moved back into the image."""
         if not self.tiles:
             return []
@@ -64,9 +64,9 @@ class TileGrid:
         return windows
 
     @property
-    def windows(self) -> list[Window]:
-        """All views in encoding order: global ones first, then tiles."""
-        return self.global_windows + self.tile_windows
+    def crops(self) -> list[CropBox]:
+        """All crops in encoding order: global ones first, then tiles."""
+        return self.global_crops + self.tile_crops
 
     def patch_shape(self, patches_per_side: int) -> tuple[int, int]:
         """(Ph, Pw) of the stitched grid."""
@@ -74,9 +74,9 @@ class TileGrid:
         return rows * patches_per_side, columns * patches_per_side
 
 
-def cut_views(
+def cut_crops(
     image: Float[Tensor, "3 h w"],
-    windows: list[Window],
+    windows: list[CropBox],
     size: int,
     interpolation: str = "bicubic",
     antialias: bool = True,
@@ -85,26 +85,26 @@ def cut_views(
 
     image: RGB in [0, 1]. interpolation: "bicubic" or "bilinear" (align_corners=False).
     """
-    views = []
+    crops = []
     for y1, x1, y2, x2 in windows:
-        view = image[None, :, y1:y2, x1:x2]
-        if view.shape[2:] != (size, size):
-            view = F.interpolate(view, (size, size), mode=interpolation, antialias=antialias, align_corners=False)
-        views.append(view)
-    return torch.cat(views)
+        crop = image[None, :, y1:y2, x1:x2]
+        if crop.shape[2:] != (size, size):
+            crop = F.interpolate(crop, (size, size), mode=interpolation, antialias=antialias, align_corners=False)
+        crops.append(crop)
+    return torch.cat(crops)
 
 
-def fuse_views(
-    maps: Float[Tensor, "T C g g"], grid: TileGrid, global_weight: float = 1.0
+def fuse_crops(
+    maps: Float[Tensor, "T C g g"], grid: CropGrid, global_weight: float = 1.0
 ) -> Float32[Tensor, "C Ph Pw"]:
-    """global_weight * (global map upsampled bilinearly) + each tile's map in its cell (spec 4).
+    """global_weight * (global map upsampled bilinearly) + each tile's map in its cell (method 4).
 
-    maps: T views in the order of `grid.windows`. global_weight: 1 for CLIP, 0.5 for PE and SigLIP 2.
-    Without tiles the one view is the grid.
+    maps: T crops in the order of `grid.crops`. global_weight: 1 for CLIP, 0.5 for PE and SigLIP 2.
+    Without tiles the one crop is the grid.
     """
     maps = maps.float()
     side = maps.shape[-1]
-    n_global = len(grid.global_windows)
+    n_global = len(grid.global_crops)
     height, width = grid.patch_shape(side)
     if not grid.tiles:
         return _assemble_global(maps[:n_global], grid, (height, width))
@@ -114,9 +114,9 @@ def fuse_views(
 
 
 def _assemble_global(
-    maps: Float32[Tensor, "G C g g"], grid: TileGrid, size: tuple[int, int]
+    maps: Float32[Tensor, "G C g g"], grid: CropGrid, size: tuple[int, int]
 ) -> Float32[Tensor, "C Ph Pw"]:
-    """Every global view upsampled to its part of the grid."""
+    """Every global crop upsampled to its part of the grid."""
     rows, columns = grid.global_splits
     ys = [size[0] * k // rows for k in range(rows + 1)]
     xs = [size[1] * k // columns for k in range(columns + 1)]

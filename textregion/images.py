@@ -1,4 +1,4 @@
-"""From whatever a user has to (H, W, 3) uint8 RGB, and the keep-ratio resize (spec 1)."""
+"""From whatever a user has to (H, W, 3) uint8 RGB, and the keep-ratio resize (method 1)."""
 
 import io
 from os.path import isfile
@@ -93,7 +93,7 @@ def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
 
 
 def keep_ratio_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) after fitting inside `scale` with the aspect kept, up or down (spec 1.2).
+    """(H, W) after fitting inside `scale` with the aspect kept, up or down (method 1.2).
 
     scale: two side lengths in pixels, any order; the long side is held under the larger, the short under the
     smaller one. Sides never fall below 1.
@@ -103,6 +103,6 @@ def keep_ratio_size(height: int, width: int, scale: tuple[int, int]) -> tuple[in
 
 
 def resize_keep_ratio(image: UInt8[np.ndarray, "H W 3"], scale: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """Keep-ratio resize of bytes by OpenCV's bilinear without antialias, as mmcv's `imrescale` (spec 1.2)."""
+    """Keep-ratio resize of bytes by OpenCV's bilinear without antialias, as mmcv's `imrescale` (method 1.2)."""
     height, width = keep_ratio_size(*image.shape[:2], scale)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)

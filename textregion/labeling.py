@@ -1,4 +1,4 @@
-"""From region logits to a label for every pixel, in bands of rows so that memory stays bounded (spec 8.3 to 8.5)."""
+"""From region logits to a label for every pixel, in bands of rows so that memory stays bounded (method 8.3 to 8.5)."""
 
 from dataclasses import dataclass
 
@@ -94,7 +94,7 @@ def label_pixels(
 
 
 def label_probabilities(logits: Float32[Tensor, "Q y x"], prompts: LabelPrompts) -> Float32[Tensor, "L y x"]:
-    """Softmax of 50 * logits over all queries, then the maximum over each label's queries (spec 8.3, 8.4b)."""
+    """Softmax of 50 * logits over all queries, then the maximum over each label's queries (method 8.3, 8.4b)."""
     probability = (TEMPERATURE * logits).softmax(0)
     if not prompts.has_synonyms:
         return probability

@@ -273,11 +273,11 @@ def _plain(name: str) -> str:
 
 # ---------------------------------------------------------------------- the table
 
-COLUMNS = ("preset", "open_clip model", "D", "tile", "SAM 2.1", "points", "download", "published result (theirs)")
+COLUMNS = ("preset", "open_clip model", "D", "crop", "SAM 2.1", "points", "download", "published result (theirs)")
 
 
 def preset_rows() -> list[tuple[str, ...]]:
-    """One row of text per preset, under COLUMNS: name, model, embedding width D, tile side in pixels, SAM 2.1
+    """One row of text per preset, under COLUMNS: name, model, embedding width D, crop side in pixels, SAM 2.1
     size, points per side, download size of everything, figures of the paper (theirs, not measured here).
     """
     return [_row(find_preset(name)) for name in preset_names()]
@@ -286,13 +286,13 @@ def preset_rows() -> list[tuple[str, ...]]:
 def _row(preset: Preset) -> tuple[str, ...]:
     if preset.backbone == TINY_WORLD:
         config = tinyworld.clip_config()
-        model, width, tile = "tiny world", config["embed_dim"], config["vision_cfg"]["image_size"]
-        return preset.name, model, str(width), str(tile), "tiny world", str(preset.points_per_side), "none", "–"
+        model, width, crop_size = "tiny world", config["embed_dim"], config["vision_cfg"]["image_size"]
+        return preset.name, model, str(width), str(crop_size), "tiny world", str(preset.points_per_side), "none", "–"
     spec, sam2 = find_spec(preset.backbone), find_size(preset.sam2)
     size = f"{(spec.megabytes + sam2.megabytes) / 1000:.1f} GB"
     model = " ".join(spec.open_clip)
     points = str(preset.points_per_side)
-    return preset.name, model, str(spec.width), str(spec.tile), sam2.name, points, size, preset.published or "–"
+    return preset.name, model, str(spec.width), str(spec.crop_size), sam2.name, points, size, preset.published or "–"
 
 
 def list_presets() -> str:

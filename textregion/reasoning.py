@@ -1,4 +1,4 @@
-"""One described thing against everything else, as reasoning segmentation asks (spec 8.5, 11)."""
+"""One described thing against everything else, as reasoning segmentation asks (method 8.5, 11)."""
 
 from collections.abc import Sequence
 

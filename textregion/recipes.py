@@ -1,4 +1,4 @@
-"""The switches in which the published pooling programs differ, under names (spec 7.2)."""
+"""The switches in which the published pooling programs differ, under names (method 7.2)."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from textregion.errors import InputError
 
 @dataclass(frozen=True)
 class PoolingRecipe:
-    """The two switches in which the published CLIP programs differ (spec 7.2). PE and SigLIP 2 ignore both.
+    """The two switches in which the published CLIP programs differ (method 7.2). PE and SigLIP 2 ignore both.
 
     unit_values: pool v / ||v|| instead of v while global patches are removed.
     mlp_residual: add MLP(LN2(y)) to the out-projected sum y.

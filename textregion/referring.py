@@ -1,4 +1,4 @@
-"""From a region's mask to a box, and from boxes to a verdict, as referring expressions are scored (spec 10)."""
+"""From a region's mask to a box, and from boxes to a verdict, as referring expressions are scored (method 10)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ HIT = 0.5  # IoU with a gold box must be above it
 
 
 @dataclass(frozen=True)
-class Referral:
+class GroundingResult:
     """The region a sentence refers to.
 
     region: index into the tokens, or None when the image has no region. mask: (H, W) bool.

@@ -163,7 +163,7 @@ def compile_blocks(tower: nn.Module, backend: str) -> int:
 
 
 @dataclass
-class Stages:
+class Timer:
     """Wall-clock seconds and calls per named stage, summed; waits for the device at the borders of a stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)

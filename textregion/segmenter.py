@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from textregion.backbones import Backbone
-from textregion.backbones.base import POOL_FEATURES, ViewFeatures
-from textregion.crops import RESIZE_METHODS, TileGrid, Window, cut_views, fuse_views
+from textregion.backbones.base import POOL_FEATURES, CropFeatures
+from textregion.crops import RESIZE_METHODS, CropBox, CropGrid, cut_crops, fuse_crops
 from textregion.errors import InputError, at_least, one_of, sides
 from textregion.images import ImageInput, load_image, resize_keep_ratio
 from textregion.labeling import label_pixels
@@ -35,11 +35,11 @@ from textregion.pooling import difference_scores, nonempty, patch_weights, remov
 from textregion.presets import build
 from textregion.reasoning import label_target, target_prompts
 from textregion.recipes import PoolingRecipe
-from textregion.referring import Referral, largest_component_box
+from textregion.referring import GroundingResult, largest_component_box
 from textregion.regionspot.loading import METHODS, load_regionspot
 from textregion.regionspot.model import RegionSpot
 from textregion.runtime import (
-    Stages,
+    Timer,
     compile_backend,
     compile_blocks,
     enough_memory,
@@ -64,23 +64,23 @@ class TextRegionSegmenter:
 
     backbone: ClipBackbone, SiglipBackbone or PerceptionBackbone.
     mask_generator: what proposes regions, e.g. Sam2MaskGenerator; None is fine when masks are always given.
-    recipe: "demo", "semantic", "semantic-fp32" or a PoolingRecipe: the CLIP switches of spec 7.2.
-    scale: two side lengths in pixels the image is fitted into, aspect kept (spec 1.2); larger is finer and
+    recipe: "demo", "semantic", "semantic-fp32" or a PoolingRecipe: the CLIP switches of method 7.2.
+    scale: two side lengths in pixels the image is fitted into, aspect kept (method 1.2); larger is finer and
         slower: time grows with the number of tiles, (long side / crop_size) * (short side / crop_size).
-    crop_size: side of a view in pixels; None is the backbone's own.
-    resize_method: "multi_resolution" (whole image + tiles) or "resize" (one squashed view; fast, coarse).
-    antialias: whether views are shrunk with antialiasing; True for use, False to reproduce benchmarks (spec 1.5).
+    crop_size: side of a crop in pixels; None is the backbone's own.
+    resize_method: "multi_resolution" (whole image + tiles) or "resize" (one squashed crop; fast, coarse).
+    antialias: whether crops are shrunk with antialiasing; True for use, False to reproduce benchmarks (method 1.5).
     global_patch_threshold: patches scoring below it speak for no region, useful range 0..0.3 (scores lie in
-        [-2, 2]); None switches removal off (spec 6).
+        [-2, 2]); None switches removal off (method 6).
     mask_type: "soft" or "hard" patch weights (ablation). pool_feature: "value", "input" or "output" of the last
-        block (CLIP ablation). upsample_times: 1 or more, finer patch grid (CLIP ablation, spec 4).
-    mask_size: full size of generated masks, "resized" (demo path) or "original" image (benchmarks; spec 5.2).
-    global_splits: parts (rows, columns) the whole-image view is split into, (1, 2) for Cityscapes (spec 2.4).
-    dense_fallback: label pixels outside all regions from dense CLIP features (spec 8.4a); off: first label.
+        block (CLIP ablation). upsample_times: 1 or more, finer patch grid (CLIP ablation, method 4).
+    mask_size: full size of generated masks, "resized" (demo path) or "original" image (benchmarks; method 5.2).
+    global_splits: parts (rows, columns) the whole-image crop is split into, (1, 2) for Cityscapes (method 2.4).
+    dense_fallback: label pixels outside all regions from dense CLIP features (method 8.4a); off: first label.
     box_masks: which pixels of a box encode_boxes pools, those of SAM 2's mask ("sam") or all ("box").
-    views_per_batch: most views encoded at once, at least 1; fewer are taken where memory does not suffice.
+    crops_per_batch: most crops encoded at once, at least 1; fewer are taken where memory does not suffice.
     text_cache: folder that keeps text embeddings between runs, one small file per model and label; None for none.
-    overlap: on CUDA, encode the views on a second stream while the masks are made; no effect elsewhere.
+    overlap: on CUDA, encode the crops on a second stream while the masks are made; no effect elsewhere.
     compile: torch.compile of the image encoder's blocks and of a Sam2MaskGenerator; the first image then takes minutes
         and results differ in rounding, so it is off by default and for benchmarks. True, False or a backend's name.
     device: "auto", "cpu", "cuda", "cuda:N" or "mps". dtype: "auto", "float32", "float16" or "bfloat16" of the
@@ -105,7 +105,7 @@ class TextRegionSegmenter:
         global_splits: tuple[int, int] = (1, 1),
         dense_fallback: bool = False,
         box_masks: str = "sam",
-        views_per_batch: int = 32,
+        crops_per_batch: int = 32,
         text_cache: str | Path | None = None,
         overlap: bool = False,
         compile: bool | str = False,
@@ -125,7 +125,7 @@ class TextRegionSegmenter:
         self.mask_size = one_of("mask_size", mask_size, MASK_SIZES)
         self.box_masks = one_of("box_masks", box_masks, BOX_MASKS)
         self.upsample_times = at_least("upsample_times", upsample_times)
-        self.views_per_batch = at_least("views_per_batch", views_per_batch)
+        self.crops_per_batch = at_least("crops_per_batch", crops_per_batch)
         self.antialias = bool(antialias)
         number = isinstance(global_patch_threshold, Real)
         if global_patch_threshold is not None and not (number and -2 <= global_patch_threshold <= 2):
@@ -143,7 +143,7 @@ class TextRegionSegmenter:
             compile_blocks(self.backbone.model.visual, compiler)
             if isinstance(mask_generator, Sam2MaskGenerator):
                 mask_generator.compile_model(compiler)
-        self.stages = Stages(device=self.device)
+        self.timer = Timer(device=self.device)
         self._text_cache: dict[str, Tensor] = {}
         self.text_cache = TextCache(text_cache, self.backbone) if text_cache is not None else None
 
@@ -163,7 +163,7 @@ class TextRegionSegmenter:
 
         image: path, PIL image, (H, W, 3) uint8 RGB array or encoded bytes.
         masks: own masks (R, h, w), soft or boolean, of any resolution; None asks the mask generator.
-        Regions without any patch (left) get no token; `kept` says which masks the tokens belong to. R = 0 is a
+        Regions without any patch (left) get no token; `source_index` says which masks the tokens belong to. R = 0 is a
         normal result. Raises InputError for an unreadable image, bad masks, or no masks and no generator.
         """
         return self.encode_images([image], [masks])[0]
@@ -174,7 +174,7 @@ class TextRegionSegmenter:
         images: Sequence[ImageInput],
         masks: "Sequence[RegionMasks | np.ndarray | Tensor | None] | None" = None,
     ) -> list[RegionTokens]:
-        """Several images as `encode_image`, their views encoded together, `views_per_batch` at a time.
+        """Several images as `encode_image`, their crops encoded together, `crops_per_batch` at a time.
 
         masks: one entry per image, or None to ask the mask generator for all. InputError as for one image.
         """
@@ -187,11 +187,11 @@ class TextRegionSegmenter:
             raise InputError(f"got {len(given)} sets of masks for {len(images)} images, expected one each")
         with enough_memory(self.device):
             pixels = [load_image(image) for image in images]
-            with self.stages("resize"):
+            with self.timer("resize"):
                 resized = [self.resize(image) for image in pixels]
-            grids = [self.tile_grid(*image.shape[:2]) for image in resized]
+            grids = [self.crop_grid(*image.shape[:2]) for image in resized]
             features, regions = self._features_and_masks(pixels, resized, grids, given)
-            with self.stages("pool"):
+            with self.timer("pool"):
                 return [self.pool(*parts) for parts in zip(features, regions, grids, strict=True)]
 
     @torch.inference_mode()
@@ -201,41 +201,41 @@ class TextRegionSegmenter:
         """One unit vector per box, comparable with text; the masks are SAM's of these boxes (or as `box_masks` says).
 
         boxes: (n, 4) numbers, x1 y1 x2 y2 in pixels of the image; n = 0 is a normal result. method: "textregion" pools
-        patches as for every other mask, and `kept` says which boxes had any; "regionspot" asks the trained head
+        patches as for every other mask, and `source_index` says which boxes had any; "regionspot" asks the trained head
         `self.regionspot`, which comes with preset `tiny`, and elsewhere from from_preset(regionspot_checkpoint=…).
         InputError names the first bad box: x1 < x2, y1 < y2, within the image but for a pixel of rounding.
         """
         pixels = load_image(image)
         if one_of("method", method, METHODS) == "textregion":
-            with self.stages("masks of boxes"):
+            with self.timer("masks of boxes"):
                 whole = self.box_masks == "box"
                 masks = rectangle_masks(boxes, pixels.shape[:2]) if whole else masks_from_boxes(self, pixels, boxes)
             return self.encode_image(pixels, masks)
         if self.regionspot is None:
             self.regionspot = load_regionspot(self.backbone, self.mask_generator)
-        with self.stages("regionspot"):
+        with self.timer("regionspot"):
             return self.regionspot.encode(pixels, boxes)
 
-    def tile_grid(self, height: int, width: int) -> TileGrid:
-        """The views of a resized image."""
-        return TileGrid(height, width, self.crop_size, self.global_splits, tiles=self.resize_method != "resize")
+    def crop_grid(self, height: int, width: int) -> CropGrid:
+        """The crops of a resized image."""
+        return CropGrid(height, width, self.crop_size, self.global_splits, tiles=self.resize_method != "resize")
 
-    def _features_and_masks(self, pixels, resized, grids, given) -> tuple[list[ViewFeatures], list[RegionMasks]]:
+    def _features_and_masks(self, pixels, resized, grids, given) -> tuple[list[CropFeatures], list[RegionMasks]]:
         """Both halves of the work, one after the other or overlapped on the device."""
 
         def make_masks() -> list[RegionMasks]:
             return [self._masks(*parts) for parts in zip(pixels, resized, given, strict=True)]
 
         if self.overlap:
-            with self.stages("masks and encode"):
+            with self.timer("masks and encode"):
                 return overlapped(self.device, lambda: self._encode_all(resized, grids), make_masks)
-        with self.stages("masks"):
+        with self.timer("masks"):
             masks = make_masks()
-        with self.stages("encode"):
+        with self.timer("encode"):
             return self._encode_all(resized, grids), masks
 
     def resize(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """The image as the mask generator and the tiling see it (spec 1.2, 1.3)."""
+        """The image as the mask generator and the tiling see it (method 1.2, 1.3)."""
         if self.resize_method == "resize":
             return cv2.resize(image, (self.crop_size, self.crop_size), interpolation=cv2.INTER_LINEAR)
         return resize_keep_ratio(image, self.scale)
@@ -263,41 +263,41 @@ class TextRegionSegmenter:
         return self.mask_generator.generate(resized, image_size=image.shape[:2], mask_size=full_size)
 
     @torch.inference_mode()
-    def encode_views(self, resized: UInt8[np.ndarray, "h w 3"], grid: TileGrid) -> ViewFeatures:
-        """Patch features of every view of one image, in the order of grid.windows."""
+    def encode_crops(self, resized: UInt8[np.ndarray, "h w 3"], grid: CropGrid) -> CropFeatures:
+        """Patch features of every crop of one image, in the order of grid.crops."""
         return self._encode_all([resized], [grid])[0]
 
-    def _encode_all(self, images: Sequence[np.ndarray], grids: Sequence[TileGrid]) -> list[ViewFeatures]:
-        """Views of all images, encoded `views_per_batch` at a time; identical windows of an image only once."""
-        windows = [list(dict.fromkeys(grid.windows)) for grid in grids]
-        views = torch.cat([self._views(image, own) for image, own in zip(images, windows, strict=True)])
+    def _encode_all(self, images: Sequence[np.ndarray], grids: Sequence[CropGrid]) -> list[CropFeatures]:
+        """Crops of all images, encoded `crops_per_batch` at a time; identical boxes of an image only once."""
+        boxes = [list(dict.fromkeys(grid.crops)) for grid in grids]
+        crops = torch.cat([self._crops(image, own) for image, own in zip(images, boxes, strict=True)])
 
-        def encode(start: int, stop: int) -> ViewFeatures:
-            return self.backbone.encode_views(views[start:stop], self.pool_feature, self.dense_fallback)
+        def encode(start: int, stop: int) -> CropFeatures:
+            return self.backbone.encode_crops(crops[start:stop], self.pool_feature, self.dense_fallback)
 
-        parts = in_parts(encode, len(views), self.views_per_batch, self.device)
+        parts = in_parts(encode, len(crops), self.crops_per_batch, self.device)
         pooled = torch.cat([part.pooled for part in parts])
         dense = torch.cat([part.dense for part in parts if part.dense is not None]) if self.dense_fallback else None
         features, start = [], 0
-        for own, grid in zip(windows, grids, strict=True):
-            order = torch.tensor([start + own.index(window) for window in grid.windows], device=self.device)
-            features.append(ViewFeatures(pooled[order], None if dense is None else dense[order]))
+        for own, grid in zip(boxes, grids, strict=True):
+            order = torch.tensor([start + own.index(box) for box in grid.crops], device=self.device)
+            features.append(CropFeatures(pooled[order], None if dense is None else dense[order]))
             start += len(own)
         return features
 
-    def _views(self, image: np.ndarray, windows: Sequence[Window]) -> Tensor:
-        """(T, 3, S, S) normalised views of an (h, w, 3) uint8 image."""
+    def _crops(self, image: np.ndarray, boxes: Sequence[CropBox]) -> Tensor:
+        """(T, 3, S, S) normalised crops of an (h, w, 3) uint8 image."""
         pixels = to_device(image, self.device).permute(2, 0, 1).float() / 255
-        views = cut_views(pixels, list(windows), self.crop_size, self.backbone.interpolation, self.antialias)
-        return self.backbone.normalise(views)
+        crops = cut_crops(pixels, list(boxes), self.crop_size, self.backbone.interpolation, self.antialias)
+        return self.backbone.normalise(crops)
 
     @torch.inference_mode()
-    def pool(self, features: ViewFeatures, masks: RegionMasks, grid: TileGrid) -> RegionTokens:
-        """Fuse the views, weigh the patches, remove global ones, pool: R rows (spec 4 to 7)."""
+    def pool(self, features: CropFeatures, masks: RegionMasks, grid: CropGrid) -> RegionTokens:
+        """Fuse the crops, weigh the patches, remove global ones, pool: R rows (method 4 to 7)."""
         maps = features.pooled.float()
         if self.upsample_times > 1:
             maps = F.interpolate(maps, scale_factor=self.upsample_times, mode="bilinear")
-        fused = fuse_views(maps, grid, self.backbone.global_weight)
+        fused = fuse_crops(maps, grid, self.backbone.global_weight)
         shape = tuple(fused.shape[1:])
         patches = fused.flatten(1).T
         weights = patch_weights(masks.patch_grid(shape), self.mask_type)
@@ -310,7 +310,7 @@ class TextRegionSegmenter:
             weights, kept = weights[left], kept[left]
         unit_values = self.recipe.unit_values and scores is not None and grid.tiles
         tokens = self.backbone.pool(patches, weights, self.recipe, unit_values, self.pool_feature)
-        dense = None if features.dense is None else fuse_views(features.dense, grid, self.backbone.global_weight)
+        dense = None if features.dense is None else fuse_crops(features.dense, grid, self.backbone.global_weight)
         return RegionTokens(
             tokens,
             masks.select(kept),
@@ -328,7 +328,7 @@ class TextRegionSegmenter:
 
     @torch.inference_mode()
     def encode_text(self, labels: Sequence[str]) -> Float32[Tensor, "L D"]:
-        """Unit text embeddings: the 80 ImageNet templates of every label, averaged (spec 8.1).
+        """Unit text embeddings: the 80 ImageNet templates of every label, averaged (method 8.1).
 
         The REMEMBERED_LABELS used last are kept in memory, so asking again costs nothing. InputError for an empty list
         or a blank label; a label longer than the model's context is cut with a warning.
@@ -339,7 +339,7 @@ class TextRegionSegmenter:
         for label in new:
             if fills_context(label, self.backbone.tokenizer):
                 warnings.warn(f"the label {label[:40]!r}… is longer than the model reads; its end is cut", stacklevel=2)
-        with self.stages("text"):
+        with self.timer("text"):
             if self.text_cache is not None:
                 found.update(self.text_cache.load(new))
                 new = [label for label in new if label not in found]
@@ -372,16 +372,16 @@ class TextRegionSegmenter:
         output_size: tuple[int, int] | None = None,
         return_probabilities: bool = False,
     ) -> Segmentation:
-        """A label for every pixel (spec 8.3, 8.4). With tokens instead of an image nothing is encoded again.
+        """A label for every pixel (method 8.3, 8.4). With tokens instead of an image nothing is encoded again.
 
         labels: words or phrases; synonyms of one label separated by ";".
-        probability_threshold: 0..1; less certain pixels get the first label (spec 8.4c). output_size: (H, W),
+        probability_threshold: 0..1; less certain pixels get the first label (method 8.4c). output_size: (H, W),
         default the image's own. return_probabilities: keep (L, H, W).
         """
         prompts = LabelPrompts.parse(labels)
         regions = self._regions(image)
         text = self.encode_text(prompts.queries)
-        with self.stages("postprocess"), enough_memory(self.device):
+        with self.timer("postprocess"), enough_memory(self.device):
             uncovered = None
             if self.dense_fallback and regions.dense is not None:
                 uncovered = torch.einsum("qd,dyx->qyx", text, regions.dense)
@@ -396,29 +396,29 @@ class TextRegionSegmenter:
             )
 
     @torch.inference_mode()
-    def refer(self, image: "ImageInput | RegionTokens", sentence: str) -> Referral:
-        """The region a sentence refers to: the largest cosine; its mask > 0 and largest component's box (spec 10)."""
+    def refer(self, image: "ImageInput | RegionTokens", sentence: str) -> GroundingResult:
+        """The region a sentence refers to: the largest cosine; its mask > 0 and largest component's box (method 10)."""
         regions = self._regions(image)
         (sentence,) = as_labels([sentence])
         if len(regions) == 0:
-            return Referral(None, np.zeros(regions.masks.image_size, bool), None, None)
+            return GroundingResult(None, np.zeros(regions.masks.image_size, bool), None, None)
         scores = regions.similarity(self.encode_text([sentence.lower()]))[:, 0]
         best = int(scores.argmax())
         mask = regions.masks.select(torch.tensor([best])).binary()[0].cpu().numpy()
-        return Referral(best, mask, largest_component_box(mask), float(scores[best]))
+        return GroundingResult(best, mask, largest_component_box(mask), float(scores[best]))
 
     @torch.inference_mode()
     def reason(
         self, image: "ImageInput | RegionTokens", target: str, others: "str | Sequence[str] | None" = None
     ) -> Segmentation:
-        """Where a described thing is: label 1 of the result is the target, 0 everything else (spec 11).
+        """Where a described thing is: label 1 of the result is the target, 0 everything else (method 11).
 
         others: words for everything else, default "background, anything but {target}"; several are synonyms.
         Pixels in no region are everything else. The published evaluation used recipe "semantic-fp32", min_size 0.
         """
         regions, prompts = self._regions(image), target_prompts(target, others)
         text = self.encode_text(prompts.queries)
-        with self.stages("postprocess"):
+        with self.timer("postprocess"):
             return label_target(regions, text, prompts)
 
     def _regions(self, image: "ImageInput | RegionTokens") -> RegionTokens:

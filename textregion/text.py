@@ -1,4 +1,4 @@
-"""From label words to unit text embeddings: class files, synonyms, 80 templates, cache (spec 8.1, 8.4b, 8.6)."""
+"""From label words to unit text embeddings: class files, synonyms, 80 templates, cache (method 8.1, 8.4b, 8.6)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

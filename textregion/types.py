@@ -3,8 +3,8 @@
 Glossary of axes
     R  regions (tokens)         M  mask parts (a fused region has several)
     P  patches of the stitched grid, Ph * Pw
-    T  views (the whole image first, then tiles, row-major)
-    g  patches per side of a view
+    T  crops (the whole image first, then tiles, row-major)
+    g  patches per side of a crop
     C  width of the pooled patch features   D  width of the joint image-text embedding
     L  labels   Q  queries (a label with synonyms has several)
     H, W  the image's own size in pixels    h, w  the stored size of a mask
@@ -44,7 +44,7 @@ class RegionMasks:
     """R soft masks, kept small: the stored parts are brought to full size only where and when asked for.
 
     A region is the element-wise maximum of its parts after each was resized bilinearly to `mask_size`
-    (spec 9.6, 9.8), so fused SAM 2 masks stay exact at 256 x 256.
+    (method 9.6, 9.8), so fused SAM 2 masks stay exact at 256 x 256.
 
     soft: (M, h, w) float or bool, values 0..3 (SAM 2 logits clamped to [0, 3], or 0/1).
     image_size: (H, W) of the image the masks belong to, pixels.
@@ -52,7 +52,7 @@ class RegionMasks:
     group: (M,) int64 region of each part, every region 0..R-1 at least once; default one part per region.
     boxes: (R, 4) xyxy in pixels of the image, end-exclusive; derived from `soft > 0` when not given.
     predicted_iou, stability: (R,) of the region's first part; ones when not given.
-    hard: full-size values are 1 where they would be > 0 (ablation, spec 5.1).
+    hard: full-size values are 1 where they would be > 0 (ablation, method 5.1).
     """
 
     soft: Shaped[Tensor, "M h w"]
@@ -102,7 +102,7 @@ class RegionMasks:
 
     @classmethod
     def empty(cls, image_size: tuple[int, int], device: torch.device | str = "cpu") -> "RegionMasks":
-        """No region at all: a normal result (spec 9.10)."""
+        """No region at all: a normal result (method 9.10)."""
         return cls(torch.zeros(0, 1, 1, device=device), image_size, mask_size=image_size)
 
     @classmethod
@@ -195,7 +195,7 @@ class RegionMasks:
         needed, inverse = torch.unique(torch.cat(y_taps[:2]), return_inverse=True)
         y_taps[:2] = inverse.chunk(2)
         parts = lerp_rows(lerp_columns(soft[:, needed].float(), x_taps), y_taps)
-        if soft.dtype == torch.float16:  # what vanishes in half is outside the mask (spec 9.6)
+        if soft.dtype == torch.float16:  # what vanishes in half is outside the mask (method 9.6)
             parts = parts.half().float()
         full = parts.new_zeros(count, *parts.shape[1:])
         full = full.scatter_reduce(0, group[:, None, None].expand_as(parts), parts, "amax")
@@ -207,7 +207,7 @@ class RegionMasks:
         return self.pixels(*(torch.arange(n, device=device) for n in self.mask_size))
 
     def patch_grid(self, grid: tuple[int, int]) -> Float32[Tensor, "R Ph Pw"]:
-        """Full-size masks resized once more, bilinearly without antialias, to the patch grid (spec 5.1)."""
+        """Full-size masks resized once more, bilinearly without antialias, to the patch grid (method 5.1)."""
         device = self.soft.device
         y0, y1, y = bilinear_taps(self.mask_size[0], grid[0], device)
         x0, x1, x = bilinear_taps(self.mask_size[1], grid[1], device)
@@ -282,17 +282,17 @@ class RegionTokens:
 
     tokens: (R, D) float32, unit length.
     masks: the R RegionMasks they belong to.
-    kept: (R,) int64, which given or generated mask each token came from.
+    source_index: (R,) int64, which given or generated mask each token came from.
     grid: (Ph, Pw), the patch grid the masks were brought to.
     backbone, recipe: names of what made them.
-    logit_scale, logit_bias: region logit = cosine * logit_scale + logit_bias (1 and 0 except SigLIP; spec 8.2).
-    patch_scores: (Ph, Pw) difference score d of global-patch removal, or None when removal was off (spec 6).
-    dense: (D, Ph, Pw) fused dense features for pixels no region covers, or None (spec 8.4a).
+    logit_scale, logit_bias: region logit = cosine * logit_scale + logit_bias (1 and 0 except SigLIP; method 8.2).
+    patch_scores: (Ph, Pw) difference score d of global-patch removal, or None when removal was off (method 6).
+    dense: (D, Ph, Pw) fused dense features for pixels no region covers, or None (method 8.4a).
     """
 
     tokens: Float32[Tensor, "R D"]
     masks: RegionMasks
-    kept: Int[Tensor, " R"]
+    source_index: Int[Tensor, " R"]
     grid: tuple[int, int]
     backbone: str = ""
     recipe: str = ""
@@ -302,11 +302,11 @@ class RegionTokens:
     dense: Float32[Tensor, "D Ph Pw"] | None = None
 
     def __post_init__(self) -> None:
-        for name, axes in (("tokens", "R D"), ("kept", "R"), ("patch_scores", "Ph Pw"), ("dense", "D Ph Pw")):
+        for name, axes in (("tokens", "R D"), ("source_index", "R"), ("patch_scores", "Ph Pw"), ("dense", "D Ph Pw")):
             tensor = getattr(self, name)
             if tensor is not None and tensor.ndim != len(axes.split()):
                 raise InputError(f"got {name} of shape {tuple(tensor.shape)}, expected ({axes.replace(' ', ', ')})")
-        for name in ("masks", "kept"):
+        for name in ("masks", "source_index"):
             if len(getattr(self, name)) != len(self.tokens):
                 raise InputError(f"got {len(getattr(self, name))} {name} for {len(self.tokens)} tokens")
         sides(self.grid, "grid")
@@ -332,7 +332,7 @@ class RegionTokens:
         return self.tokens @ text.to(self.tokens).T
 
     def logits(self, text: Float[Tensor, "L D"]) -> Float32[Tensor, "R L"]:
-        """Region logits of spec 8.2."""
+        """Region logits of method 8.2."""
         return self.similarity(text) * self.logit_scale + self.logit_bias
 
     def to_supervision(self, text: Float[Tensor, "Q D"], labels: Sequence[str]) -> Detections:
@@ -348,7 +348,7 @@ class RegionTokens:
 
     def to(self, device: torch.device | str) -> "RegionTokens":
         """The same tokens on another device."""
-        moved = {n: getattr(self, n).to(device) for n in ("tokens", "masks", "kept")}
+        moved = {n: getattr(self, n).to(device) for n in ("tokens", "masks", "source_index")}
         optional = {n: t.to(device) for n in ("patch_scores", "dense") if (t := getattr(self, n)) is not None}
         return replace(self, **moved, **optional)
 
@@ -360,7 +360,7 @@ class RegionTokens:
         masks = {f"masks.{n}": t for n, t in self.masks._tensors().items()}
         plain = ("grid", "backbone", "recipe", "logit_scale", "logit_bias")
         meta = {"kind": "RegionTokens", **{n: getattr(self, n) for n in plain}, **self.masks._sizes()}
-        save_tensors(path, {"tokens": self.tokens, "kept": self.kept, **optional, **masks}, meta)
+        save_tensors(path, {"tokens": self.tokens, "source_index": self.source_index, **optional, **masks}, meta)
 
     @classmethod
     def load(cls, path: str | Path) -> "RegionTokens":

@@ -24,7 +24,7 @@ its own, in turn, and prints medians of time, peaks of memory, their ratios and 
 An obvious form that would not fit into --limit is run on a part and scaled; the note says on which.
 
   masks        fusing masks that contain each other; at full size, and with the option fuse_resolution="low"
-  encode       all views of an image in one batch            | view by view
+  encode       all crops of an image in one batch            | crop by crop
   pool         masked mean or soft sum; global-patch scores  | patches repeated per region; all pairs of patches
   postprocess  a matrix product in bands of rows             | the product of labels, regions and pixels
   text         large batches, no padding where exact         | 80 prompts of one label at a time

@@ -23,7 +23,7 @@ from eval.bench.options import (
     region_masks,
     segmenter_of,
 )
-from textregion.crops import TileGrid, cut_views
+from textregion.crops import CropGrid, cut_crops
 from textregion.labeling import label_pixels
 from textregion.masks import Sam2MaskGenerator, filters
 from textregion.pooling import difference_scores, nonempty, patch_weights
@@ -66,7 +66,7 @@ class Case:
 
 
 class Fusion(Case):
-    """Groups of masks that are one region, at full size (spec 9.8). Difference: share of masks in another group."""
+    """Groups of masks that are one region, at full size (method 9.8). Difference: share of masks in another group."""
 
     name = "fusion"
     of_preset = False
@@ -111,31 +111,31 @@ class LowFusion(Fusion):
 
 
 class Encode(Case):
-    """Patch features of all views of an image in one batch, against one view at a time."""
+    """Patch features of all crops of an image in one batch, against one crop at a time."""
 
     name = "encode"
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self.backbone = backbone_of(options)
-        grid = TileGrid(*options.size, self.backbone.crop_size)
+        grid = CropGrid(*options.size, self.backbone.crop_size)
         image = torch.rand(3, *options.size, generator=torch.Generator().manual_seed(0)).to(options.device)
-        views = cut_views(image, grid.windows, self.backbone.crop_size, self.backbone.interpolation)
-        self.views = self.backbone.normalise(views)
+        crops = cut_crops(image, grid.crops, self.backbone.crop_size, self.backbone.interpolation)
+        self.crops = self.backbone.normalise(crops)
         visual = self.backbone.model.visual
         weights = sum(p.numel() for p in visual.parameters())
-        positions = len(self.views) * self.backbone.patches_per_side**2
+        positions = len(self.crops) * self.backbone.patches_per_side**2
         self.operations = 2.0 * weights * positions
         self.traffic = float(weights * self.backbone.dtype.itemsize)
-        self.note = f"{len(self.views)} views of {self.backbone.crop_size} px, {weights / 1e6:.0f} M weights"
+        self.note = f"{len(self.crops)} crops of {self.backbone.crop_size} px, {weights / 1e6:.0f} M weights"
 
     def ours(self) -> Float32[Tensor, "T C g g"]:
         """One batch."""
-        return self.backbone.encode_views(self.views).pooled.float()
+        return self.backbone.encode_crops(self.crops).pooled.float()
 
     def obvious(self) -> Float32[Tensor, "T C g g"]:
-        """View by view."""
-        return torch.cat([self.backbone.encode_views(view[None]).pooled for view in self.views]).float()
+        """View by crop."""
+        return torch.cat([self.backbone.encode_crops(crop[None]).pooled for crop in self.crops]).float()
 
 
 class Sam2(Case):
@@ -195,7 +195,7 @@ class Pool(Case):
 
 
 class Removal(Case):
-    """Difference scores of all patches (spec 6), against the P x P matrix of similarities."""
+    """Difference scores of all patches (method 6), against the P x P matrix of similarities."""
 
     name = "removal"
 

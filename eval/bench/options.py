@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from textregion.backbones import Backbone, BackboneSpec, find_spec
 from textregion.backbones.loading import build_model, random_backbone, wrap
 from textregion.backbones.tokenizers import stand_in_tokenizer
-from textregion.crops import TileGrid
+from textregion.crops import CropGrid
 from textregion.masks.filters import inclusive_boxes
 from textregion.presets import build, find_preset
 from textregion.runtime import resolve_dtype
@@ -90,7 +90,7 @@ def pooling_part(options: Options) -> Backbone:
 def patch_grid(options: Options) -> tuple[int, int]:
     """(Ph, Pw) of the stitched grid of an image of that size."""
     spec, patch = options.spec, patch_size(options.spec)
-    return TileGrid(*options.size, spec.tile).patch_shape(spec.tile // patch)
+    return CropGrid(*options.size, spec.crop_size).patch_shape(spec.crop_size // patch)
 
 
 def patch_size(spec: BackboneSpec) -> int:

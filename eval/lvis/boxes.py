@@ -1,4 +1,4 @@
-"""The boxes to be named: those of the annotations, or a detector's, in two layouts (spec 3.1)."""
+"""The boxes to be named: those of the annotations, or a detector's, in two layouts (method 3.1)."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

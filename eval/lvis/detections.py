@@ -1,4 +1,4 @@
-"""From the probabilities of an image's boxes to its detections: chosen first, then scored (spec 3.3)."""
+"""From the probabilities of an image's boxes to its detections: chosen first, then scored (method 3.3)."""
 
 from dataclasses import dataclass
 

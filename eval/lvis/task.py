@@ -1,4 +1,4 @@
-"""Box recognition: the probability of every name for every box, by one method (spec 3)."""
+"""Box recognition: the probability of every name for every box, by one method (method 3)."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -109,7 +109,7 @@ class LvisTask:
 
     def _detections(self, regions: RegionTokens, found: Float32[Tensor, "R K"], boxes: Boxes) -> Record:
         """The image's best detections; box by its number among all boxes, masks of the boxes they name."""
-        kept = regions.kept.to(found.device)
+        kept = regions.source_index.to(found.device)
         scores = None if self.boxes.are_true else torch.tensor(boxes.scores, device=found.device)[kept]
         best = best_detections(found, scores)
         numbers = kept[best.box].tolist()
@@ -226,7 +226,9 @@ def _best_names(regions: RegionTokens, found: Float32[Tensor, "R K"], count: int
     named: list[int | None] = [None] * count
     confidence: list[float | None] = [None] * count
     best = found.max(1)
-    for box, name, value in zip(regions.kept.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
+    for box, name, value in zip(
+        regions.source_index.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
+    ):
         named[box], confidence[box] = name, value
     return {"named": named, "confidence": confidence}
 

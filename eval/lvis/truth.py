@@ -1,4 +1,4 @@
-"""The annotations of LVIS v1 (or of COCO): names, images, objects, and what is known to be absent (spec 3.5)."""
+"""The annotations of LVIS v1 (or of COCO): names, images, objects, and what is known to be absent (method 3.5)."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""One function per benchmark: check what is there, make the label maps that are not (spec 13).
+"""One function per benchmark: check what is there, make the label maps that are not (method 13).
 
 Every function takes the data root and returns one line about what it found and made. Nothing is ever deleted.
 """

@@ -1,4 +1,4 @@
-"""PASCAL Context from `trainval_merged.json`, read with pycocotools: the Detail API is not needed (spec 13)."""
+"""PASCAL Context from `trainval_merged.json`, read with pycocotools: the Detail API is not needed (method 13)."""
 
 import json
 from collections import defaultdict
@@ -14,7 +14,7 @@ from textregion.errors import InputError
 from textregion.storage import write_atomically
 
 IMAGES = "https://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
-ANNOTATIONS = "https://codalabuser.blob.core.windows.net/public/trainval_merged.json"
+ANNOTATIONS = "https://codalabuser.blob.core.crops.net/public/trainval_merged.json"
 # Categories of the file that are classes, in the order of their labels; 0 is background.
 # fmt: off
 CATEGORIES = (

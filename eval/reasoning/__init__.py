@@ -1,1 +1,1 @@
-"""Reasoning segmentation: ReasonSeg (spec 11)."""
+"""Reasoning segmentation: ReasonSeg (method 11)."""

@@ -1,4 +1,4 @@
-"""ReasonSeg on disk: <split>/<name>.jpg beside <name>.json with polygons and questions (spec 11)."""
+"""ReasonSeg on disk: <split>/<name>.jpg beside <name>.json with polygons and questions (method 11)."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""gIoU and cIoU (spec 11)."""
+"""gIoU and cIoU (method 11)."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Reasoning segmentation: one question an image, the described thing against everything else (spec 11)."""
+"""Reasoning segmentation: one question an image, the described thing against everything else (method 11)."""
 
 import hashlib
 from collections import Counter

@@ -1,1 +1,1 @@
-"""Referring expressions: RefCOCO, RefCOCO+, RefCOCOg (spec 10)."""
+"""Referring expressions: RefCOCO, RefCOCO+, RefCOCOg (method 10)."""

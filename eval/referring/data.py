@@ -1,4 +1,4 @@
-"""The preprocessed layout of RefCOCO, RefCOCO+ and RefCOCOg: <split>.jsonl and <dataset>_dets_dict.json (spec 10)."""
+"""The preprocessed layout of RefCOCO, RefCOCO+ and RefCOCOg: <split>.jsonl and <dataset>_dets_dict.json (method 10)."""
 
 import json
 import math
@@ -115,7 +115,7 @@ def read_line(line: bytes, split: str, number: int, proposals: str, detections: 
 
 
 def image_name(file_name: str) -> str:
-    """The image's own name: of COCO names the last "_"-part, the annotation's number, is cut (spec 10).
+    """The image's own name: of COCO names the last "_"-part, the annotation's number, is cut (method 10).
 
     COCO_train2014_000000581857_16.jpg -> COCO_train2014_000000581857.jpg. Other names stay.
     """

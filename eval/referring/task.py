@@ -1,4 +1,4 @@
-"""Referring expressions: one region for every sentence, its box compared with the gold boxes (spec 10)."""
+"""Referring expressions: one region for every sentence, its box compared with the gold boxes (method 10)."""
 
 import hashlib
 from collections import Counter

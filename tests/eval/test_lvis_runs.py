@@ -104,7 +104,7 @@ def test_a_record_is_the_slow_form_of_the_rule(method, world, alone, segmenter):
     scale = float(segmenter.backbone.model.logit_scale.exp())
     found = (regions.tokens @ text.T * scale).softmax(1)
     record = journal(alone, method)[str(image)]
-    kept = regions.kept.tolist()
+    kept = regions.source_index.tolist()
     assert [record["named"][box] for box in kept] == found.argmax(1).tolist()
     assert [record["confidence"][box] for box in kept] == pytest.approx(found.amax(1).tolist(), rel=1e-4)
     assert record["right"] == sum(record["named"][box] == boxes.names[box] for box in kept)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eval import results
-from eval.results import Results, git_commit, markdown_table, published_figures, published_for, sum_stages
+from eval.results import Results, git_commit, markdown_table, published_figures, published_for, sum_seconds
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_outside_a_checkout_the_commit_is_unknown(tmp_path):
 
 
 def test_stages_are_summed():
-    assert sum_stages([{"a": 1.0, "b": 2.0}, {"b": 3.0}]) == {"a": 1.0, "b": 5.0}
+    assert sum_seconds([{"a": 1.0, "b": 2.0}, {"b": 3.0}]) == {"a": 1.0, "b": 5.0}
 
 
 def test_markdown_table():

@@ -106,7 +106,7 @@ def constructor() -> Iterator[Case]:
         "upsample_times",
         "mask_size",
         "global_splits",
-        "views_per_batch",
+        "crops_per_batch",
         "recipe",
         "device",
         "dtype",

@@ -72,7 +72,7 @@ def indistinct(logits: np.ndarray, exact: np.ndarray) -> np.ndarray:
 
 
 def write_mask_generator(source: Path) -> None:
-    """Stages of the mask generator, fed with candidates that compress."""
+    """Timer of the mask generator, fed with candidates that compress."""
     data = np.load(source / "amg_D_chelsea.npz")
     kept = {
         key: data[key]

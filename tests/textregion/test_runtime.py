@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textregion.errors import InputError
-from textregion.runtime import Stages, autocast, enough_memory, in_parts, resolve_device, resolve_dtype
+from textregion.runtime import Timer, autocast, enough_memory, in_parts, resolve_device, resolve_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -80,7 +80,7 @@ def test_autocast_on_a_cpu_does_nothing():
 
 
 def test_stages_sum_seconds_and_calls():
-    stages = Stages()
+    stages = Timer()
     for _ in range(3):
         with stages("sleep"):
             time.sleep(0.01)

@@ -11,7 +11,7 @@ import tiny_models
 import torch
 from torch.nn import functional as F
 
-from textregion.crops import TileGrid
+from textregion.crops import CropGrid
 from textregion.errors import InputError
 from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.recipes import PoolingRecipe
@@ -80,7 +80,7 @@ def test_tokens_equal_the_steps_one_by_one(tiny_clip, image, masks):
     for y in (0, 33):  # two rows of 34 pixels, the second moved back by one; three columns likewise
         views += [pixels[None, :, y : y + 34, x : x + 34] for x in (0, 34, 66)]
     views = torch.cat([F.interpolate(v, (32, 32), mode="bicubic", antialias=True) for v in views])
-    maps = tiny_clip.encode_views(tiny_clip.normalise(views)).pooled
+    maps = tiny_clip.encode_crops(tiny_clip.normalise(views)).pooled
     values = oracles.fused_views(maps, (2, 3), (1, 1), 1.0).flatten(1).T
     weights = oracles.resize(torch.from_numpy(masks).float(), (8, 12)).flatten(1).clamp(0, 1)
     scores = oracles.difference_scores(values, weights[:2])  # the speck lies between the samples
@@ -93,7 +93,7 @@ def test_tokens_equal_the_steps_one_by_one(tiny_clip, image, masks):
         pooled = pooled + block.mlp(block.ln_2(pooled))
         tokens = visual.ln_post(pooled) @ visual.proj
     assert result.grid == (8, 12)
-    assert result.kept.tolist() == [0, 1]
+    assert result.source_index.tolist() == [0, 1]
     torch.testing.assert_close(result.patch_scores.flatten(), scores, rtol=0, atol=1e-5)
     torch.testing.assert_close(result.tokens, tokens / tokens.norm(dim=1, keepdim=True), rtol=0, atol=1e-4)
 
@@ -143,13 +143,13 @@ def test_results_are_the_same_every_time(tiny_clip, image, masks):
 def test_views_per_batch_does_not_matter(tiny_clip, image, masks):
     whole = segmenter(tiny_clip).encode_image(image, masks)
     for batch in (1, 3):
-        parts = segmenter(tiny_clip, views_per_batch=batch).encode_image(image, masks)
+        parts = segmenter(tiny_clip, crops_per_batch=batch).encode_image(image, masks)
         torch.testing.assert_close(parts.tokens, whole.tokens, rtol=0, atol=2e-5)
 
 
 def test_identical_views_are_encoded_once(tiny_clip, image, masks, calls):
     few = segmenter(tiny_clip, scale=(61, 41))  # 41 x 61: one tile, the whole image again
-    assert TileGrid(41, 61, 32).windows == [(0, 0, 41, 61)] * 2
+    assert CropGrid(41, 61, 32).crops == [(0, 0, 41, 61)] * 2
     few.encode_image(image, masks)
     assert calls["views"] == 1
     segmenter(tiny_clip).encode_image(image, masks)
@@ -160,8 +160,8 @@ def test_one_tile_counts_twice(tiny_clip, image):
     """The view once upsampled and once as its own tile: the fused map is twice the view's."""
     few = segmenter(tiny_clip, scale=(61, 41))
     resized = few.resize(image)
-    grid = TileGrid(*resized.shape[:2], 32)
-    features = few.encode_views(resized, grid)
+    grid = CropGrid(*resized.shape[:2], 32)
+    features = few.encode_crops(resized, grid)
     assert features.pooled.shape[0] == 2
     assert torch.equal(features.pooled[0], features.pooled[1])
 
@@ -186,7 +186,7 @@ def test_splitting_the_whole_image(tiny_clip, image, masks, calls):
 def test_other_families(family, image, masks, request):
     backbone = request.getfixturevalue(family)
     tokens = segmenter(backbone, scale=(220, 140), global_patch_threshold=None).encode_image(image, masks)
-    assert tokens.kept.tolist() in ([0, 1], [0, 1, 2])
+    assert tokens.source_index.tolist() in ([0, 1], [0, 1, 2])
     torch.testing.assert_close(tokens.tokens.norm(dim=1), torch.ones(len(tokens)))
     result = segmenter(backbone, scale=(220, 140)).segment(tokens, LABELS)
     assert result.label_map.shape == (53, 79)
@@ -295,7 +295,7 @@ def test_label_map_equals_the_slow_form(tiny_clip, image, masks):
     tokens = whole.encode_image(image, masks)
     text = whole.encode_text(["dog", "sofa", "couch", "floor"])
     uncovered = torch.einsum("qd,dyx->qyx", text, tokens.dense)
-    full = torch.from_numpy(masks[tokens.kept.numpy()]).float()
+    full = torch.from_numpy(masks[tokens.source_index.numpy()]).float()
     probability = oracles.pixel_probabilities(tokens.tokens @ text.T, full, (0, 1, 1, 2), (53, 79), uncovered)
     result = whole.segment(tokens, LABELS, return_probabilities=True)
     np.testing.assert_allclose(result.probabilities, probability, rtol=0, atol=2e-4)
@@ -317,7 +317,7 @@ def test_referring_takes_the_largest_cosine(tiny_clip, image, masks):
     best = whole.refer(tokens, "The DOG")
     assert best.region == int(scores.argmax())
     assert best.score == pytest.approx(float(scores.max()))
-    np.testing.assert_array_equal(best.mask, masks[tokens.kept[best.region]])
+    np.testing.assert_array_equal(best.mask, masks[tokens.source_index[best.region]])
     assert best.box == ((0, 0, 30, 52), (0, 29, 78, 23))[best.region]
 
 
@@ -332,8 +332,8 @@ def test_mask_size_of_generated_masks(tiny_clip, tiny_sam2, image):
 def test_stages_are_timed(tiny_clip, image, masks):
     whole = segmenter(tiny_clip)
     whole.segment(whole.encode_image(image, masks), LABELS)
-    assert {"resize", "masks", "encode", "pool", "text", "postprocess"} <= whole.stages.calls.keys()
-    assert all(seconds >= 0 for seconds in whole.stages.seconds.values())
+    assert {"resize", "masks", "encode", "pool", "text", "postprocess"} <= whole.timer.calls.keys()
+    assert all(seconds >= 0 for seconds in whole.timer.seconds.values())
 
 
 # ---------------------------------------------------------------- what is refused
@@ -364,7 +364,7 @@ def refused(call, *args, **options) -> str:
         ({"mask_size": "small"}, "expected one of resized, original"),
         ({"upsample_times": 0}, "got upsample_times 0"),
         ({"upsample_times": True}, "got upsample_times True"),
-        ({"views_per_batch": -1}, "got views_per_batch -1"),
+        ({"crops_per_batch": -1}, "got crops_per_batch -1"),
         ({"global_splits": (0, 1)}, "got global_splits (0, 1)"),
         ({"device": "gpu"}, "expected auto, cpu, cuda"),
         ({"dtype": "float64"}, "expected auto, float32"),
@@ -424,7 +424,7 @@ def test_cuda_and_cpu_agree(image, masks):
         whole = TextRegionSegmenter(tiny_models.clip(), device=device, **options)
         tokens[device] = whole.encode_image(image, masks).to("cpu")
         assert whole.segment(tokens[device], LABELS).label_map.shape == (53, 79)
-    assert torch.equal(tokens["cpu"].kept, tokens["cuda"].kept)
+    assert torch.equal(tokens["cpu"].source_index, tokens["cuda"].source_index)
     assert F.cosine_similarity(tokens["cpu"].tokens, tokens["cuda"].tokens).min() > 0.9999
 
 
@@ -444,7 +444,7 @@ def test_too_long_labels_are_cut_with_a_warning(tiny_clip):
 
 
 def test_several_images_are_encoded_as_one_by_one(tiny_clip):
-    segmenter = TextRegionSegmenter(tiny_clip, scale=(96, 64), views_per_batch=3, dense_fallback=True, device="cpu")
+    segmenter = TextRegionSegmenter(tiny_clip, scale=(96, 64), crops_per_batch=3, dense_fallback=True, device="cpu")
     draw = np.random.default_rng(3)
     images = [draw.integers(0, 255, (h, w, 3), dtype=np.uint8) for h, w in ((37, 53), (61, 41), (47, 47))]
     masks = [draw.random((3, *image.shape[:2])) > 0.5 for image in images]
@@ -453,6 +453,6 @@ def test_several_images_are_encoded_as_one_by_one(tiny_clip):
         alone = segmenter.encode_image(image, own)
         torch.testing.assert_close(found.tokens, alone.tokens, rtol=0, atol=1e-5)
         torch.testing.assert_close(found.dense, alone.dense, rtol=0, atol=1e-5)
-        assert found.kept.tolist() == alone.kept.tolist()
+        assert found.source_index.tolist() == alone.source_index.tolist()
     with pytest.raises(InputError, match="2 sets of masks for 3 images"):
         segmenter.encode_images(images, masks[:2])

@@ -239,9 +239,9 @@ def clip_backbone():
 def test_views_in_one_batch_equal_view_by_view(make):
     backbone = make()
     views = torch.randn(5, 3, backbone.crop_size, backbone.crop_size)
-    together = backbone.encode_views(views).pooled
+    together = backbone.encode_crops(views).pooled
     torch.testing.assert_close(
-        together, torch.cat([backbone.encode_views(view[None]).pooled for view in views]), rtol=0, atol=2e-5
+        together, torch.cat([backbone.encode_crops(view[None]).pooled for view in views]), rtol=0, atol=2e-5
     )
 
 
@@ -272,8 +272,8 @@ def test_compiled_blocks_keep_names_and_numbers():
     assert compile_blocks(tiny_models.clip().model.visual, "eager") == 3
     assert compile_blocks(timm_backbone("siglip").model.visual, "eager") == 3
     views = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    expected = plain.encode_views(views).pooled
-    torch.testing.assert_close(compiled.encode_views(views).pooled, expected, rtol=0, atol=1e-5)
+    expected = plain.encode_crops(views).pooled
+    torch.testing.assert_close(compiled.encode_crops(views).pooled, expected, rtol=0, atol=1e-5)
 
 
 def test_what_compile_may_be():
@@ -311,5 +311,5 @@ def test_overlap_changes_nothing_on_a_gpu():
         maker = Sam2MaskGenerator(tiny_models.sam2(), points_per_side=4, min_size=0)
         segmenter = TextRegionSegmenter(tiny_models.clip(), maker, overlap=overlap, **options)
         found.append(segmenter.encode_image(image))
-    assert torch.equal(found[0].kept, found[1].kept)
+    assert torch.equal(found[0].source_index, found[1].source_index)
     torch.testing.assert_close(found[0].tokens, found[1].tokens, rtol=0, atol=1e-5)

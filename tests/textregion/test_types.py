@@ -65,7 +65,7 @@ def test_half_and_boolean_parts_give_float32():
 
 
 def test_half_masks_are_rounded_to_half():
-    """What is too small for half precision is outside the mask, as in the published program (spec 9.3, 9.6)."""
+    """What is too small for half precision is outside the mask, as in the published program (method 9.3, 9.6)."""
     soft = (torch.rand(5, 64, 64, generator=torch.Generator().manual_seed(1)) * 6 - 3).clamp(min=0).half()
     masks = RegionMasks(soft, (128, 192), (128, 192))
     expected = oracles.resize(soft, (128, 192)).half()
@@ -227,7 +227,7 @@ def test_bad_given_masks_are_refused(values, message):
 def region_tokens(**options) -> RegionTokens:
     random = torch.Generator().manual_seed(3)
     tokens = torch.nn.functional.normalize(torch.randn(3, 7, generator=random), dim=1)
-    values = {"tokens": tokens, "masks": soft_masks(), "kept": torch.tensor([0, 2, 5]), "grid": (2, 3)}
+    values = {"tokens": tokens, "masks": soft_masks(), "source_index": torch.tensor([0, 2, 5]), "grid": (2, 3)}
     return RegionTokens(**(values | options))
 
 
@@ -239,7 +239,11 @@ def region_tokens(**options) -> RegionTokens:
             **{"backbone": "clip", "recipe": "demo", "logit_scale": 10.5, "logit_bias": -3.25},
             **{"patch_scores": torch.rand(2, 3), "dense": torch.rand(7, 2, 3)},
         },
-        {"tokens": torch.zeros(0, 7), "masks": RegionMasks.empty((4, 5)), "kept": torch.zeros(0, dtype=torch.long)},
+        {
+            "tokens": torch.zeros(0, 7),
+            "masks": RegionMasks.empty((4, 5)),
+            "source_index": torch.zeros(0, dtype=torch.long),
+        },
     ],
 )
 def test_tokens_survive_saving(tmp_path, extra):
@@ -248,7 +252,7 @@ def test_tokens_survive_saving(tmp_path, extra):
     back = RegionTokens.load(tmp_path / "deep" / "tokens.safetensors")
     for name in ("grid", "backbone", "recipe", "logit_scale", "logit_bias"):
         assert getattr(back, name) == getattr(tokens, name)
-    for name in ("tokens", "kept", "patch_scores", "dense"):
+    for name in ("tokens", "source_index", "patch_scores", "dense"):
         a, b = getattr(back, name), getattr(tokens, name)
         assert (a is None and b is None) or torch.equal(a, b)
     assert torch.equal(back.masks.full(), tokens.masks.full())
@@ -273,7 +277,7 @@ def test_text_of_another_width_is_refused():
     ("options", "message"),
     [
         ({"tokens": torch.zeros(3)}, "expected"),
-        ({"kept": torch.tensor([0, 1])}, "2 kept for 3 tokens"),
+        ({"source_index": torch.tensor([0, 1])}, "2 source_index for 3 tokens"),
         ({"masks": RegionMasks.empty((4, 5))}, "0 masks for 3 tokens"),
     ],
 )
@@ -387,7 +391,7 @@ def test_arrays_of_other_byte_order_and_beyond_float32_are_taken():
     [
         ({"tokens": torch.full((2, 4), torch.nan)}, "with NaN"),
         ({"tokens": torch.zeros(2, 4, dtype=torch.uint8)}, "torch.uint8"),
-        ({"kept": torch.zeros(2, 1, dtype=torch.long)}, r"kept of shape \(2, 1\), expected \(R\)"),
+        ({"source_index": torch.zeros(2, 1, dtype=torch.long)}, r"source_index of shape \(2, 1\), expected \(R\)"),
         ({"dense": torch.zeros(3)}, r"expected \(D, Ph, Pw\)"),
         ({"grid": "ab"}, "grid 'ab'"),
         ({"logit_scale": None}, "logit_scale None"),
@@ -395,7 +399,7 @@ def test_arrays_of_other_byte_order_and_beyond_float32_are_taken():
 )
 def test_tokens_that_do_not_fit_together_are_refused(untyped, changes, message):
     masks = RegionMasks(torch.ones(2, 3, 3), (3, 3))
-    whole = {"tokens": torch.eye(2, 4), "masks": masks, "kept": torch.arange(2), "grid": (1, 1)}
+    whole = {"tokens": torch.eye(2, 4), "masks": masks, "source_index": torch.arange(2), "grid": (1, 1)}
     assert len(RegionTokens(**whole)) == 2
     with pytest.raises(InputError, match=message):
         RegionTokens(**{**whole, **changes})

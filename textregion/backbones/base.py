@@ -20,12 +20,12 @@ from textregion.text_tower import embed_prompts
 Tokenizer = Callable[[list[str]], Int[Tensor, "N context"]]
 POOL_FEATURES = ("value", "input", "output")
 OPEN_CLIP_PREFIX = "open_clip:"
-CLIP_TILE = 336
+CLIP_CROP = 336
 
 
 @dataclass(frozen=True)
-class ViewFeatures:
-    """What the encoder says about T views.
+class CropFeatures:
+    """What the encoder says about T crops.
 
     pooled: (T, C, g, g) features that regions pool. dense: (T, D, g, g) unit vectors of every patch, or None.
     """
@@ -39,7 +39,7 @@ class BackboneSpec:
     """One registry row: a variant and the published settings that belong to it.
 
     open_clip: (model name, pretrained tag); the tag's entry in open_clip says where the weights are.
-    tile: input side in pixels the method uses (crop_size). width: D of the joint embedding.
+    crop_size: side in pixels of the crops the method uses. width: D of the joint embedding.
     megabytes: download size of the weights, 0 if unknown. original: the file's name where the authors first
     published it, if that differs. mean, std, interpolation: only where a row differs from its family.
     """
@@ -47,7 +47,7 @@ class BackboneSpec:
     name: str
     family: str
     open_clip: tuple[str, str]
-    tile: int
+    crop_size: int
     width: int
     megabytes: int = 0
     original: str = ""
@@ -57,10 +57,10 @@ class BackboneSpec:
 
 
 class Backbone(ABC):
-    """A frozen open_clip model seen as: views in, patch features out; pool; encode text.
+    """A frozen open_clip model seen as: crops in, patch features out; pool; encode text.
 
-    Class attributes are the family's published settings: mean, std, interpolation of the views, the weight of
-    the upsampled global map when views are fused (spec 4).
+    Class attributes are the family's published settings: mean, std, interpolation of the crops, the weight of
+    the upsampled global map when crops are fused (method 4).
     """
 
     family: str
@@ -78,8 +78,8 @@ class Backbone(ABC):
 
     @classmethod
     def from_spec(cls, spec: BackboneSpec, model: nn.Module, tokenizer: Tokenizer) -> "Backbone":
-        """Wrap a model of a registry row; the row decides tile and preprocessing."""
-        backbone = cls(model, tokenizer, spec.name, spec.tile)
+        """Wrap a model of a registry row; the row decides crop size and preprocessing."""
+        backbone = cls(model, tokenizer, spec.name, spec.crop_size)
         backbone.mean = spec.mean or cls.mean
         backbone.std = spec.std or cls.std
         backbone.interpolation = spec.interpolation or cls.interpolation
@@ -95,7 +95,7 @@ class Backbone(ABC):
     ) -> "Backbone":
         """Wrap an open_clip model that already exists.
 
-        tokenizer: list of N strings -> (N, context) int64. crop_size: side of a view in pixels, default the
+        tokenizer: list of N strings -> (N, context) int64. crop_size: side of a crop in pixels, default the
         model's own input size. Raises InputError in one line when the model has not the form the method needs.
         """
         return cls(model, tokenizer, name=name, crop_size=crop_size)
@@ -116,10 +116,10 @@ class Backbone(ABC):
         """D, width of the joint image-text embedding."""
 
     @abstractmethod
-    def encode_views(
-        self, views: Float[Tensor, "T 3 S S"], pool_feature: str = "value", dense: bool = False
-    ) -> ViewFeatures:
-        """Patch features of normalised views (spec 3)."""
+    def encode_crops(
+        self, crops: Float[Tensor, "T 3 S S"], pool_feature: str = "value", dense: bool = False
+    ) -> CropFeatures:
+        """Patch features of normalised crops (method 3)."""
 
     @abstractmethod
     def pool(
@@ -130,26 +130,26 @@ class Backbone(ABC):
         unit_values: bool,
         pool_feature: str = "value",
     ) -> Float32[Tensor, "R D"]:
-        """One unit vector per region (spec 7). unit_values: pool features / ||features|| (families that do)."""
+        """One unit vector per region (method 7). unit_values: pool features / ||features|| (families that do)."""
 
     @property
     def logit_scale(self) -> float:
-        """Factor from cosine to region logit (spec 8.2); 1 but for SigLIP."""
+        """Factor from cosine to region logit (method 8.2); 1 but for SigLIP."""
         return 1.0
 
     @property
     def logit_bias(self) -> float:
-        """Offset from cosine to region logit (spec 8.2); 0 but for SigLIP."""
+        """Offset from cosine to region logit (method 8.2); 0 but for SigLIP."""
         return 0.0
 
     @property
     def has_dense_fallback(self) -> bool:
-        """Whether `encode_views(dense=True)` gives dense features (spec 8.4a: CLIP only)."""
+        """Whether `encode_crops(dense=True)` gives dense features (method 8.4a: CLIP only)."""
         return False
 
     @property
     def patches_per_side(self) -> int:
-        """g, patches along a side of one view."""
+        """g, patches along a side of one crop."""
         return self.crop_size // self.patch_size
 
     @property
@@ -167,20 +167,20 @@ class Backbone(ABC):
         self.model.to(device=device, dtype=dtype)
         return self
 
-    def normalise(self, views: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T 3 S S"]:
+    def normalise(self, crops: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T 3 S S"]:
         """RGB in [0, 1] to the model's input range."""
-        mean = torch.tensor(self.mean, device=views.device)[:, None, None]
-        std = torch.tensor(self.std, device=views.device)[:, None, None]
-        return ((views - mean) / std).to(self.dtype)
+        mean = torch.tensor(self.mean, device=crops.device)[:, None, None]
+        std = torch.tensor(self.std, device=crops.device)[:, None, None]
+        return ((crops - mean) / std).to(self.dtype)
 
     def check_crop_size(self, crop_size: int) -> None:
-        """InputError when views of that side cannot be encoded."""
+        """InputError when crops of that side cannot be encoded."""
         if crop_size < self.patch_size or crop_size % self.patch_size:
             raise InputError(f"got crop_size {crop_size}, expected a multiple of the patch size {self.patch_size}")
 
     @torch.inference_mode()
     def encode_labels(self, labels: Sequence[str]) -> Float32[Tensor, "L D"]:
-        """Mean of the unit embeddings of every label's 80 prompts, unit length again (spec 8.1)."""
+        """Mean of the unit embeddings of every label's 80 prompts, unit length again (method 8.1)."""
         prompts = [template(label) for label in labels for template in TEMPLATES]
         unit = self.encode_prompts(prompts).unflatten(0, (len(labels), len(TEMPLATES)))
         return F.normalize(unit.mean(1), dim=-1)
@@ -229,7 +229,7 @@ def model_config(spec: BackboneSpec) -> dict[str, Any]:
 
 
 def _open_clip_row(name: str) -> BackboneSpec:
-    """Tile as published for CLIP (336) where the patches allow it, else the model's own input size."""
+    """Crop size as published for CLIP (336) where the patches allow it, else the model's own input size."""
     model, _, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition("/")
     config, tags = open_clip.get_model_config(model), open_clip.list_pretrained_tags_by_model(model)
     if config is None:
@@ -243,9 +243,9 @@ def _open_clip_row(name: str) -> BackboneSpec:
     family = "pe" if "pe_core" in tower else "siglip" if "siglip" in tower else "clip"
     own = _side(vision.get("image_size", 224))
     patch = vision.get("patch_size") or own
-    tile = CLIP_TILE if family == "clip" and own < CLIP_TILE and CLIP_TILE % patch == 0 else own
+    crop_size = CLIP_CROP if family == "clip" and own < CLIP_CROP and CLIP_CROP % patch == 0 else own
     preprocessing = {key: entry[key] for key in ("mean", "std", "interpolation") if entry.get(key)}
-    return BackboneSpec(name, family, (model, tag), tile, config["embed_dim"], **preprocessing)
+    return BackboneSpec(name, family, (model, tag), crop_size, config["embed_dim"], **preprocessing)
 
 
 def _side(image_size: int | tuple[int, int]) -> int:

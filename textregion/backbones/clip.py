@@ -1,4 +1,4 @@
-"""CLIP and OpenCLIP vision transformers with a class token: regions pool the last block's values (spec 3.1, 7.1)."""
+"""CLIP and OpenCLIP vision transformers with a class token: regions pool the last block's values (method 3.1, 7.1)."""
 
 from math import sqrt
 
@@ -9,7 +9,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textregion.backbones.base import Backbone, BackboneSpec, ViewFeatures, register
+from textregion.backbones.base import Backbone, BackboneSpec, CropFeatures, register
 from textregion.errors import InputError
 from textregion.pooling import weighted_sum
 from textregion.recipes import PoolingRecipe
@@ -36,7 +36,7 @@ class ClipBackbone(Backbone):
 
     @staticmethod
     def check(model: nn.Module) -> None:
-        """The last block must be plain: LN, packed-QKV attention, residual, LN, MLP, residual (spec 3.1)."""
+        """The last block must be plain: LN, packed-QKV attention, residual, LN, MLP, residual (method 3.1)."""
         visual = getattr(model, "visual", None)
         if not isinstance(visual, VisionTransformer):
             raise InputError(
@@ -65,7 +65,7 @@ class ClipBackbone(Backbone):
 
     @property
     def has_dense_fallback(self) -> bool:
-        """CLIP has dense features for pixels no region covers (spec 8.4a)."""
+        """CLIP has dense features for pixels no region covers (method 8.4a)."""
         return True
 
     @property
@@ -73,22 +73,22 @@ class ClipBackbone(Backbone):
         return self.model.visual.transformer.resblocks[-1]
 
     @torch.inference_mode()
-    def encode_views(
-        self, views: Float[Tensor, "T 3 S S"], pool_feature: str = "value", dense: bool = False
-    ) -> ViewFeatures:
-        """Values of the last block ("value"), or its input or output tokens (ablation, spec 7.6); no class token.
+    def encode_crops(
+        self, crops: Float[Tensor, "T 3 S S"], pool_feature: str = "value", dense: bool = False
+    ) -> CropFeatures:
+        """Values of the last block ("value"), or its input or output tokens (ablation, method 7.6); no class token.
 
-        dense: also unit patch features after self-self attention (spec 8.4a).
+        dense: also unit patch features after self-self attention (method 8.4a).
         """
-        tokens = self._last_block_input(views)
+        tokens = self._last_block_input(crops)
         if pool_feature == "value":
             pooled = self._values(tokens)
         else:
             pooled = tokens if pool_feature == "input" else self._block_by_block([self._last_block], tokens)
-        return ViewFeatures(_as_maps(pooled[:, 1:]), _as_maps(self._dense(tokens)[:, 1:]) if dense else None)
+        return CropFeatures(_as_maps(pooled[:, 1:]), _as_maps(self._dense(tokens)[:, 1:]) if dense else None)
 
     def position_embedding(self, side: int) -> Float[Tensor, "N C"]:
-        """Class row kept, grid rows resized bicubically with scale (g + 0.1) / sqrt(N) per side (spec 3.2)."""
+        """Class row kept, grid rows resized bicubically with scale (g + 0.1) / sqrt(N) per side (method 3.2)."""
         embedding = self.model.visual.positional_embedding
         known = int(sqrt(len(embedding) - 1))
         if known == side:
@@ -97,9 +97,9 @@ class ClipBackbone(Backbone):
         grid = F.interpolate(grid, scale_factor=(side + 0.1) / known, mode="bicubic", align_corners=False)
         return torch.cat([embedding[:1], grid[0].flatten(1).T.to(embedding.dtype)])
 
-    def _last_block_input(self, views: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T N C"]:
+    def _last_block_input(self, crops: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T N C"]:
         visual = self.model.visual
-        patches = visual.conv1(views)
+        patches = visual.conv1(crops)
         tokens = patches.flatten(2).transpose(1, 2)
         start = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
         tokens = torch.cat([start, tokens], 1) + self.position_embedding(patches.shape[-1]).to(tokens.dtype)
@@ -123,7 +123,7 @@ class ClipBackbone(Backbone):
         return self._in_projection(tokens, 2)
 
     def _dense(self, tokens: Float[Tensor, "T N C"]) -> Float32[Tensor, "T N D"]:
-        """The last block with softmax(q q' / sqrt d) + softmax(k k' / sqrt d) as its attention (spec 8.4a)."""
+        """The last block with softmax(q q' / sqrt d) + softmax(k k' / sqrt d) as its attention (method 8.4a)."""
         block = self._last_block
         heads = block.attn.num_heads
         query, key, value = (self._in_projection(tokens, i).unflatten(2, (heads, -1)).transpose(1, 2) for i in range(3))
@@ -145,7 +145,7 @@ class ClipBackbone(Backbone):
         unit_values: bool,
         pool_feature: str = "value",
     ) -> Float32[Tensor, "R D"]:
-        """Soft sum of values, out-projection, optional MLP residual, LN_post, projection, unit length (spec 7.1).
+        """Soft sum of values, out-projection, optional MLP residual, LN_post, projection, unit length (method 7.1).
 
         Cost: R * P * C for the sum and R rows through the projections; patches are never repeated per region.
         """

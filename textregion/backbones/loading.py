@@ -56,7 +56,7 @@ def random_backbone(spec: BackboneSpec, seed: int = RANDOM_SEED) -> Backbone:
 
 
 def load_backbone(spec: BackboneSpec, path: str | Path, tokenizer: Tokenizer) -> Backbone:
-    """The row's model with the weights of a file; the row decides preprocessing, tile and pooling.
+    """The row's model with the weights of a file; the row decides preprocessing, crop size and pooling.
 
     Raises InputError in one line: missing, truncated, unsafe, wrong architecture or wrong family.
     """

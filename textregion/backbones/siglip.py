@@ -1,4 +1,4 @@
-"""SigLIP and SigLIP 2 through open_clip and timm (spec 3.4, 7.4, 8.2)."""
+"""SigLIP and SigLIP 2 through open_clip and timm (method 3.4, 7.4, 8.2)."""
 
 from textregion.backbones.base import BackboneSpec, register
 from textregion.backbones.timm_tower import TimmBackbone
@@ -6,8 +6,8 @@ from textregion.backbones.timm_tower import TimmBackbone
 
 @register(
     *(
-        BackboneSpec(name, "siglip", (model, "webli"), tile, width, megabytes)
-        for name, model, tile, width, megabytes in (
+        BackboneSpec(name, "siglip", (model, "webli"), crop_size, width, megabytes)
+        for name, model, crop_size, width, megabytes in (
             ("siglip2-b32-256", "ViT-B-32-SigLIP2-256", 256, 768, 1507),
             ("siglip2-b16", "ViT-B-16-SigLIP2", 224, 768, 1501),
             ("siglip2-b16-256", "ViT-B-16-SigLIP2-256", 256, 768, 1501),

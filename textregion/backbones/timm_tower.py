@@ -1,4 +1,4 @@
-"""What SigLIP 2 and Perception Encoder share: a timm tower whose attention pool becomes a masked mean (spec 7.3-5)."""
+"""What SigLIP 2 and Perception Encoder share: a timm tower whose attention pool is a masked mean (method 7.3-5)."""
 
 import torch
 from jaxtyping import Float, Float32
@@ -7,7 +7,7 @@ from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textregion.backbones.base import Backbone, ViewFeatures
+from textregion.backbones.base import Backbone, CropFeatures
 from textregion.errors import InputError
 from textregion.pooling import masked_mean
 from textregion.recipes import PoolingRecipe
@@ -51,14 +51,14 @@ class TimmBackbone(Backbone):
             raise InputError(f"got crop_size {crop_size}, expected {own}, the input size of {self.name}")
 
     @torch.inference_mode()
-    def encode_views(
-        self, views: Float[Tensor, "T 3 S S"], pool_feature: str = "value", dense: bool = False
-    ) -> ViewFeatures:
-        """Tokens of all blocks after the final norm, class token dropped (spec 3.3, 3.4). No dense features."""
+    def encode_crops(
+        self, crops: Float[Tensor, "T 3 S S"], pool_feature: str = "value", dense: bool = False
+    ) -> CropFeatures:
+        """Tokens of all blocks after the final norm, class token dropped (method 3.3, 3.4). No dense features."""
         if pool_feature != "value":
             raise InputError(f"got pool_feature {pool_feature!r}, expected 'value': the ablation exists for CLIP only")
-        maps = self._trunk.forward_intermediates(views, indices=1, norm=True, intermediates_only=True)
-        return ViewFeatures(maps[-1])
+        maps = self._trunk.forward_intermediates(crops, indices=1, norm=True, intermediates_only=True)
+        return CropFeatures(maps[-1])
 
     @torch.inference_mode()
     def pool(

@@ -98,8 +98,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="SAM 2 clicks per side (16); more finds smaller things",
     )
     add("--scale", nargs="+", action=Sides, metavar="N", help="fit the image into these two sides (2016 672)")
-    add("--crop_size", type=int, metavar="N", help="side of a view in pixels (the model's own)")
-    add("--resize_method", choices=RESIZE_METHODS, help="tiles plus whole image, or one squashed view")
+    add("--crop_size", type=int, metavar="N", help="side of a crop in pixels (the model's own)")
+    add("--resize_method", choices=RESIZE_METHODS, help="tiles plus whole image, or one squashed crop")
     add(
         "--remove_global_patch",
         type=boolean,

@@ -69,8 +69,8 @@ def name_boxes(
 ) -> dict[str, dict | Image.Image]:
     """Files that name an image's boxes from their tokens: boxes.json and boxes.png, by name.
 
-    RegionSpot's tokens are compared with its own embeddings of the names and CLIP's scale (spec regionspot 1.11, 1.12),
-    TextRegion's as everywhere (spec 8.3).
+    RegionSpot's tokens are compared with its own embeddings of the names and CLIP's scale (RegionSpot 1.11, 1.12),
+    TextRegion's as everywhere (method 8.3).
     """
     prompts = LabelPrompts.parse(labels)
     if method == "regionspot":

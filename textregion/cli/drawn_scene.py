@@ -8,7 +8,7 @@ import numpy as np
 
 from textregion.cli.folders import clear_remains
 from textregion.cli.photographs import TINY_NOTE
-from textregion.cli.report import print_files, print_shares, print_stages, spent
+from textregion.cli.report import print_files, print_seconds, print_shares, spent
 from textregion.cli.results import Extras, Found, write_results
 from textregion.cli.settings import EXTRAS, fingerprint, run_settings
 from textregion.errors import at_least
@@ -19,7 +19,7 @@ def drawn_scene(segmenter, output: Path, args: argparse.Namespace, preset: str) 
     """Draw scene number `args.seed`, label it, compare, write its folder."""
     from textregion.tiny.scenes import draw_scene
 
-    before, seed = dict(segmenter.stages.seconds), args.seed
+    before, seed = dict(segmenter.timer.seconds), args.seed
     at_least("--seed", seed, 0)
     scene = draw_scene(seed, distinct_colours=True)
     tokens = segmenter.encode_image(scene.image)
@@ -42,7 +42,7 @@ def drawn_scene(segmenter, output: Path, args: argparse.Namespace, preset: str) 
         "image": {"path": f"scene {seed}", "sha256": content},
         "labels": list(scene.labels),
         "settings": settings,
-        "seconds": spent(segmenter.stages.seconds, before),
+        "seconds": spent(segmenter.timer.seconds, before),
     }
     clear_remains(output)
     write_results(folder, found, segmenter, Extras(**{name: getattr(args, name) for name in EXTRAS}), run)
@@ -50,7 +50,7 @@ def drawn_scene(segmenter, output: Path, args: argparse.Namespace, preset: str) 
     print_shares(result, segmenter.dense_fallback)
     print(f"mean IoU against the known truth: {score:.3f}")
     print_files(folder, run)
-    print_stages(spent(segmenter.stages.seconds, before))
+    print_seconds(spent(segmenter.timer.seconds, before))
     print(f"({note})")
     program = ".venv/bin/python TextRegionSegmenter.py"
     print(f"Next: another scene            {program} --seed {seed + 1}")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from textregion.cli.boxes import BOXES_FILE, BoxFlags, name_boxes
 from textregion.cli.folders import OutputError, clear_remains, output_names, read_run
 from textregion.cli.jobs import Job
-from textregion.cli.report import print_boxes, print_files, print_shares, print_stages, spent
+from textregion.cli.report import print_boxes, print_files, print_seconds, print_shares, spent
 from textregion.cli.results import Extras, Found, write_results
 from textregion.cli.settings import EXTRAS, file_hash, job_fingerprint, run_settings
 from textregion.cli.summary import Row, print_table, write_summary
@@ -79,7 +79,7 @@ def single(session: Session, job: Job, folder: Path) -> None:
         print_boxes(found.more_files[BOXES_FILE]["boxes"])
     print_shares(found.result, found.tokens.dense is not None)
     print_files(folder, run)
-    print_stages(run["seconds"])
+    print_seconds(run["seconds"])
 
 
 def batch(session: Session, jobs: Sequence[Job], folders: Sequence[Path], output: Path) -> None:
@@ -127,7 +127,7 @@ def earlier(session: Session, job: Job, folder: Path) -> dict | None:
 
 def photograph(session: Session, job: Job, folder: Path) -> tuple[Found, dict]:
     """Label one image and write its folder; returns what was found and what run.json says."""
-    segmenter, before = session.segmenter, dict(session.segmenter.stages.seconds)
+    segmenter, before = session.segmenter, dict(session.segmenter.timer.seconds)
     image = load_image(job.image)
     content = file_hash(job.image)
     tokens, boxes = encode(session, job, image)
@@ -137,12 +137,12 @@ def photograph(session: Session, job: Job, folder: Path) -> tuple[Found, dict]:
         "image": {"path": str(job.image), "sha256": content},
         "labels": list(job.labels),
         "settings": session.settings,
-        "seconds": spent(segmenter.stages.seconds, before),
+        "seconds": spent(segmenter.timer.seconds, before),
     }
     found = Found(job.image.name, image, tokens, result, job.labels, session.note, more_files=boxes)
     extras = Extras(**{name: getattr(session.args, name) for name in EXTRAS})
     run = write_results(folder, found, segmenter, extras, run)
-    return found, {**run, "seconds": spent(segmenter.stages.seconds, before)}
+    return found, {**run, "seconds": spent(segmenter.timer.seconds, before)}
 
 
 def encode(session: Session, job: Job, image: np.ndarray) -> tuple[RegionTokens, dict]:

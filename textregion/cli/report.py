@@ -48,7 +48,7 @@ def print_files(folder: Path, run: Mapping) -> None:
         print(f"note: similarity maps of the first {MOST_SIMILARITY_MAPS} of {maps['labels']} labels only")
 
 
-def print_stages(seconds: Mapping[str, float]) -> None:
+def print_seconds(seconds: Mapping[str, float]) -> None:
     """Seconds per stage and in all."""
     parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
     print(f"seconds: {parts}; {sum(seconds.values()):.2f} in all")

@@ -81,7 +81,7 @@ def write_results(folder: Path, found: Found, segmenter, extras: Extras, run: di
     """
     prompts = LabelPrompts.parse(found.labels)
     text = segmenter.encode_text(prompts.queries)
-    with segmenter.stages("write"):
+    with segmenter.timer("write"):
         crops, shapes = crop_regions_above(found.tokens.masks, [0.0, DRAWN_ABOVE])
         rows = region_rows(found.tokens, text, prompts, crops=crops)
         with finished_folder(folder, run) as place:

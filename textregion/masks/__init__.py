@@ -1,4 +1,4 @@
-"""Where regions come from: SAM 2's automatic masks (spec 9), prompts, given masks, label maps, superpixels."""
+"""Where regions come from: SAM 2's automatic masks (method 9), prompts, given masks, label maps, superpixels."""
 
 from textregion.masks.base import MaskGenerator
 from textregion.masks.ground_truth import GroundTruthMasks

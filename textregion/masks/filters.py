@@ -1,4 +1,4 @@
-"""The steps between SAM 2's raw candidates and the regions, each a pure function (spec 9.2 to 9.9)."""
+"""The steps between SAM 2's raw candidates and the regions, each a pure function (method 9.2 to 9.9)."""
 
 from itertools import compress
 
@@ -15,26 +15,26 @@ BOX_OVERLAP = 0.2  # least box IoU for two masks to be compared for fusion
 
 
 def point_grid(points_per_side: int) -> Float32[Tensor, "N 2"]:
-    """s * s points (x, y) in [0, 1] at (k + 0.5) / s, x fastest (spec 9.2)."""
+    """s * s points (x, y) in [0, 1] at (k + 0.5) / s, x fastest (method 9.2)."""
     ticks = (torch.arange(points_per_side) + 0.5) / points_per_side
     y, x = torch.meshgrid(ticks, ticks, indexing="ij")
     return torch.stack([x, y], -1).flatten(0, 1)
 
 
 def order_candidates(outputs: Float[Tensor, "N 3 ..."]) -> Float[Tensor, "M ..."]:
-    """All "whole" (output 2) of every point, then all "part" (1), then all "subpart" (0) (spec 9.3)."""
+    """All "whole" (output 2) of every point, then all "part" (1), then all "subpart" (0) (method 9.3)."""
     return outputs.flip(1).transpose(0, 1).flatten(0, 1)
 
 
 def stability_scores(logits: Float[Tensor, "M h w"]) -> Float32[Tensor, " M"]:
-    """#(logit > 1) / #(logit > -1); NaN where both are 0 (spec 9.4)."""
+    """#(logit > 1) / #(logit > -1); NaN where both are 0 (method 9.4)."""
     inner = (logits > STABILITY_OFFSET).sum((1, 2), dtype=torch.int32)
     outer = (logits > -STABILITY_OFFSET).sum((1, 2), dtype=torch.int32)
     return inner / outer
 
 
 def inclusive_boxes(on: Bool[Tensor, "M h w"]) -> Int[Tensor, "M 4"]:
-    """xyxy of the first and last pixel set in each mask; zeros for an empty one (spec 9.4)."""
+    """xyxy of the first and last pixel set in each mask; zeros for an empty one (method 9.4)."""
     height, width = on.shape[1:]
     rows, columns = on.any(2).to(torch.uint8), on.any(1).to(torch.uint8)
     y1, x1 = rows.argmax(1), columns.argmax(1)
@@ -43,12 +43,12 @@ def inclusive_boxes(on: Bool[Tensor, "M h w"]) -> Int[Tensor, "M 4"]:
 
 
 def suppress(boxes: Int[Tensor, "M 4"], scores: Float[Tensor, " M"], threshold: float) -> Int[Tensor, " K"]:
-    """Indices that survive box NMS (IoU > threshold suppressed), best score first (spec 9.4)."""
+    """Indices that survive box NMS (IoU > threshold suppressed), best score first (method 9.4)."""
     return nms(boxes.float(), scores.float(), threshold)
 
 
 def sort_by_level(index: Int[Tensor, " K"], predicted_iou: Float[Tensor, " K"], points: int) -> Int[Tensor, " K"]:
-    """Order whole, part, subpart, each by predicted IoU descending, stable (spec 9.7).
+    """Order whole, part, subpart, each by predicted IoU descending, stable (method 9.7).
 
     index: candidate numbers in the order of `order_candidates` for `points` prompts; returns positions.
     """
@@ -57,7 +57,7 @@ def sort_by_level(index: Int[Tensor, " K"], predicted_iou: Float[Tensor, " K"], 
 
 
 def box_overlaps(box: Int[Tensor, " 4"], boxes: Int[Tensor, "K 4"]) -> Float32[Tensor, " K"]:
-    """IoU of one inclusive low-res box with others, lengths taken as x2 - x1, union + 1e-8 (spec 9.8)."""
+    """IoU of one inclusive low-res box with others, lengths taken as x2 - x1, union + 1e-8 (method 9.8)."""
     low, high = torch.maximum(box[:2], boxes[:, :2]), torch.minimum(box[2:], boxes[:, 2:])
     intersection = (high - low).clamp(min=0).prod(1).float()
     area = (box[2:] - box[:2]).prod().float()
@@ -66,7 +66,7 @@ def box_overlaps(box: Int[Tensor, " 4"], boxes: Int[Tensor, "K 4"]) -> Float32[T
 
 
 def overlapping_pairs(boxes: Int[Tensor, "M 4"]) -> list[tuple[int, int]]:
-    """Pairs i < j, sorted, whose boxes overlap enough to be compared (spec 9.8); one read from the device."""
+    """Pairs i < j, sorted, whose boxes overlap enough to be compared (method 9.8); one read from the device."""
     if len(boxes) == 0:
         return []
     overlaps = torch.vmap(box_overlaps, (0, None))(boxes, boxes)
@@ -74,7 +74,7 @@ def overlapping_pairs(boxes: Int[Tensor, "M 4"]) -> list[tuple[int, int]]:
 
 
 def fusion_groups(masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: float = 0.8) -> list[list[int]]:
-    """Which masks are one region (spec 9.8): [seed, joined, …] per group, in the order of the seeds.
+    """Which masks are one region (method 9.8): [seed, joined, …] per group, in the order of the seeds.
 
     masks: M single-part masks in their order; compared at their `mask_size`, soft, float32 (at the stored size
     after `at_size(soft.shape[1:])`, which is the faster, approximate form). boxes: low-res inclusive xyxy.
@@ -95,7 +95,7 @@ def fusion_groups(masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: floa
 
 
 def merge(masks: RegionMasks, groups: list[list[int]]) -> RegionMasks:
-    """Every group as one region, the element-wise maximum of its members at full size (spec 9.8).
+    """Every group as one region, the element-wise maximum of its members at full size (method 9.8).
 
     Scores are the seed's; the parts stay at low resolution.
     """
@@ -117,7 +117,7 @@ def merge(masks: RegionMasks, groups: list[list[int]]) -> RegionMasks:
 
 
 def without_overlap(masks: RegionMasks, min_size: int) -> RegionMasks:
-    """Walk in order, keep each mask's free part if it has at least min_size pixels (spec 9.9).
+    """Walk in order, keep each mask's free part if it has at least min_size pixels (method 9.9).
 
     Stops when fewer than min_size pixels of the full-size image are free.
     """

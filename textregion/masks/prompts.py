@@ -1,4 +1,4 @@
-"""SAM 2 asked about given boxes or points: one region each, in the order given (spec 9, other mask sources).
+"""SAM 2 asked about given boxes or points: one region each, in the order given (method 9, other mask sources).
 
 A box is unambiguous, so SAM 2's single output is taken, as its authors advise; for points the best of three
 outputs by predicted IoU. Both choices can be changed (`multimask_output`). Nothing is filtered or fused.

@@ -1,4 +1,4 @@
-"""SAM 2.1 automatic masks: a grid of clicks, three masks each, filtered, sorted, fused (spec 9)."""
+"""SAM 2.1 automatic masks: a grid of clicks, three masks each, filtered, sorted, fused (method 9)."""
 
 from dataclasses import dataclass
 
@@ -146,7 +146,7 @@ class Sam2MaskGenerator:
         return self.select(logits, predicted_iou, tuple(image_size or size), tuple(mask_size or size))
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> ImageFeatures:
-        """The image squashed to SAM 2's input (bilinear, no antialias), normalised, encoded (spec 9.1)."""
+        """The image squashed to SAM 2's input (bilinear, no antialias), normalised, encoded (method 9.1)."""
         model, device = self.model, self.device
         pixels = to_device(image, device).permute(2, 0, 1)[None].float() / 255
         side = model.image_size
@@ -161,7 +161,7 @@ class Sam2MaskGenerator:
     def decode_points(
         self, features: ImageFeatures, points: Float32[Tensor, "N 2"]
     ) -> tuple[Float[Tensor, "N 3 h w"], Float32[Tensor, "N 3"]]:
-        """Low-res logits (half precision, clamped to +-32) and predicted IoU of single clicks (spec 9.2, 9.3).
+        """Low-res logits (half precision, clamped to +-32) and predicted IoU of single clicks (method 9.2, 9.3).
 
         points: (x, y) in [0, 1] of the image.
         """
@@ -191,7 +191,7 @@ class Sam2MaskGenerator:
     ) -> tuple[Float[Tensor, "N M h w"], Float32[Tensor, "N M"], Float32[Tensor, "N Z T"]]:
         """As `decode_prompts`, and what the decoder says of each prompt: its third return value.
 
-        Z is 1, the token of the single mask, wherever `multimask_output` is off (spec regionspot 5).
+        Z is 1, the token of the single mask, wherever `multimask_output` is off (RegionSpot 5).
         """
         points, labels = points.to(self.device) * self.model.image_size, labels.to(self.device)
 
@@ -230,7 +230,7 @@ class Sam2MaskGenerator:
         image_size: tuple[int, int],
         mask_size: tuple[int, int],
     ) -> RegionMasks:
-        """Filter, sort and fuse the candidates of N clicks (spec 9.3 to 9.9)."""
+        """Filter, sort and fuse the candidates of N clicks (method 9.3 to 9.9)."""
         candidates, scores = filters.order_candidates(logits), filters.order_candidates(predicted_iou)
         index, stability, boxes = self.filter(candidates, scores)
         if self.fuse_mask or self.return_non_overlapping:  # otherwise best predicted IoU first, as NMS left them
@@ -248,7 +248,7 @@ class Sam2MaskGenerator:
     def filter(
         self, candidates: Float[Tensor, "M h w"], scores: Float32[Tensor, " M"]
     ) -> tuple[Int[Tensor, " K"], Float32[Tensor, " K"], Int[Tensor, "K 4"]]:
-        """Candidates that pass predicted IoU, stability, box NMS and size, in NMS order (spec 9.4, 9.5).
+        """Candidates that pass predicted IoU, stability, box NMS and size, in NMS order (method 9.4, 9.5).
 
         Returns (index into candidates, stability, inclusive low-res box) of each survivor.
         """

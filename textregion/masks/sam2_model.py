@@ -88,7 +88,7 @@ def config_path(model_cfg: str | Path) -> Path:
 
 
 def build_sam2(model_cfg: str | Path = "large") -> nn.Module:
-    """A SAM 2 with random weights from a configuration; single clicks are never re-decided by stability (spec 9.2).
+    """A SAM 2 with random weights from a configuration; single clicks are never re-decided by stability (method 9.2).
 
     Raises InputError when the YAML cannot be read or does not describe a sam2 model.
     """

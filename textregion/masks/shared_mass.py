@@ -1,4 +1,4 @@
-"""Which pairs of masks share most of the smaller one's mass at full size, decided at low resolution (spec 9.8).
+"""Which pairs of masks share most of the smaller one's mass at full size, decided at low resolution (method 9.8).
 
 The question is whether sum(min(A, B)) > threshold * min(sum(A), sum(B)) for full-size masks A = U a, B = U b, where U
 resizes bilinearly. Its weights are not negative, which gives two bounds that need the small masks a and b only:

@@ -51,7 +51,7 @@ def region_scores(
 
     text: embeddings of the labels' queries (`LabelPrompts.parse(labels).queries`), in their order. A label's
     cosine is that of its best query; its probability the largest of its queries' in the softmax of 50 * logits
-    over all queries (spec 8.3). InputError when text and labels do not belong together.
+    over all queries (method 8.3). InputError when text and labels do not belong together.
     """
     prompts = LabelPrompts.parse(labels)
     if len(text) != len(prompts.queries):
@@ -87,7 +87,7 @@ def region_rows(
     return [
         {
             "region": r,
-            "mask": int(tokens.kept[r]),
+            "mask": int(tokens.source_index[r]),
             "box": [round(value, 2) for value in plain["boxes"][r]],
             "area": areas[r],
             "predicted_iou": round(plain["predicted_iou"][r], DIGITS),

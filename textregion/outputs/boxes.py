@@ -34,13 +34,13 @@ def box_rows(
     box has none, "predicted_iou" of its mask or None, "labels": [{"index", "name", "cosine", "probability", "score"}]}
 
     probability: softmax over the queries of scale * logit, the largest of a label's queries. score: times the
-    detector's score, or the probability itself where there is none (spec regionspot 3.3). text: embeddings of the
+    detector's score, or the probability itself where there is none (RegionSpot 3.3). text: embeddings of the
     labels' queries. Boxes without a token have no labels.
     """
     prompts = LabelPrompts.parse(labels)
     cosine = _per_label(tokens.similarity(text), prompts, -1.0)
     probability = _per_label(probabilities(tokens.logits(text), scale), prompts, 0.0)
-    region_of = {int(box): region for region, box in enumerate(tokens.kept)}
+    region_of = {int(box): region for region, box in enumerate(tokens.source_index)}
     rows = []
     for number, box in enumerate(given.boxes):
         region = region_of.get(number)

@@ -1,4 +1,4 @@
-"""SAM's own vector of a box: what its mask decoder says before it draws the mask (spec regionspot 1.1, 5).
+"""SAM's own vector of a box: what its mask decoder says before it draws the mask (RegionSpot 1.1, 5).
 
 A head works with the SAM that its training saw: published ones need SAM v1 ViT-B, the shipped tiny one the tiny SAM 2.
 """
@@ -115,7 +115,7 @@ def _size(model: nn.Module) -> str:
 
 
 class Sam1BoxTokens:
-    """Box tokens of a SAM v1 of the `segment-anything` package: box prompts, single mask (spec regionspot 1.1, 1.6).
+    """Box tokens of a SAM v1 of the `segment-anything` package: box prompts, single mask (RegionSpot 1.1, 1.6).
 
     sam: a `segment_anything.modeling.Sam`, e.g. `load_sam1(path)`. name: which one it is. boxes_at_once: most boxes
     decoded at once, at least 1; fewer are taken where memory does not suffice. Same result.

@@ -22,7 +22,7 @@ PREFIX = "model."
 FROZEN = ("clip_model.", "sam.")  # what a published file may carry along
 PUBLISHED_SAM = "sam1:vit_b"
 PUBLISHED_LAYERS = 3
-# (D, E) of published heads -> the input sides there are, each with the CLIP it belongs to (spec regionspot 6).
+# (D, E) of published heads -> the input sides there are, each with the CLIP it belongs to (RegionSpot 6).
 PUBLISHED = {
     (768, 512): {224: "clip-vit-b16"},
     (1024, 768): {224: "clip-vit-l14", 336: "clip-vit-l14-336"},
@@ -73,7 +73,7 @@ def _origin(path: str | Path, meta: dict[str, Any]) -> dict[str, Any]:
 def load_published(
     path: str | Path, clip: ClipBackbone, side: int | None = None, **options: bool
 ) -> tuple[RegionSpotHead, dict[str, Any]]:
-    """A checkpoint of the authors' program (spec regionspot 6), strictly, and its origin as of `save_head`.
+    """A checkpoint of the authors' program (RegionSpot 6), strictly, and its origin as of `save_head`.
 
     path: a `.pth` file whose key `model` holds `model.to_clip.weight`, …; the frozen CLIP and SAM that it may carry are
     passed over. clip: the CLIP to use it with. side: CLIP's input side it was trained at, 224 or 336; needed where the

@@ -1,4 +1,4 @@
-"""What the head sees of an image: CLIP's map, straight out of the last block (spec regionspot 1.3 to 1.5)."""
+"""What the head sees of an image: CLIP's map, straight out of the last block (RegionSpot 1.3 to 1.5)."""
 
 from math import isqrt
 
@@ -15,7 +15,7 @@ from textregion.runtime import to_device
 def squash(
     image: UInt8[np.ndarray, "H W 3"], side: int, antialias: bool = False, device: torch.device | str = "cpu"
 ) -> Float32[Tensor, "3 S S"]:
-    """The whole image as a square of `side` pixels, aspect not kept, RGB in 0..1, bilinear (spec regionspot 1.5).
+    """The whole image as a square of `side` pixels, aspect not kept, RGB in 0..1, bilinear (RegionSpot 1.5).
 
     antialias: as current torchvision does by default; the published demo did not.
     """
@@ -39,9 +39,9 @@ def clip_map(visual: VisionTransformer, images: Float[Tensor, "B 3 S S"]) -> Flo
 
 
 def position_embedding(embedding: Float[Tensor, "N D"], side: int) -> Float[Tensor, "L D"]:
-    """Class row kept, patch rows resized to side x side, bicubic without antialias (spec regionspot 1.4).
+    """Class row kept, patch rows resized to side x side, bicubic without antialias (RegionSpot 1.4).
 
-    Not the resize of TextRegion's views (spec 3.2), and not open_clip's, which antialiases.
+    Not the resize of TextRegion's views (method 3.2), and not open_clip's, which antialiases.
     """
     known = isqrt(len(embedding) - 1)
     if known == side:

@@ -1,4 +1,4 @@
-"""The trained part of RegionSpot: two linear layers around torch's own transformer decoder (spec regionspot 1)."""
+"""The trained part of RegionSpot: two linear layers around torch's own transformer decoder (RegionSpot 1)."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,12 +9,12 @@ HEADS = 8
 
 
 class RegionSpotHead(nn.Module):
-    """Region embeddings from SAM's box tokens and CLIP's feature map (spec regionspot 1.2, 1.7, 1.9).
+    """Region embeddings from SAM's box tokens and CLIP's feature map (RegionSpot 1.2, 1.7, 1.9).
 
     clip_width: D of CLIP's map. embed_width: E of the space shared with text. token_width: T of SAM's tokens.
     hidden: width inside the decoder's MLPs. dropout: 0..1, in training only.
     isolate: a box sees no other box, so that its embedding does not depend on its companions; as published (False)
-        it does (spec regionspot 4, D3).
+        it does (RegionSpot 4, D3).
     use_class_token: whether boxes may look at the first row of CLIP's map; as published, yes.
     Names of parameters are those of published checkpoints.
     """
@@ -60,5 +60,5 @@ class RegionSpotHead(nn.Module):
 
 
 def unit(embeddings: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows E"]:
-    """Rows of length 1: s / (||s|| + 1e-7) (spec regionspot 1.12)."""
+    """Rows of length 1: s / (||s|| + 1e-7) (RegionSpot 1.12)."""
     return embeddings / (embeddings.norm(dim=-1, keepdim=True) + 1e-7)

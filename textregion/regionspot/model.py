@@ -1,4 +1,4 @@
-"""Frozen CLIP, frozen SAM and the trained head, joined: boxes of an image become region tokens (spec regionspot 1)."""
+"""Frozen CLIP, frozen SAM and the trained head, joined: boxes of an image become region tokens (RegionSpot 1)."""
 
 import torch
 from jaxtyping import Float, Float32
@@ -50,7 +50,7 @@ class RegionSpot:
 
     @property
     def scale(self) -> float:
-        """Factor from cosine to logit: CLIP's own (spec regionspot 1.12), about 100 for published weights."""
+        """Factor from cosine to logit: CLIP's own (RegionSpot 1.12), about 100 for published weights."""
         return float(self.backbone.model.logit_scale.exp())
 
     def to(self, device: torch.device | str) -> "RegionSpot":
@@ -65,7 +65,7 @@ class RegionSpot:
         """One unit vector per box, in order, comparable with text; the masks are SAM's of these boxes.
 
         image: path, PIL image, (H, W, 3) uint8 RGB array or encoded bytes. boxes: (n, 4), x1 y1 x2 y2 in pixels; n = 0
-        is a normal result. Unless the head isolates, a token depends on the other boxes given (spec regionspot 1.7).
+        is a normal result. Unless the head isolates, a token depends on the other boxes given (RegionSpot 1.7).
         InputError for an unreadable image or bad boxes.
         """
         pixels = load_image(image)
@@ -78,7 +78,7 @@ class RegionSpot:
 
     @torch.inference_mode()
     def frozen(self, image: ImageInput, boxes: ArrayLike | Tensor) -> tuple[BoxTokens, Float32[Tensor, "L D"]]:
-        """All that the frozen models say: what the head needs, and what training keeps (spec regionspot 2)."""
+        """All that the frozen models say: what the head needs, and what training keeps (RegionSpot 2)."""
         pixels = load_image(image)
         return self.box_tokens.encode(pixels, boxes)[0], self.clip_map(pixels)
 
@@ -127,7 +127,7 @@ def input_side(backbone: ClipBackbone) -> int:
 def probabilities(
     similarity: Float[Tensor, "R K"], scale: float, detector_scores: Float[Tensor, " R"] | None = None
 ) -> Float32[Tensor, "R K"]:
-    """Softmax over the names of scale * cosine, times the detector's score of the box if given (spec regionspot 3.3).
+    """Softmax over the names of scale * cosine, times the detector's score of the box if given (RegionSpot 3.3).
 
     similarity: cosines in -1..1. scale: e.g. `RegionSpot.scale`. detector_scores: 0..1 of each box.
     """

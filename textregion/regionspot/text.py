@@ -24,7 +24,7 @@ SPACES = re.compile(r"[\s_]+")
 def encode_names(backbone: Backbone, names: Sequence[str], clean: bool = False) -> Float32[Tensor, "K E"]:
     """Unit text embeddings of class names: plain mean over 81 templates of the vectors as they are, then length 1.
 
-    Spec regionspot 1.11: the 80 ImageNet templates and the bare "{}."; unlike `encode_text`, the vectors are not
+    RegionSpot 1.11: the 80 ImageNet templates and the bare "{}."; unlike `encode_text`, the vectors are not
     normalised before the mean. clean: `clean_name` first; published heads were trained and scored on raw names
     ("bat_(animal)"). InputError for no names or a blank one.
     """

@@ -30,8 +30,8 @@ def picture_png(bench: Workbench, image: Encoded, path: str, question: Question,
 def label_map_png(bench: Workbench, image: Encoded, question: Question) -> bytes:
     """Label indices in the image's own resolution, as palette PNG; for a sentence 255 in its region, 0 elsewhere."""
     answer = bench.answer(image, question, image.size)
-    if answer.referral is not None:
-        return encode_png(Image.fromarray(answer.referral.mask.astype(np.uint8) * 255))
+    if answer.grounding is not None:
+        return encode_png(Image.fromarray(answer.grounding.mask.astype(np.uint8) * 255))
     return encode_png(label_map_image(answer.result))
 
 
@@ -43,11 +43,11 @@ def numbers_json(bench: Workbench, image: Encoded, question: Question, name: str
     answer = bench.answer(image, question, image.size)
     rows = region_rows(image.regions, bench.embed(answer.words), answer.words, top=len(answer.names))
     content = {"file": name, "preset": bench.preset}
-    if answer.referral is None:
+    if answer.grounding is None:
         content |= {"threshold": question.threshold, **labels_json(answer.result), "regions": rows}
         content["coco"] = coco_json([(name, answer.result)])
     else:
-        found = answer.referral
+        found = answer.grounding
         mask = None if found.region is None else encode_mask(found.mask)
         content |= {"sentence": answer.names[0], "region": found.region, "box": found.box, "score": found.score}
         content |= {"mask": mask, "regions": rows}

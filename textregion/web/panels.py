@@ -33,7 +33,7 @@ def summary(image: Encoded, unknown: list[str], heat_map: bool) -> str:
 
 def legend(answer: Answer) -> str:
     """Each label with its colour and its share of the picture, largest first; for a sentence its score and box."""
-    if answer.referral is not None:
+    if answer.grounding is not None:
         return referral_line(answer)
     counts = np.bincount(answer.result.label_map.ravel(), minlength=len(answer.names))
     shares, colours = counts / answer.result.label_map.size, answer.result.palette
@@ -47,12 +47,12 @@ def legend(answer: Answer) -> str:
 
 def referral_line(answer: Answer) -> str:
     """The region a sentence refers to, in a line."""
-    found = answer.referral
+    found = answer.grounding
     if found is None or found.region is None:
         return notice("No region was found in this image.", "hint")
     box = "" if found.box is None else " · box {:.0f}, {:.0f}, {:.0f} × {:.0f}".format(*found.box)
     return (
-        f'<p class="tr-referral">{swatch(REFERRED)}<span class="tr-name">{escape(answer.names[0])}</span>'
+        f'<p class="tr-grounding">{swatch(REFERRED)}<span class="tr-name">{escape(answer.names[0])}</span>'
         f'<span class="tr-share">region {found.region} · cosine {found.score:.3f}{box}</span></p>'
     )
 
@@ -61,7 +61,7 @@ def scores(answer: Answer | None, region: int | None, clicked: bool) -> str:
     """The scores of a region: every label, best first; for a sentence every region, best first."""
     if answer is None:
         return ""
-    if answer.referral is not None:
+    if answer.grounding is not None:
         return sentence_scores(answer, region, clicked)
     if region is None:
         return notice("No region lies there: the first label is used." if clicked else HINT, "hint")

@@ -58,30 +58,30 @@ def draw(
     if look.heat_map and scores is not None and threshold is not None:
         image = heat_map(image, scores, scores < threshold)
         picture = outline(image, answer.result.label_map) if look.masks else image
-    elif look.masks and answer.referral is None:
+    elif look.masks and answer.grounding is None:
         picture = overlay(image, answer.result, look.opacity)
     else:
         picture = image.copy()
-    if answer.referral is not None:
+    if answer.grounding is not None:
         picture = draw_referral(picture, answer, look)
     if selected is not None:
         picture = bold_outline(picture, selected)
-    return draw_names(picture, answer.result) if look.names and answer.referral is None else picture
+    return draw_names(picture, answer.result) if look.names and answer.grounding is None else picture
 
 
 def draw_referral(picture: Picture, answer: Answer, look: Look) -> Picture:
     """Everything but the region a sentence refers to in the dark (masks), and its box with the sentence (names)."""
-    referral, (height, width) = answer.referral, picture.shape[:2]
-    if referral is None or referral.box is None:
+    grounding, (height, width) = answer.grounding, picture.shape[:2]
+    if grounding is None or grounding.box is None:
         return picture
-    mask = cv2.resize(referral.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+    mask = cv2.resize(grounding.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
     if look.masks:
         dark = (picture * (1 - 0.85 * look.opacity)).astype(np.uint8)
         picture = bold_outline(np.where(mask[..., None], picture, dark), mask, REFERRED)
     if not look.names:
         return picture
-    scale = np.array([width, height] * 2) / np.array([*referral.mask.shape[::-1]] * 2)
-    x, y, w, h = (np.array(referral.box) * scale).round().astype(int).tolist()
+    scale = np.array([width, height] * 2) / np.array([*grounding.mask.shape[::-1]] * 2)
+    x, y, w, h = (np.array(grounding.box) * scale).round().astype(int).tolist()
     cv2.rectangle(picture, (x, y), (x + w, y + h), REFERRED, line_width(picture))
     return write_names(picture, [(answer.names[0], (x + w // 2, max(y, 0)))])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from textregion.errors import InputError
 from textregion.images import load_image
 from textregion.outputs.annotations import region_scores
-from textregion.referring import Referral
+from textregion.referring import GroundingResult
 from textregion.text import LabelPrompts
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 from textregion.web.cache import BoundedCache
@@ -69,7 +69,7 @@ class Answer:
 
     names: L labels, or the sentence alone. words: what was asked of the model.
     result: at the size asked for; its `region_map` tells what a click hits.
-    cosine, probability: of every label for every region. referral: the region the sentence refers to.
+    cosine, probability: of every label for every region. grounding: the region the sentence refers to.
     """
 
     names: tuple[str, ...]
@@ -77,14 +77,14 @@ class Answer:
     result: Segmentation
     cosine: Float32[np.ndarray, "R L"]
     probability: Float32[np.ndarray, "R L"]
-    referral: Referral | None = None
+    grounding: GroundingResult | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes that keeping it needs."""
         result = self.result
         maps = result.label_map.nbytes + result.confidence.nbytes + result.region_map.nbytes
-        return maps + 2 * self.cosine.nbytes + (0 if self.referral is None else self.referral.mask.nbytes)
+        return maps + 2 * self.cosine.nbytes + (0 if self.grounding is None else self.grounding.mask.nbytes)
 
     def region_at(self, point: tuple[float, float]) -> int | None:
         """The region behind a point, given as shares (x, y) of width and height in [0, 1]; None where none lies."""
@@ -139,8 +139,8 @@ class Workbench:
             names = words = parse_labels(question.text, self.limits)
         result = self.segmenter.segment(image.regions, words, question.threshold, output_size=size)
         cosine, probability = region_scores(image.regions, self.embed(words), words)
-        referral = self.segmenter.refer(image.regions, words[0]) if question.sentence else None
-        return Answer(names if question.sentence else result.labels, words, result, cosine, probability, referral)
+        grounding = self.segmenter.refer(image.regions, words[0]) if question.sentence else None
+        return Answer(names if question.sentence else result.labels, words, result, cosine, probability, grounding)
 
     def embed(self, words: Sequence[str]) -> Float[Tensor, "Q D"]:
         """Text embeddings of the words' queries, as textregion/outputs/annotations.py wants them."""

@@ -46,7 +46,7 @@ class Batch:
 def choose(sizes: Sequence[int], count: int, seed: int, step: int) -> tuple[int, list[int]]:
     """The data set of a step, each as likely as the others whatever its size, and `count` of its images.
 
-    Images repeat from step to step (spec regionspot 2.3), but within a batch only where there are too few.
+    Images repeat from step to step (RegionSpot 2.3), but within a batch only where there are too few.
     """
     rng = np.random.default_rng([seed, step])
     dataset = int(rng.integers(len(sizes)))
@@ -56,7 +56,7 @@ def choose(sizes: Sequence[int], count: int, seed: int, step: int) -> tuple[int,
 def repeated(count: int, length: int) -> Int64[Tensor, " n"]:
     """Places of `count` boxes in a row of `length`: each floor(n / k) times, the last n mod k once more.
 
-    The published way to make rows equally long (spec regionspot 2.2): 2 boxes in 5 places are 0 0 1 1 1.
+    The published way to make rows equally long (RegionSpot 2.2): 2 boxes in 5 places are 0 0 1 1 1.
     """
     times = torch.full((count,), length // count)
     times[count - length % count :] += 1
@@ -88,7 +88,7 @@ class StepBatches(Dataset):
 
     caches: filled ones, one per data set. batch: images of all processes together. process, processes: this one's
     number and how many there are. repeat_boxes: see `collate`. augment: flip and crop CLIP's image as published, which
-    leaves the cached tokens behind (spec regionspot 4, D1).
+    leaves the cached tokens behind (RegionSpot 4, D1).
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class StepBatches(Dataset):
 
 
 def flip_or_crop(pixels: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """The published augmentation (spec regionspot 2.5): mirrored half the time, cropped half the time.
+    """The published augmentation (RegionSpot 2.5): mirrored half the time, cropped half the time.
 
     The resizes around the crop only decide how much of the image it shows: the result is squashed anyway.
     """

@@ -31,7 +31,7 @@ def textregion_accuracy(segmenter: "TextRegionSegmenter", dataset: BoxDataset) -
     for image in tqdm(dataset.images, "TextRegion", unit="image", disable=None, leave=False):
         found = segmenter.encode_boxes(dataset.path(image), image.boxes, method="textregion")
         named = found.similarity(text).argmax(-1).cpu()
-        right += int((named == torch.from_numpy(image.labels)[found.kept.cpu()]).sum())
+        right += int((named == torch.from_numpy(image.labels)[found.source_index.cpu()]).sum())
     return right / sum(len(image.labels) for image in dataset.images)
 
 

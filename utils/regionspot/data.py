@@ -70,10 +70,10 @@ class BoxDataset:
 
 
 def read_dataset(name: str, annotations: str | Path, folder: str | Path, merge_names: bool = True) -> BoxDataset:
-    """Read a COCO-format file. Names are the categories' own, in the order of their ids (spec regionspot 2.4).
+    """Read a COCO-format file. Names are the categories' own, in the order of their ids (RegionSpot 2.4).
 
     folder: where the images lie. merge_names: categories with the same name become one class; as published (False)
-        each is a class of its own, and so a negative of its twin (spec regionspot 4, D8).
+        each is a class of its own, and so a negative of its twin (RegionSpot 4, D8).
     Passed over and counted: crowds, boxes without numbers, without area or outside their image (those partly outside
     are cut to it), annotations of unknown images or categories, images without a box left.
     InputError in one line: missing or other file, no categories, nameless ones or repeated ids, no usable box at all.

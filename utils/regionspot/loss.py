@@ -1,4 +1,4 @@
-"""What training minimises (spec regionspot 2.1)."""
+"""What training minimises (RegionSpot 2.1)."""
 
 import torch
 from jaxtyping import Float, Float32, Int

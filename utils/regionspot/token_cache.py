@@ -1,6 +1,6 @@
 """SAM's box tokens kept on disk: one safetensors file per image, made once before training.
 
-SAM is frozen, so its tokens are computed once instead of in every step (spec regionspot 2.4). CLIP's maps can be kept
+SAM is frozen, so its tokens are computed once instead of in every step (RegionSpot 2.4). CLIP's maps can be kept
 too; without augmentation they never change either. A file says what it was made from; what is damaged or was made from
 something else is made again, so an interrupted or outdated cache completes itself.
 """

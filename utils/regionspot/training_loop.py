@@ -1,4 +1,4 @@
-"""Training the head on `accelerate`: one device or many, any precision, exact continuation (spec regionspot 2)."""
+"""Training the head on `accelerate`: one device or many, any precision, exact continuation (RegionSpot 2)."""
 
 import json
 import math
@@ -30,7 +30,7 @@ DROP = 0.1
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train; the defaults are published (spec regionspot 2.6).
+    """How to train; the defaults are published (RegionSpot 2.6).
 
     steps: at least 1. learning_rate: AdamW's, after a linear rise over `warm_up` steps; a tenth of it from each step in
     `drops` on. weight_decay: on everything. clip_norm: largest gradient norm. repeat_boxes: pad and reduce as published
@@ -59,7 +59,7 @@ def batch_loss(
 ) -> Float32[Tensor, ""]:
     """One number from the losses of all boxes: the sum over images of the mean over an image's own boxes.
 
-    So an image counts the same whatever the batch it is in. repeat_boxes: as published (spec regionspot 2.1), the sum
+    So an image counts the same whatever the batch it is in. repeat_boxes: as published (RegionSpot 2.1), the sum
     of all rows, repeated boxes included, divided by their common number n; equal to the former where every box of an
     image is repeated equally often. Neither divides by the number of images.
     """

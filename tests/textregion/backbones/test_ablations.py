@@ -1,4 +1,4 @@
-"""The paper's ablation switches on CLIP against slow forms (spec 4, 5.1, 7.6), and their refusal elsewhere."""
+"""The paper's ablation switches on CLIP against slow forms (method 4, 5.1, 7.6), and their refusal elsewhere."""
 
 import numpy as np
 import oracles

@@ -39,7 +39,7 @@ def patches(maps: torch.Tensor) -> torch.Tensor:
 
 
 def test_input_tokens_are_those_of_open_clip(tiny_clip, views):
-    maps = tiny_clip.encode_views(views, "input").pooled
+    maps = tiny_clip.encode_crops(views, "input").pooled
     assert maps.shape == (3, 32, 4, 4)
     torch.testing.assert_close(patches(maps), reference(tiny_clip, views)[:, 1:], rtol=0, atol=2e-5)
 
@@ -50,7 +50,7 @@ def test_output_tokens_are_those_of_the_last_block(tiny_clip, views):
         block = tiny_clip.model.visual.transformer.resblocks[-1]
         expected = block(tokens if tiny_clip.model.visual.transformer.batch_first else tokens.transpose(0, 1))
     expected = expected if tiny_clip.model.visual.transformer.batch_first else expected.transpose(0, 1)
-    maps = tiny_clip.encode_views(views, "output").pooled
+    maps = tiny_clip.encode_crops(views, "output").pooled
     torch.testing.assert_close(patches(maps), expected[:, 1:], rtol=0, atol=5e-5)
 
 
@@ -58,7 +58,7 @@ def test_values_are_the_last_third_of_the_in_projection(tiny_clip, views):
     block = tiny_clip.model.visual.transformer.resblocks[-1]
     with torch.inference_mode():
         packed = block.ln_1(reference(tiny_clip, views)) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias
-    maps = tiny_clip.encode_views(views).pooled
+    maps = tiny_clip.encode_crops(views).pooled
     torch.testing.assert_close(patches(maps), packed[:, 1:, 64:], rtol=0, atol=5e-5)
 
 
@@ -66,7 +66,7 @@ def test_patches_lie_where_they_were_in_the_image():
     """Before the only block nothing is mixed: a change of one patch shows in its own cell only."""
     views = torch.zeros(2, 3, 32, 32)
     views[1, :, 8:16, 24:32] = 3.0
-    maps = tiny_models.clip(layers=1).encode_views(views, "input").pooled
+    maps = tiny_models.clip(layers=1).encode_crops(views, "input").pooled
     change = (maps[1] - maps[0]).norm(dim=0)
     assert (change > 0).nonzero().tolist() == [[1, 3]]
 
@@ -94,7 +94,7 @@ def test_positions_at_another_size(tiny_clip, side):
 
 
 def test_larger_views_have_more_patches(tiny_clip):
-    features = tiny_clip.encode_views(torch.randn(1, 3, 56, 56), dense=True)
+    features = tiny_clip.encode_crops(torch.randn(1, 3, 56, 56), dense=True)
     assert features.pooled.shape == (1, 32, 7, 7)
     assert features.dense.shape == (1, 24, 7, 7)
 
@@ -104,7 +104,7 @@ def test_larger_views_have_more_patches(tiny_clip):
 
 def test_dense_features_equal_loops_over_heads(tiny_clip, views):
     visual, block = tiny_clip.model.visual, tiny_clip.model.visual.transformer.resblocks[-1]
-    dense = patches(tiny_clip.encode_views(views, dense=True).dense)
+    dense = patches(tiny_clip.encode_crops(views, dense=True).dense)
     with torch.inference_mode():
         for tokens, actual in zip(reference(tiny_clip, views), dense, strict=True):
             packed = F.linear(block.ln_1(tokens), block.attn.in_proj_weight, block.attn.in_proj_bias)

@@ -84,7 +84,7 @@ def test_open_clips_own_files_load_strictly(tmp_path, spec, layout):
     backbone = load(spec, path)
     assert same(model, backbone.model)
     assert backbone.name == spec.name
-    assert backbone.crop_size == spec.tile
+    assert backbone.crop_size == spec.crop_size
 
 
 def test_a_local_file_of_another_family_gets_that_familys_preprocessing(tmp_path):

@@ -1,4 +1,4 @@
-"""Region pooling against the library's own attention pool in its slow form, and PE/SigLIP view splits (spec 2.4)."""
+"""Region pooling against the library's own attention pool in its slow form, and PE/SigLIP view splits (method 2.4)."""
 
 from copy import deepcopy
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from textregion.crops import TileGrid, cut_views
+from textregion.crops import CropGrid, cut_crops
 from textregion.recipes import RECIPES
 from TextRegionSegmenter import TextRegionSegmenter
 
@@ -24,7 +24,7 @@ def backbone(request):
 def pooled_slowly(trunk, features, weights):
     """timm's AttentionPoolLatent once per region on its own patches, whose keys all are one constant.
 
-    The key half of `kv` gets zero weights, so that every key is its bias; the pool's MLP is left out (spec 7.3).
+    The key half of `kv` gets zero weights, so that every key is its bias; the pool's MLP is left out (method 7.3).
     """
     pool = trunk.attn_pool
     width = pool.kv.out_features // 2
@@ -82,7 +82,7 @@ def test_the_released_pool_of_the_whole_image_is_the_models_own_embedding(backbo
     """Our patch features are what the model itself pools: class token aside, its own path gives its embedding."""
     trunk = backbone.model.visual.trunk
     views = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-    features = backbone.encode_views(views).pooled.flatten(2).transpose(1, 2)
+    features = backbone.encode_crops(views).pooled.flatten(2).transpose(1, 2)
     own = trunk.forward_features(views)[:, trunk.num_prefix_tokens :]
     torch.testing.assert_close(features, own)
 
@@ -94,8 +94,8 @@ def test_global_splits_are_fused_cell_by_cell(backbone, splits):
         backbone, scale=(200, 130), global_splits=splits, global_patch_threshold=None, device="cpu"
     )
     resized = segmenter.resize(image)
-    grid = TileGrid(*resized.shape[:2], segmenter.crop_size, splits)
-    features = segmenter.encode_views(resized, grid)
+    grid = CropGrid(*resized.shape[:2], segmenter.crop_size, splits)
+    features = segmenter.encode_crops(resized, grid)
     height, width = resized.shape[:2]
     pixels = torch.from_numpy(resized).permute(2, 0, 1).float() / 255
     expected = []
@@ -123,7 +123,7 @@ def test_global_splits_are_fused_cell_by_cell(backbone, splits):
 
 def slowly(backbone, crop):
     """One view on its own: squashed, normalised, through the blocks one after the other."""
-    view = cut_views(crop, [(0, 0, *crop.shape[1:])], 64, backbone.interpolation, antialias=True)
+    view = cut_crops(crop, [(0, 0, *crop.shape[1:])], 64, backbone.interpolation, antialias=True)
     mean, std = (torch.tensor(v)[:, None, None] for v in (backbone.mean, backbone.std))
     with torch.no_grad():
         trunk = backbone.model.visual.trunk

@@ -11,7 +11,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from textregion.backbones import FAMILIES, SPECS, find_spec
 from textregion.backbones.loading import build_model, weight_asset, wrap
 from textregion.backbones.tokenizers import stand_in_tokenizer, tokenizer_asset
-from textregion.crops import TileGrid
+from textregion.crops import CropGrid
 from textregion.errors import InputError
 from textregion.types import RegionMasks
 from TextRegionSegmenter import TextRegionSegmenter
@@ -27,10 +27,10 @@ def test_the_real_size_is_built_by_open_clip_and_is_as_the_row_says(name):
         model = build_model(spec)
     backbone = wrap(spec, model, stand_in_tokenizer(model))
     assert backbone.width == spec.width
-    assert backbone.crop_size == spec.tile
-    backbone.check_crop_size(spec.tile)
+    assert backbone.crop_size == spec.crop_size
+    backbone.check_crop_size(spec.crop_size)
     if spec.family != "clip":
-        assert model.visual.image_size == (spec.tile, spec.tile), "these towers take their own size only"
+        assert model.visual.image_size == (spec.crop_size, spec.crop_size), "these towers take their own size only"
     megabytes = sum(p.numel() for p in model.parameters()) * 4 / 1e6
     assert abs(spec.megabytes - megabytes) < 1, "published as float32"
 
@@ -104,11 +104,13 @@ def test_contract(name):
         torch.default_generator.manual_seed(11)
         model = stand_in(spec)
     backbone = wrap(spec, model, stand_in_tokenizer(model))
-    segmenter = TextRegionSegmenter(backbone, scale=(spec.tile, spec.tile), global_patch_threshold=None, device="cpu")
+    segmenter = TextRegionSegmenter(
+        backbone, scale=(spec.crop_size, spec.crop_size), global_patch_threshold=None, device="cpu"
+    )
     resized = segmenter.resize(IMAGE)
-    grid = TileGrid(*resized.shape[:2], spec.tile)
-    features = segmenter.encode_views(resized, grid)
-    side = spec.tile // backbone.patch_size
+    grid = CropGrid(*resized.shape[:2], spec.crop_size)
+    features = segmenter.encode_crops(resized, grid)
+    side = spec.crop_size // backbone.patch_size
     assert features.pooled.shape[2:] == (side, side)
     masks = np.zeros((4, 37, 53), bool)
     masks[0] = True  # a full mask
@@ -116,7 +118,7 @@ def test_contract(name):
     masks[3] = ~masks[2]  # and 1 is empty
     regions = segmenter.pool(features, RegionMasks.from_array(masks, (37, 53)), grid)
     text = backbone.encode_prompts(["a photo of a cat.", "the sky"])
-    assert regions.kept.tolist() == [0, 2, 3], "the empty mask has no token"
+    assert regions.source_index.tolist() == [0, 2, 3], "the empty mask has no token"
     assert regions.tokens.shape == (3, spec.width)
     assert text.shape == (2, spec.width)
     for vectors in (regions.tokens, text):
@@ -151,7 +153,7 @@ def test_rows_with_and_without_class_token_exist():
 )
 def test_any_open_clip_model_is_a_row_without_new_code(name, model, family, tile):
     spec = find_spec(f"open_clip:{name}")
-    assert (spec.open_clip[0], spec.family, spec.tile) == (model, family, tile)
+    assert (spec.open_clip[0], spec.family, spec.crop_size) == (model, family, tile)
     entry = get_pretrained_cfg(*spec.open_clip)
     assert open_clip.get_model_config(model).get("quick_gelu", False) == entry.get("quick_gelu", False)
     with torch.device("meta"):

@@ -45,7 +45,7 @@ def test_textregion_is_given_masks(segmenter):
     found = segmenter.encode_boxes(IMAGE, BOXES)
     expected = segmenter.encode_image(IMAGE, masks_from_boxes(segmenter, IMAGE, BOXES))
     assert torch.equal(found.tokens, expected.tokens)
-    assert torch.equal(found.kept, expected.kept)
+    assert torch.equal(found.source_index, expected.source_index)
     assert torch.equal(found.masks.soft, expected.masks.soft)
 
 
@@ -63,7 +63,7 @@ def test_textregion_may_pool_whole_boxes(tiny_clip):
 def test_regionspot_is_the_model_s_own_encode(segmenter):
     found = segmenter.encode_boxes(IMAGE, BOXES, "regionspot")
     assert torch.equal(found.tokens, segmenter.regionspot.encode(IMAGE, BOXES).tokens)
-    assert (found.recipe, found.kept.tolist()) == ("regionspot", [0, 1, 2])
+    assert (found.recipe, found.source_index.tolist()) == ("regionspot", [0, 1, 2])
     text = segmenter.encode_text(["dog", "cat"])
     assert found.similarity(text).shape == (3, 2)
 

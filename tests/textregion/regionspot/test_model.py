@@ -45,7 +45,7 @@ def test_encode_is_its_parts_by_hand(tiny_clip, box_tokens, side):
     found = model.encode(IMAGE, BOXES)
     torch.testing.assert_close(found.tokens, embedded / embedded.norm(dim=1, keepdim=True), atol=1e-5, rtol=0)
     assert torch.equal(found.masks.soft, masks.soft)
-    assert found.kept.tolist() == [0, 1, 2]
+    assert found.source_index.tolist() == [0, 1, 2]
     assert found.grid == ((side or 32) // 8,) * 2
     assert (found.backbone, found.recipe) == ("tiny", "regionspot")
 

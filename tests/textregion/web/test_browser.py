@@ -202,16 +202,16 @@ def test_a_sentence_shows_one_region_and_examples_work(visitor, known, tiny_segm
     assert sorted(visitor.legend()) == sorted(LABELS)
     visitor.page.get_by_label("Sentence").click()
     spotlight = visitor.ask("The black RING")
-    referral = tiny_segmenter.refer(known[0], "the black ring")
+    grounding = tiny_segmenter.refer(known[0], "the black ring")
     assert (spotlight != labelled).any()
-    visitor.page.get_by_text(f"region {referral.region} · cosine {referral.score:.3f}").wait_for()
-    inside = np.array(Image.fromarray(referral.mask).resize((768, 768)))
+    visitor.page.get_by_text(f"region {grounding.region} · cosine {grounding.score:.3f}").wait_for()
+    inside = np.array(Image.fromarray(grounding.mask).resize((768, 768)))
     plain = np.array(Image.fromarray(labelled)).mean()
     assert spotlight[~inside].mean() < 0.7 * plain
     content = json.loads(visitor.save("JSON")[1])
-    assert content["region"] == referral.region
-    assert content["score"] == pytest.approx(referral.score, abs=1e-5)
-    assert (coco_mask.decode(content["mask"]["segmentation"]).astype(bool) == referral.mask).all()
+    assert content["region"] == grounding.region
+    assert content["score"] == pytest.approx(grounding.score, abs=1e-5)
+    assert (coco_mask.decode(content["mask"]["segmentation"]).astype(bool) == grounding.mask).all()
 
 
 def test_a_bad_file_is_one_friendly_line_and_the_page_goes_on(visitor, scene_file):

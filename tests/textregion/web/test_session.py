@@ -63,7 +63,7 @@ def test_a_sentence_is_read_as_refer_reads_it(bench, scene_file):
     answer = bench.ask(image, Question("  The Black\nRING ", sentence=True))
     expected = bench.segmenter.refer(image.regions, "The Black RING")
     assert answer.names == ("The Black RING",)
-    assert (answer.referral.region, answer.referral.box) == (expected.region, expected.box)
+    assert (answer.grounding.region, answer.grounding.box) == (expected.region, expected.box)
     assert answer.cosine.shape == (len(image.regions), 1)
     assert answer.cosine[expected.region, 0] == pytest.approx(expected.score, abs=1e-6)
 
