@@ -10,8 +10,8 @@ from eval.sharding import LAUNCHERS
 from eval.tasks import Run, Task, evaluate
 from textregion.cli.command_line import Parser, Sides, boolean, output_folder, positive, run_program
 from textregion.errors import InputError
+from textregion.pooling import RECIPES
 from textregion.presets import preset_for
-from textregion.recipes import RECIPES
 
 MODEL_FLAGS = (
     "clip_checkpoint",

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from textregion.crops import CropGrid, cut_crops, fuse_crops
 from textregion.images import keep_ratio_size
-from textregion.pooling import patch_weights
-from textregion.recipes import PoolingRecipe
+from textregion.pooling import PoolingRecipe, patch_weights
 from textregion.text import LabelPrompts
 from textregion.types import RegionMasks, RegionTokens
 from TextRegionSegmenter import TextRegionSegmenter

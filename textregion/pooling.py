@@ -1,8 +1,12 @@
-"""Who speaks for a region: patch weights, global-patch removal, weighted sums and means (method 5 to 7)."""
+"""Which patches make a region's token: weights, global-patch removal, sums and means, recipes (method 5 to 7)."""
+
+from dataclasses import dataclass
 
 from jaxtyping import Bool, Float32
 from torch import Tensor
 from torch.nn import functional as F
+
+from textregion.errors import InputError
 
 EPSILON = 1e-9
 
@@ -54,3 +58,35 @@ def masked_mean(features: Float32[Tensor, "P C"], weights: Float32[Tensor, "R P"
     """Mean over the patches with weight > 0: attention pooling with one constant key (method 7.3, 7.4)."""
     inside = (weights > 0).float()
     return (inside @ features) / inside.sum(1, keepdim=True).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class PoolingRecipe:
+    """The two switches in which the published CLIP programs differ (method 7.2). PE and SigLIP 2 ignore both.
+
+    unit_values: pool v / ||v|| instead of v while global patches are removed.
+    mlp_residual: add MLP(LN2(y)) to the out-projected sum y.
+    """
+
+    unit_values: bool
+    mlp_residual: bool
+    name: str = "own"
+
+    @classmethod
+    def named(cls, name: "str | PoolingRecipe") -> "PoolingRecipe":
+        """One of RECIPES by name; a PoolingRecipe passes through. InputError for an unknown name."""
+        if isinstance(name, cls):
+            return name
+        if not isinstance(name, str) or name not in RECIPES:
+            raise InputError(f"unknown recipe {name!r}; expected one of {', '.join(RECIPES)}")
+        return RECIPES[name]
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        PoolingRecipe(unit_values=True, mlp_residual=True, name="demo"),
+        PoolingRecipe(unit_values=False, mlp_residual=False, name="semantic"),
+        PoolingRecipe(unit_values=True, mlp_residual=False, name="semantic-fp32"),
+    )
+}

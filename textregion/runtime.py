@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from textregion.errors import InputError, first_line, out_of_memory
 
 Part = TypeVar("Part")
-First = TypeVar("First")
-Second = TypeVar("Second")
 BLOCK_LISTS = ("resblocks", "blocks")  # how open_clip and timm name a tower's list of equal blocks
 MEMORY_REMEDY = "use a smaller --scale, fewer --points_per_side, a smaller --preset or --device cpu"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -124,21 +122,6 @@ def free_cache(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-
-
-def overlapped(device: torch.device, first: Callable[[], First], second: Callable[[], Second]) -> tuple[First, Second]:
-    """Both results; on CUDA `first` is queued on a stream of its own and `second`, which may wait for the device,
-    runs beside it. Elsewhere one after the other.
-    """
-    if device.type != "cuda":
-        return first(), second()
-    main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    side.wait_stream(main)  # also keeps the side stream's memory from being reused while main still reads it
-    with torch.cuda.stream(side):
-        early = first()
-    late = second()
-    main.wait_stream(side)
-    return early, late
 
 
 def compile_backend(value: bool | str) -> str | None:

@@ -7,34 +7,35 @@ Run as a program it is the demo: `python TextRegionSegmenter.py --help`.
 Paper: arXiv 2505.23769. The way of the data is written in README.md; the maths lives in utils/.
 """
 
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import islice
-from numbers import Real
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from cachetools import LRUCache
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
 from textregion.backbones import Backbone
-from textregion.backbones.base import POOL_FEATURES, CropFeatures
-from textregion.crops import RESIZE_METHODS, CropBox, CropGrid, cut_crops, fuse_crops
-from textregion.errors import InputError, at_least, one_of, sides
+from textregion.backbones.base import CropFeatures
+from textregion.config import SegmenterConfig
+from textregion.crops import CropBox, CropGrid, cut_crops, fuse_crops
+from textregion.errors import InputError, at_least, one_of
 from textregion.images import ImageInput, load_image, resize_keep_ratio
 from textregion.labeling import label_pixels
-from textregion.masks.base import MaskGenerator
+from textregion.masks.base import MaskGenerator, describe_source
 from textregion.masks.prompts import masks_from_boxes
 from textregion.masks.rectangles import rectangle_masks
 from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.pooling import difference_scores, nonempty, patch_weights, remove_patches
 from textregion.presets import build
 from textregion.reasoning import label_target, target_prompts
-from textregion.recipes import PoolingRecipe
 from textregion.referring import GroundingResult, largest_component_box
 from textregion.regionspot.loading import METHODS, load_regionspot
 from textregion.regionspot.model import RegionSpot
@@ -44,18 +45,13 @@ from textregion.runtime import (
     compile_blocks,
     enough_memory,
     in_parts,
-    overlapped,
     resolve_device,
     resolve_dtype,
     to_device,
 )
-from textregion.text import TEMPLATES, LabelPrompts, fills_context
-from textregion.text_cache import TextCache
+from textregion.text import TEMPLATES, LabelPrompts, TextCache, fills_context
 from textregion.types import RegionMasks, RegionTokens, Segmentation, as_labels
 
-MASK_TYPES = ("soft", "hard")
-MASK_SIZES = ("resized", "original")
-BOX_MASKS = ("sam", "box")
 REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
 
 
@@ -64,88 +60,59 @@ class TextRegionSegmenter:
 
     backbone: ClipBackbone, SiglipBackbone or PerceptionBackbone.
     mask_generator: what proposes regions, e.g. Sam2MaskGenerator; None is fine when masks are always given.
-    recipe: "demo", "semantic", "semantic-fp32" or a PoolingRecipe: the CLIP switches of method 7.2.
-    scale: two side lengths in pixels the image is fitted into, aspect kept (method 1.2); larger is finer and
-        slower: time grows with the number of tiles, (long side / crop_size) * (short side / crop_size).
-    crop_size: side of a crop in pixels; None is the backbone's own.
-    resize_method: "multi_resolution" (whole image + tiles) or "resize" (one squashed crop; fast, coarse).
-    antialias: whether crops are shrunk with antialiasing; True for use, False to reproduce benchmarks (method 1.5).
-    global_patch_threshold: patches scoring below it speak for no region, useful range 0..0.3 (scores lie in
-        [-2, 2]); None switches removal off (method 6).
-    mask_type: "soft" or "hard" patch weights (ablation). pool_feature: "value", "input" or "output" of the last
-        block (CLIP ablation). upsample_times: 1 or more, finer patch grid (CLIP ablation, method 4).
-    mask_size: full size of generated masks, "resized" (demo path) or "original" image (benchmarks; method 5.2).
-    global_splits: parts (rows, columns) the whole-image crop is split into, (1, 2) for Cityscapes (method 2.4).
-    dense_fallback: label pixels outside all regions from dense CLIP features (method 8.4a); off: first label.
-    box_masks: which pixels of a box encode_boxes pools, those of SAM 2's mask ("sam") or all ("box").
+    config: every option that decides the results; options: fields of it by name (scale, recipe, …), which come last.
     crops_per_batch: most crops encoded at once, at least 1; fewer are taken where memory does not suffice.
     text_cache: folder that keeps text embeddings between runs, one small file per model and label; None for none.
-    overlap: on CUDA, encode the crops on a second stream while the masks are made; no effect elsewhere.
     compile: torch.compile of the image encoder's blocks and of a Sam2MaskGenerator; the first image then takes minutes
         and results differ in rounding, so it is off by default and for benchmarks. True, False or a backend's name.
     device: "auto", "cpu", "cuda", "cuda:N" or "mps". dtype: "auto", "float32", "float16" or "bfloat16" of the
         encoders; pooling is float32 always.
-    Every option is validated here: InputError says what was got and what is expected.
+    InputError says which option was got and what is expected. timer: seconds of every stage, summed.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         mask_generator: MaskGenerator | None = None,
-        recipe: str | PoolingRecipe = "demo",
-        scale: tuple[int, int] = (2016, 672),
-        crop_size: int | None = None,
-        resize_method: str = "multi_resolution",
-        antialias: bool = True,
-        global_patch_threshold: float | None = 0.07,
-        mask_type: str = "soft",
-        pool_feature: str = "value",
-        upsample_times: int = 1,
-        mask_size: str = "resized",
-        global_splits: tuple[int, int] = (1, 1),
-        dense_fallback: bool = False,
-        box_masks: str = "sam",
+        config: SegmenterConfig | None = None,
+        *,
         crops_per_batch: int = 32,
         text_cache: str | Path | None = None,
-        overlap: bool = False,
         compile: bool | str = False,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        **options: Any,
     ) -> None:
         if not isinstance(backbone, Backbone):
             raise InputError(f"got a backbone of type {type(backbone).__name__}, expected ClipBackbone or another")
-        self.scale = sides(scale)
-        self.global_splits = sides(global_splits, "global_splits")
-        self.crop_size = at_least("crop_size", backbone.crop_size if crop_size is None else crop_size)
-        backbone.check_crop_size(self.crop_size)
-        self.recipe = PoolingRecipe.named(recipe)
-        self.resize_method = one_of("resize_method", resize_method, RESIZE_METHODS)
-        self.mask_type = one_of("mask_type", mask_type, MASK_TYPES)
-        self.pool_feature = one_of("pool_feature", pool_feature, POOL_FEATURES)
-        self.mask_size = one_of("mask_size", mask_size, MASK_SIZES)
-        self.box_masks = one_of("box_masks", box_masks, BOX_MASKS)
-        self.upsample_times = at_least("upsample_times", upsample_times)
-        self.crops_per_batch = at_least("crops_per_batch", crops_per_batch)
-        self.antialias = bool(antialias)
-        number = isinstance(global_patch_threshold, Real)
-        if global_patch_threshold is not None and not (number and -2 <= global_patch_threshold <= 2):
-            raise InputError(f"got global_patch_threshold {global_patch_threshold}, expected -2..2 or None for off")
-        self.global_patch_threshold = global_patch_threshold
-        if dense_fallback and not backbone.has_dense_fallback:
+        config = replace(config or SegmenterConfig(), **options)
+        self.config = replace(config, crop_size=config.crop_size or backbone.crop_size)
+        backbone.check_crop_size(self.config.crop_size)
+        if config.dense_fallback and not backbone.has_dense_fallback:
             raise InputError(f"the {backbone.family} family has no dense features; leave dense_fallback off")
-        self.dense_fallback = dense_fallback
+        self.crops_per_batch = at_least("crops_per_batch", crops_per_batch)
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device, resolve_dtype(dtype, self.device))
         self.mask_generator = mask_generator.to(self.device) if mask_generator is not None else None
         self.regionspot: RegionSpot | None = None  # encode_boxes(method="regionspot") fills it where a head is shipped
-        self.overlap = bool(overlap)
         if (compiler := compile_backend(compile)) is not None:
             compile_blocks(self.backbone.model.visual, compiler)
             if isinstance(mask_generator, Sam2MaskGenerator):
                 mask_generator.compile_model(compiler)
         self.timer = Timer(device=self.device)
-        self._text_cache: dict[str, Tensor] = {}
+        self.remembered_labels: LRUCache = LRUCache(REMEMBERED_LABELS)
         self.text_cache = TextCache(text_cache, self.backbone) if text_cache is not None else None
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the results but images and words, as JSON has it: the record of a run, and its identity."""
+        settings = {
+            "backbone": self.backbone.name,
+            "device": self.device.type,
+            "dtype": str(self.backbone.dtype).removeprefix("torch."),
+            "config": asdict(self.config),
+            "masks": describe_source(self.mask_generator),
+        }
+        return json.loads(json.dumps(settings))
 
     @classmethod
     def from_preset(cls, name: str = "clip-vit-l14-336", **options) -> "TextRegionSegmenter":
@@ -190,7 +157,10 @@ class TextRegionSegmenter:
             with self.timer("resize"):
                 resized = [self.resize(image) for image in pixels]
             grids = [self.crop_grid(*image.shape[:2]) for image in resized]
-            features, regions = self._features_and_masks(pixels, resized, grids, given)
+            with self.timer("masks"):
+                regions = [self._masks(*parts) for parts in zip(pixels, resized, given, strict=True)]
+            with self.timer("encode"):
+                features = self._encode_all(resized, grids)
             with self.timer("pool"):
                 return [self.pool(*parts) for parts in zip(features, regions, grids, strict=True)]
 
@@ -208,7 +178,7 @@ class TextRegionSegmenter:
         pixels = load_image(image)
         if one_of("method", method, METHODS) == "textregion":
             with self.timer("masks of boxes"):
-                whole = self.box_masks == "box"
+                whole = self.config.box_masks == "box"
                 masks = rectangle_masks(boxes, pixels.shape[:2]) if whole else masks_from_boxes(self, pixels, boxes)
             return self.encode_image(pixels, masks)
         if self.regionspot is None:
@@ -218,27 +188,19 @@ class TextRegionSegmenter:
 
     def crop_grid(self, height: int, width: int) -> CropGrid:
         """The crops of a resized image."""
-        return CropGrid(height, width, self.crop_size, self.global_splits, tiles=self.resize_method != "resize")
-
-    def _features_and_masks(self, pixels, resized, grids, given) -> tuple[list[CropFeatures], list[RegionMasks]]:
-        """Both halves of the work, one after the other or overlapped on the device."""
-
-        def make_masks() -> list[RegionMasks]:
-            return [self._masks(*parts) for parts in zip(pixels, resized, given, strict=True)]
-
-        if self.overlap:
-            with self.timer("masks and encode"):
-                return overlapped(self.device, lambda: self._encode_all(resized, grids), make_masks)
-        with self.timer("masks"):
-            masks = make_masks()
-        with self.timer("encode"):
-            return self._encode_all(resized, grids), masks
+        config = self.config
+        return CropGrid(height, width, config.crop_size, config.global_splits, tiles=config.resize_method != "resize")
 
     def resize(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """The image as the mask generator and the tiling see it (method 1.2, 1.3)."""
-        if self.resize_method == "resize":
-            return cv2.resize(image, (self.crop_size, self.crop_size), interpolation=cv2.INTER_LINEAR)
-        return resize_keep_ratio(image, self.scale)
+        """The image as the mask generator and the crops see it (method 1.2, 1.3)."""
+        if self.config.resize_method == "resize":
+            side = self.config.crop_size
+            return cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
+        return resize_keep_ratio(image, self.config.scale)
+
+    def mask_full_size(self, image_size: tuple[int, int], resized_size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) at which generated masks are meant, of the two sizes (H, W) that an image has (method 5.2)."""
+        return image_size if self.config.mask_size == "original" else resized_size
 
     def _masks(
         self,
@@ -247,20 +209,14 @@ class TextRegionSegmenter:
         masks: "RegionMasks | np.ndarray | Tensor | None",
     ) -> RegionMasks:
         """The given or generated masks, in the ablation's form if asked for."""
-        return replace(self._soft_masks(image, resized, masks), hard=self.mask_type == "hard")
-
-    def _soft_masks(
-        self,
-        image: UInt8[np.ndarray, "H W 3"],
-        resized: UInt8[np.ndarray, "h w 3"],
-        masks: "RegionMasks | np.ndarray | Tensor | None",
-    ) -> RegionMasks:
+        size = image.shape[:2]
         if masks is not None:
-            return RegionMasks.from_array(masks, image.shape[:2], self.device)
-        if self.mask_generator is None:
+            found = RegionMasks.from_array(masks, size, self.device)
+        elif self.mask_generator is None:
             raise InputError("this segmenter has no mask_generator; give encode_image(image, masks=…)")
-        full_size = image.shape[:2] if self.mask_size == "original" else resized.shape[:2]
-        return self.mask_generator.generate(resized, image_size=image.shape[:2], mask_size=full_size)
+        else:
+            found = self.mask_generator.generate(resized, size, self.mask_full_size(size, resized.shape[:2]))
+        return replace(found, hard=self.config.mask_type == "hard")
 
     @torch.inference_mode()
     def encode_crops(self, resized: UInt8[np.ndarray, "h w 3"], grid: CropGrid) -> CropFeatures:
@@ -272,12 +228,14 @@ class TextRegionSegmenter:
         boxes = [list(dict.fromkeys(grid.crops)) for grid in grids]
         crops = torch.cat([self._crops(image, own) for image, own in zip(images, boxes, strict=True)])
 
+        config = self.config
+
         def encode(start: int, stop: int) -> CropFeatures:
-            return self.backbone.encode_crops(crops[start:stop], self.pool_feature, self.dense_fallback)
+            return self.backbone.encode_crops(crops[start:stop], config.pool_feature, config.dense_fallback)
 
         parts = in_parts(encode, len(crops), self.crops_per_batch, self.device)
         pooled = torch.cat([part.pooled for part in parts])
-        dense = torch.cat([part.dense for part in parts if part.dense is not None]) if self.dense_fallback else None
+        dense = torch.cat([part.dense for part in parts]) if config.dense_fallback else None
         features, start = [], 0
         for own, grid in zip(boxes, grids, strict=True):
             order = torch.tensor([start + own.index(box) for box in grid.crops], device=self.device)
@@ -287,29 +245,30 @@ class TextRegionSegmenter:
 
     def _crops(self, image: np.ndarray, boxes: Sequence[CropBox]) -> Tensor:
         """(T, 3, S, S) normalised crops of an (h, w, 3) uint8 image."""
+        config = self.config
         pixels = to_device(image, self.device).permute(2, 0, 1).float() / 255
-        crops = cut_crops(pixels, list(boxes), self.crop_size, self.backbone.interpolation, self.antialias)
+        crops = cut_crops(pixels, list(boxes), config.crop_size, self.backbone.interpolation, config.antialias)
         return self.backbone.normalise(crops)
 
     @torch.inference_mode()
     def pool(self, features: CropFeatures, masks: RegionMasks, grid: CropGrid) -> RegionTokens:
         """Fuse the crops, weigh the patches, remove global ones, pool: R rows (method 4 to 7)."""
-        maps = features.pooled.float()
-        if self.upsample_times > 1:
-            maps = F.interpolate(maps, scale_factor=self.upsample_times, mode="bilinear")
+        config, maps = self.config, features.pooled.float()
+        if config.upsample_times > 1:
+            maps = F.interpolate(maps, scale_factor=config.upsample_times, mode="bilinear")
         fused = fuse_crops(maps, grid, self.backbone.global_weight)
         shape = tuple(fused.shape[1:])
         patches = fused.flatten(1).T
-        weights = patch_weights(masks.patch_grid(shape), self.mask_type)
+        weights = patch_weights(masks.patch_grid(shape), config.mask_type)
         kept = nonempty(weights).nonzero()[:, 0]
         weights, scores = weights[kept], None
-        if self.global_patch_threshold is not None:
+        if config.global_patch_threshold is not None:
             scores = difference_scores(patches, weights)
-            weights = remove_patches(weights, scores, self.global_patch_threshold)
+            weights = remove_patches(weights, scores, config.global_patch_threshold)
             left = nonempty(weights)
             weights, kept = weights[left], kept[left]
-        unit_values = self.recipe.unit_values and scores is not None and grid.tiles
-        tokens = self.backbone.pool(patches, weights, self.recipe, unit_values, self.pool_feature)
+        unit_values = config.recipe.unit_values and scores is not None and grid.tiles
+        tokens = self.backbone.pool(patches, weights, config.recipe, unit_values, config.pool_feature)
         dense = None if features.dense is None else fuse_crops(features.dense, grid, self.backbone.global_weight)
         return RegionTokens(
             tokens,
@@ -317,12 +276,12 @@ class TextRegionSegmenter:
             kept,
             shape,
             self.backbone.name,
-            self.recipe.name,
+            config.recipe.name,
             self.backbone.logit_scale,
             self.backbone.logit_bias,
             None if scores is None else scores.unflatten(0, shape),
             dense,
-        )
+        ).checked()
 
     # ------------------------------------------------------------------ words -> vectors
 
@@ -334,32 +293,28 @@ class TextRegionSegmenter:
         or a blank label; a label longer than the model's context is cut with a warning.
         """
         labels = as_labels(labels)
-        found = {label: self._text_cache[label] for label in labels if label in self._text_cache}
+        found = {label: self.remembered_labels[label] for label in labels if label in self.remembered_labels}
         new = [label for label in dict.fromkeys(labels) if label not in found]
         for label in new:
             if fills_context(label, self.backbone.tokenizer):
                 warnings.warn(f"the label {label[:40]!r}… is longer than the model reads; its end is cut", stacklevel=2)
         with self.timer("text"):
-            if self.text_cache is not None:
-                found.update(self.text_cache.load(new))
-                new = [label for label in new if label not in found]
-            per_batch = max(2048 // len(TEMPLATES), 1)
-            for start in range(0, len(new), per_batch):
-                batch = new[start : start + per_batch]
-                embeddings = self.backbone.encode_labels(batch)
-                found.update({label: row.clone() for label, row in zip(batch, embeddings, strict=True)})
-                if self.text_cache is not None:
-                    self.text_cache.save(batch, embeddings)
-        self._remember(found)
+            found.update(self._embed_new(new))
+        self.remembered_labels.update(found)
         return torch.stack([found[label] for label in labels])
 
-    def _remember(self, embeddings: Mapping[str, Tensor]) -> None:
-        """Put these at the end of the cache, which is in order of use, and drop the oldest ones above its limit."""
-        for label in embeddings:
-            self._text_cache.pop(label, None)
-        self._text_cache.update(embeddings)
-        for label in list(islice(self._text_cache, max(len(self._text_cache) - REMEMBERED_LABELS, 0))):
-            del self._text_cache[label]
+    def _embed_new(self, labels: Sequence[str]) -> Mapping[str, Tensor]:
+        """Embeddings from the cache on disk where it has them, else from the model, which the cache is then told."""
+        found = self.text_cache.load(labels) if self.text_cache is not None else {}
+        new = [label for label in labels if label not in found]
+        per_batch = max(2048 // len(TEMPLATES), 1)
+        for start in range(0, len(new), per_batch):
+            batch = new[start : start + per_batch]
+            embeddings = self.backbone.encode_labels(batch)
+            found.update({label: row.clone() for label, row in zip(batch, embeddings, strict=True)})
+            if self.text_cache is not None:
+                self.text_cache.save(batch, embeddings)
+        return found
 
     # ------------------------------------------------------------------ tasks
 
@@ -383,7 +338,7 @@ class TextRegionSegmenter:
         text = self.encode_text(prompts.queries)
         with self.timer("postprocess"), enough_memory(self.device):
             uncovered = None
-            if self.dense_fallback and regions.dense is not None:
+            if self.config.dense_fallback and regions.dense is not None:
                 uncovered = torch.einsum("qd,dyx->qyx", text, regions.dense)
             return label_pixels(
                 regions.logits(text),

@@ -69,8 +69,6 @@ class RegionMasks:
             raise InputError(f"got masks of shape {tuple(self.soft.shape)}, expected (R, h, w) with h, w >= 1")
         if not (self.soft.is_floating_point() or self.soft.dtype == torch.bool):
             raise InputError(f"got masks of dtype {self.soft.dtype}, expected bool or float in [0, 3]")
-        if self.soft.is_floating_point() and not bool(torch.isfinite(self.soft).all()):
-            raise InputError("got masks with NaN or infinite values, expected numbers in [0, 3]")
         sides(self.image_size, "image_size")
         set_ = object.__setattr__  # the only writes to a frozen instance: its own defaults
         if self.mask_size == (0, 0):
@@ -78,6 +76,8 @@ class RegionMasks:
         sides(self.mask_size, "mask_size")
         if self.group is None:
             set_(self, "group", torch.arange(len(self.soft), device=self.soft.device))
+            if self.boxes is not None and len(self.boxes) != len(self.soft):
+                raise InputError(f"got {len(self.boxes)} boxes for {len(self.soft)} regions")
         elif self.group.shape != (len(self.soft),) or self.group.dtype not in (torch.int64, torch.int32):
             found = f"{self.group.dtype} of shape {tuple(self.group.shape)}"
             raise InputError(
@@ -98,7 +98,17 @@ class RegionMasks:
 
     def __len__(self) -> int:
         """R, the number of regions."""
-        return int(self.group.max()) + 1 if len(self.group) else 0
+        return len(self.boxes)
+
+    def checked(self) -> "RegionMasks":
+        """Itself, once its values are known to be finite and its groups to be R; InputError otherwise. Waits for the
+        device, so it is called once, where masks come from outside.
+        """
+        regions = int(self.group.max()) + 1 if len(self.group) else 0
+        if regions != len(self):
+            raise InputError(f"got {len(self)} boxes for {regions} regions")
+        _check_finite(self.soft)
+        return self
 
     @classmethod
     def empty(cls, image_size: tuple[int, int], device: torch.device | str = "cpu") -> "RegionMasks":
@@ -117,7 +127,7 @@ class RegionMasks:
         Negative values count as 0 and values above 3 as 3. InputError for NaN, infinities or other shapes.
         """
         if isinstance(masks, RegionMasks):
-            return masks.to(device)
+            return masks.checked().to(device)
         masks = masks if isinstance(masks, Tensor) else _as_tensor(masks)
         if masks.is_complex() or masks.layout != torch.strided:
             raise InputError(f"got masks of {masks.dtype}, {masks.layout}, expected a dense tensor of real numbers")
@@ -128,8 +138,7 @@ class RegionMasks:
             return cls.empty(image_size, device)
         if masks.dtype != torch.bool:
             masks = masks if masks.is_floating_point() else masks.float()
-            if not bool(torch.isfinite(masks).all()):
-                raise InputError("got masks with NaN or infinite values, expected numbers in [0, 3]")
+            _check_finite(masks)
             masks = masks.clamp(0, MAX_SOFT_VALUE).float()
         return cls(masks.to(device), image_size)
 
@@ -140,7 +149,8 @@ class RegionMasks:
         rows, columns = on.any(2), on.any(1)
         scale = torch.tensor([width / w, height / h] * 2, device=self.soft.device)
         edges = torch.stack([_first(columns), _first(rows), _last(columns), _last(rows)], 1) * scale
-        boxes = torch.zeros(len(self), 4, device=self.soft.device)
+        count = int(self.group.max()) + 1 if len(self.group) else 0
+        boxes = torch.zeros(count, 4, device=self.soft.device)
         filled = on.flatten(1).any(1)
         group = self.group[filled, None].expand(-1, 2)
         boxes[:, :2] = boxes[:, :2].scatter_reduce(0, group, edges[filled, :2], "amin", include_self=False)
@@ -252,7 +262,12 @@ class RegionMasks:
     @classmethod
     def _restore(cls, tensors: dict[str, Tensor], meta: dict) -> "RegionMasks":
         sizes = {name: tuple(meta[name]) for name in ("image_size", "mask_size")}
-        return cls(**tensors, **sizes, hard=meta["hard"])
+        return cls(**tensors, **sizes, hard=meta["hard"]).checked()
+
+
+def _check_finite(soft: Tensor) -> None:
+    if soft.is_floating_point() and not bool(soft.isfinite().all()):
+        raise InputError("got masks with NaN or infinite values, expected numbers in [0, 3]")
 
 
 def _as_tensor(masks: Any) -> Tensor:
@@ -312,12 +327,18 @@ class RegionTokens:
         sides(self.grid, "grid")
         if not all(isinstance(value, Real) for value in (self.logit_scale, self.logit_bias)):
             raise InputError(f"got logit_scale {self.logit_scale!r}, logit_bias {self.logit_bias!r}, expected numbers")
-        if not (self.tokens.is_floating_point() and bool(self.tokens.isfinite().all())):
-            raise InputError(f"got tokens of {self.tokens.dtype} or with NaN, expected unit vectors")
+        if not self.tokens.is_floating_point():
+            raise InputError(f"got tokens of {self.tokens.dtype}, expected unit vectors")
 
     def __len__(self) -> int:
         """R, the number of regions with a token."""
         return len(self.tokens)
+
+    def checked(self) -> "RegionTokens":
+        """Itself, once its tokens are known to be finite; InputError otherwise. It waits for the device."""
+        if not bool(self.tokens.isfinite().all()):
+            raise InputError(f"got tokens of {self.tokens.dtype} with NaN or infinite values, expected unit vectors")
+        return self
 
     def similarity(self, text: Float[Tensor, "L D"]) -> Float32[Tensor, "R L"]:
         """Cosine similarity of every region with every text embedding (unit rows), in [-1, 1].
@@ -372,7 +393,7 @@ class RegionTokens:
         with complete(path, "RegionTokens"):
             sizes = {n: meta.pop(n) for n in ("image_size", "mask_size", "hard")}
             meta["grid"] = tuple(meta["grid"])
-            return cls(**tensors, masks=RegionMasks._restore(parts, sizes), **meta)
+            return cls(**tensors, masks=RegionMasks._restore(parts, sizes), **meta).checked()
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,8 @@ from eval.bench.options import (
 from textregion.crops import CropGrid, cut_crops
 from textregion.labeling import label_pixels
 from textregion.masks import Sam2MaskGenerator, filters
-from textregion.pooling import difference_scores, nonempty, patch_weights
-from textregion.recipes import RECIPES
-from textregion.text import TEMPLATES, LabelPrompts
-from textregion.text_tower import prompt_lengths, reads_end_of_text
+from textregion.pooling import RECIPES, difference_scores, nonempty, patch_weights
+from textregion.text import TEMPLATES, LabelPrompts, prompt_lengths, reads_end_of_text
 
 WORDS = ("dog", "traffic light", "swivel chair", "sky", "a red cup", "wooden kitchen table", "person", "river")
 

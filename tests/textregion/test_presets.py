@@ -16,8 +16,8 @@ from textregion.backbones.loading import build_model
 from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator, SlicMasks
 from textregion.masks.sam2_model import build_sam2
+from textregion.pooling import RECIPES
 from textregion.presets import find_preset, list_presets, markdown_table, preset_for, preset_names, preset_rows
-from textregion.recipes import RECIPES
 from TextRegionSegmenter import TextRegionSegmenter
 
 IMAGE = np.random.default_rng(6).integers(0, 256, (61, 97, 3), dtype=np.uint8)

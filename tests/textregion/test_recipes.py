@@ -3,7 +3,7 @@
 import pytest
 
 from textregion.errors import InputError
-from textregion.recipes import RECIPES, PoolingRecipe
+from textregion.pooling import RECIPES, PoolingRecipe
 
 
 def test_recipes_are_the_published_ones():

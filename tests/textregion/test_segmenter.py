@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from textregion.crops import CropGrid
 from textregion.errors import InputError
 from textregion.masks.sam2 import Sam2MaskGenerator
-from textregion.recipes import PoolingRecipe
+from textregion.pooling import PoolingRecipe
 from textregion.types import RegionMasks, RegionTokens
 from TextRegionSegmenter import TextRegionSegmenter
 

@@ -12,11 +12,9 @@ from textregion.errors import InputError
 from textregion.labeling import label_pixels
 from textregion.masks import filters, shared_mass
 from textregion.masks.sam2 import CPU_PROMPTS, Sam2MaskGenerator
-from textregion.pooling import difference_scores
-from textregion.recipes import RECIPES
+from textregion.pooling import RECIPES, difference_scores
 from textregion.runtime import compile_backend, compile_blocks, free_memory, overlapped, to_device
-from textregion.text import TEMPLATES, LabelPrompts
-from textregion.text_tower import embed_prompts, prompt_lengths, reads_end_of_text
+from textregion.text import TEMPLATES, LabelPrompts, embed_prompts, prompt_lengths, reads_end_of_text
 from textregion.types import RegionMasks
 from TextRegionSegmenter import TextRegionSegmenter
 

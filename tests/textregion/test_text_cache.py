@@ -6,7 +6,7 @@ import torch
 
 from textregion.errors import InputError
 from textregion.storage import save_tensors
-from textregion.text_cache import TextCache, model_fingerprint
+from textregion.text import TextCache, model_fingerprint
 from TextRegionSegmenter import TextRegionSegmenter
 
 LABELS = ["dog", "größe/..", "a red cup"]

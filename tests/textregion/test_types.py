@@ -161,13 +161,14 @@ def test_masks_survive_saving(tmp_path, masks):
         ({"image_size": (0, 3)}, "image_size"),
         ({"group": torch.zeros(3, dtype=torch.long)}, r"groups torch.int64 of shape \(3,\) for 2 mask parts"),
         ({"boxes": torch.zeros(3, 4)}, "3 boxes for 2 regions"),
+        ({"boxes": torch.zeros(3, 4), "group": torch.tensor([0, 1])}, "3 boxes for 2 regions"),
         ({"predicted_iou": torch.zeros(1)}, "1 predicted_iou for 2 regions"),
         ({"stability": torch.zeros(5)}, "5 stability for 2 regions"),
     ],
 )
 def test_bad_masks_are_refused(untyped, options, message):
     with pytest.raises(InputError, match=message) as error:
-        RegionMasks(**({"soft": torch.ones(2, 3, 5), "image_size": (3, 5)} | options))
+        RegionMasks(**({"soft": torch.ones(2, 3, 5), "image_size": (3, 5)} | options)).checked()
     assert "\n" not in str(error.value)
 
 
@@ -402,7 +403,7 @@ def test_tokens_that_do_not_fit_together_are_refused(untyped, changes, message):
     whole = {"tokens": torch.eye(2, 4), "masks": masks, "source_index": torch.arange(2), "grid": (1, 1)}
     assert len(RegionTokens(**whole)) == 2
     with pytest.raises(InputError, match=message):
-        RegionTokens(**{**whole, **changes})
+        RegionTokens(**{**whole, **changes}).checked()
 
 
 @pytest.mark.parametrize(

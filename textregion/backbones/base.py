@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textregion.errors import InputError
-from textregion.recipes import PoolingRecipe
-from textregion.text import TEMPLATES
-from textregion.text_tower import embed_prompts
+from textregion.pooling import PoolingRecipe
+from textregion.text import TEMPLATES, embed_prompts
 
 Tokenizer = Callable[[list[str]], Int[Tensor, "N context"]]
-POOL_FEATURES = ("value", "input", "output")
 OPEN_CLIP_PREFIX = "open_clip:"
 CLIP_CROP = 336
 

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from textregion.backbones.base import Backbone, BackboneSpec, CropFeatures, register
 from textregion.errors import InputError
-from textregion.pooling import weighted_sum
-from textregion.recipes import PoolingRecipe
+from textregion.pooling import PoolingRecipe, weighted_sum
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from textregion.backbones.base import Backbone, CropFeatures
 from textregion.errors import InputError
-from textregion.pooling import masked_mean
-from textregion.recipes import PoolingRecipe
+from textregion.pooling import PoolingRecipe, masked_mean
 
 
 class TimmBackbone(Backbone):

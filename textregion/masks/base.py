@@ -1,6 +1,6 @@
 """What a source of regions must offer."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,3 +27,13 @@ class MaskGenerator(Protocol):
         to the given image's own.
         """
         ...
+
+
+def describe_source(source: "MaskGenerator | None") -> dict[str, Any]:
+    """What decides a source's masks, JSON-able."""
+    source = getattr(source, "generator", source)
+    if source is None:
+        return {"source": "given"}
+    plain = {k: v for k, v in vars(source).items() if isinstance(v, (int, float, str, bool)) or v is None}
+    ignored = ("points_per_batch", "compile")
+    return {"source": type(source).__name__, **{k: v for k, v in plain.items() if k not in ignored}}

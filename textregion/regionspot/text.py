@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from textregion.backbones import Backbone
 from textregion.text import TEMPLATES as IMAGENET_TEMPLATES
-from textregion.text_tower import prompt_vectors
+from textregion.text import prompt_vectors
 from textregion.types import as_labels
 
 TEMPLATES = (*IMAGENET_TEMPLATES, "{}.".format)

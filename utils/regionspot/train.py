@@ -25,7 +25,7 @@ from textregion.regionspot.head import RegionSpotHead
 from textregion.regionspot.model import RegionSpot, check_backbone, map_width
 from textregion.regionspot.text import encode_names
 from textregion.storage import load_tensors, save_tensors
-from textregion.text_cache import model_fingerprint
+from textregion.text import model_fingerprint
 from utils.regionspot.accuracy import score
 from utils.regionspot.arguments import make_parser, parse_data, plan_of
 from utils.regionspot.batches import StepBatches

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from textregion.backbones import ClipBackbone
 from textregion.errors import InputError
-from textregion.recipes import RECIPES
+from textregion.pooling import RECIPES
 from textregion.text import TEMPLATES
 
 VISION = tiny_models.CLIP_VISION

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from textregion.crops import CropGrid, cut_crops
-from textregion.recipes import RECIPES
+from textregion.pooling import RECIPES
 from TextRegionSegmenter import TextRegionSegmenter
 
 FAMILIES = ("tiny_siglip", "tiny_perception")

@@ -19,7 +19,7 @@ from textregion.cli.settings import (
     segmenter_options,
 )
 from textregion.errors import InputError
-from textregion.recipes import RECIPES
+from textregion.pooling import RECIPES
 
 
 def test_flags_become_options_only_when_given():

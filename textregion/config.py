@@ -1,0 +1,86 @@
+"""SegmenterConfig: the one list of options that decide a segmenter's results.
+
+Flags, presets, the mmseg model, `--help` and the fingerprint of a run all follow from its fields, so a new option is
+added here and nowhere else.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any
+
+from textregion.crops import RESIZE_METHODS
+from textregion.errors import InputError, at_least, one_of, sides
+from textregion.options import option
+from textregion.pooling import RECIPES, PoolingRecipe
+
+POOL_FEATURES = ("value", "input", "output")
+MASK_TYPES = ("soft", "hard")
+MASK_SIZES = ("resized", "original")
+BOX_MASKS = ("sam", "box")
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """Every option of a TextRegionSegmenter that decides its results, validated once, when it is made.
+
+    The help beside a field is its documentation. InputError says what was got and what is expected.
+    """
+
+    recipe: PoolingRecipe | str = option(
+        "demo", f"pooling switches of CLIP (method 7.2): {', '.join(RECIPES)}, or a PoolingRecipe", choices=(*RECIPES,)
+    )
+    scale: tuple[int, int] = option(
+        (2016, 672),
+        "two sides in pixels the image is fitted into, aspect kept (method 1.2); larger is finer and slower: time "
+        "grows with the number of tiles, (long side / crop_size) * (short side / crop_size)",
+    )
+    crop_size: int | None = option(None, "side of a crop in pixels; default the model's own", metavar="N")
+    resize_method: str = option(
+        "multi_resolution", "whole image and tiles, or one squashed crop: fast and coarse", choices=RESIZE_METHODS
+    )
+    antialias: bool = option(True, "shrink crops with antialiasing; benchmarks were published without (method 1.5)")
+    global_patch_threshold: float | None = option(
+        0.07,
+        "patches that score below it speak for no region, useful range 0..0.3, scores lie in [-2, 2] (method 6)",
+        metavar="D",
+    )
+    mask_type: str = option("soft", "patch weights, an ablation (method 5.1)", choices=MASK_TYPES)
+    pool_feature: str = option("value", "of CLIP's last block, an ablation (method 7.6)", choices=POOL_FEATURES)
+    upsample_times: int = option(1, "finer patch grid for CLIP, an ablation (method 4)", metavar="N")
+    mask_size: str = option("resized", "full size of generated masks: that image's (method 5.2)", choices=MASK_SIZES)
+    global_splits: tuple[int, int] = option(
+        (1, 1), "rows and columns the whole-image crop is split into; 1 2 for Cityscapes (method 2.4)"
+    )
+    dense_fallback: bool = option(
+        False, "label pixels outside all regions from CLIP's dense features (method 8.4a); off: the first label"
+    )
+    box_masks: str = option(
+        "sam", "which patches of a box encode_boxes pools: those of SAM 2's mask, or all", choices=BOX_MASKS
+    )
+
+    def __post_init__(self) -> None:
+        tidy = {
+            "recipe": PoolingRecipe.named(self.recipe),
+            "scale": sides(self.scale),
+            "global_splits": sides(self.global_splits, "global_splits"),
+            "antialias": bool(self.antialias),
+        }
+        for name, value in tidy.items():
+            object.__setattr__(self, name, value)
+        for field in fields(self):
+            if field.name != "recipe" and (choices := field.metadata["flag"].get("choices")):
+                one_of(field.name, getattr(self, field.name), choices)
+        at_least("upsample_times", self.upsample_times)
+        if self.crop_size is not None:
+            at_least("crop_size", self.crop_size)
+        threshold = self.global_patch_threshold
+        if threshold is not None and not (isinstance(threshold, Real) and -2 <= threshold <= 2):
+            raise InputError(f"got global_patch_threshold {threshold}, expected -2..2 or None for off")
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Short hash of JSON-able settings, independent of the order of their keys; other values count by their text."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
