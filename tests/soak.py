@@ -197,7 +197,7 @@ def run(args: Namespace) -> bool:
     verdict = judge(samples, args.warmup, args.max_growth, args.max_slowdown)
     plot(samples, folder / "soak.png")
     print("\n".join([*table(samples, args.warmup), "", *report(verdict)]))
-    print(f"{len(samples)} images, {len(segmenter._text_cache)} labels remembered -> {folder}/soak.csv, soak.png")
+    print(f"{len(samples)} images, {len(segmenter.remembered_labels)} labels remembered -> {folder}/soak.csv, soak.png")
     return verdict.flat and verdict.steady
 
 

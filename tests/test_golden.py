@@ -125,7 +125,7 @@ def score_bound(case: Case) -> float:
 def grid_of(case: Case) -> tuple[np.ndarray, CropGrid]:
     segmenter = case.segmenter()
     resized = segmenter.resize(case.golden.rgb(case.image))
-    return resized, CropGrid(*resized.shape[:2], CROP, segmenter.global_splits, segmenter.resize_method != "resize")
+    return resized, segmenter.crop_grid(*resized.shape[:2])
 
 
 # ---------------------------------------------------------------- what is there
@@ -276,7 +276,7 @@ def prompts_of(case: Case) -> LabelPrompts:
 def segment(case: Case):
     segmenter, prompts = case.segmenter(), prompts_of(case)
     known = dict(zip(prompts.queries, query_features(case), strict=True))
-    segmenter._text_cache.update(known)  # rounded models have no text tower; the complete ones are tested above
+    segmenter.remembered_labels.update(known)  # rounded models have no text tower; the complete ones are tested above
     threshold = 0.35 if case.path == "eval" and case.variant not in ("plain", "city_scape") else 0.0
     return segmenter.segment(encoded(case), prompts, threshold, case.masks.shape[1:], return_probabilities=True)
 

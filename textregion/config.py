@@ -30,7 +30,7 @@ class SegmenterConfig:
     """
 
     recipe: PoolingRecipe | str = option(
-        "demo", f"pooling switches of CLIP (method 7.2): {', '.join(RECIPES)}, or a PoolingRecipe", choices=(*RECIPES,)
+        "demo", "pooling switches of CLIP by name (method 7.2), in Python also a PoolingRecipe", choices=(*RECIPES,)
     )
     scale: tuple[int, int] = option(
         (2016, 672),

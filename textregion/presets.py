@@ -1,13 +1,9 @@
-"""Presets: backbone, SAM 2 size, points and recipe under one name (textregion/presets.yaml).
+"""Presets: backbone, SAM 2 size, clicks and recipe under one name (presets.yaml), and the segmenter one stands for."""
 
-python -m textregion.presets              # the table
-python -m textregion.presets --markdown   # the same for README.md
-"""
-
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +15,10 @@ from textregion.backbones import SPECS, Backbone, BackboneSpec, ClipBackbone, fi
 from textregion.backbones.base import OPEN_CLIP_PREFIX
 from textregion.backbones.loading import RANDOM_SEED, load_backbone, random_backbone, weight_asset
 from textregion.backbones.tokenizers import tokenizer_asset, tokenizer_of
-from textregion.cli.command_line import Parser
+from textregion.config import SegmenterConfig
 from textregion.errors import InputError
 from textregion.masks import MaskGenerator, Sam2MaskGenerator, find_source
-from textregion.masks.sam2_model import build_sam2, find_size, load_sam2, sam2_asset, size_of
+from textregion.masks.sam2_model import build_sam2, load_sam2, sam2_asset, size_of
 from textregion.regionspot.loading import load_regionspot, pop_options
 from textregion.tiny import models as tinyworld
 from textregion.weights import Asset, locate_all
@@ -33,40 +29,46 @@ if TYPE_CHECKING:
 PRESETS_FILE = Path(__file__).with_name("presets.yaml")
 TINY_WORLD = "tinyworld"
 FROM_PRESET = "preset"
+CONFIG_OPTIONS = tuple(f.name for f in fields(SegmenterConfig))
+MASK_FIELDS = tuple(f for f in fields(Sam2MaskGenerator) if f.name not in ("model", "dtype", "compile"))
+MASK_OPTIONS = tuple(f.name for f in MASK_FIELDS)
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One line of textregion/presets.yaml.
+    """One entry of presets.yaml.
 
-    backbone: a row of the registry. sam2: a SAM 2.1 size. options: arguments of TextRegionSegmenter.
-    masks: arguments of Sam2MaskGenerator. published: figures of the paper for this pairing, or ''.
+    backbone: a row of the registry. sam2: a SAM 2.1 size. published: the paper's figures for this pairing, or ''.
+    masks: options of Sam2MaskGenerator. options: fields of SegmenterConfig.
     """
 
     name: str
     backbone: str
     sam2: str = "large"
-    points_per_side: int = 16
-    recipe: str = "demo"
     published: str = ""
     note: str = ""
     masks: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of_row(cls, name: str, row: dict[str, Any]) -> "Preset":
+        """From a flat row: every key goes where it belongs; YAML's lists become tuples."""
+        row = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+        own = {key: value for key, value in row.items() if key in ("backbone", "sam2", "published", "note")}
+        masks = {key: value for key, value in row.items() if key in MASK_OPTIONS}
+        return cls(name, **own, masks=masks, options={k: v for k, v in row.items() if k not in own and k not in masks})
+
+
+@cache
+def _file() -> dict[str, Any]:
+    return yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+
 
 @cache
 def _table() -> dict[str, Preset]:
-    data = yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
-    rows = {name: dict(data["defaults"], **row) for name, row in data["presets"].items()}
-    rows.update({name: dict(data["defaults"], backbone=name) for name in SPECS if name not in rows})
-    return {name: _preset(name, row) for name, row in rows.items()}
-
-
-def _preset(name: str, row: dict[str, Any]) -> Preset:
-    own = {key: row.pop(key) for key in list(row) if key in Preset.__dataclass_fields__}
-    if "scale" in row:
-        row["scale"] = tuple(row["scale"])
-    return Preset(name, options=row, **own)
+    rows = {name: {"backbone": name, **row} for name, row in _file()["presets"].items()}
+    rows |= {name: {"backbone": name} for name in SPECS if name not in rows}
+    return {name: Preset.of_row(name, {**_file()["defaults"], **row}) for name, row in rows.items()}
 
 
 def preset_names() -> tuple[str, ...]:
@@ -80,21 +82,16 @@ def find_preset(name: str) -> Preset:
     Besides the table, "open_clip:MODEL/TAG" is any open_clip vision transformer with a class token.
     """
     if isinstance(name, str) and name.startswith(OPEN_CLIP_PREFIX):
-        return _preset(name, dict(_defaults(), backbone=name))
+        return Preset.of_row(name, {**_file()["defaults"], "backbone": name})
     if name not in _table():
         valid = ", ".join(_table())
         raise InputError(f"unknown preset {name!r}; expected one of {valid}, or {OPEN_CLIP_PREFIX}MODEL/TAG")
     return _table()[name]
 
 
-def _defaults() -> dict[str, Any]:
-    return yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))["defaults"]
-
-
 def assets_of(name: str) -> list[Asset]:
-    """The files a preset needs; none for `tiny`, whose weights are in the repository."""
-    preset = find_preset(name)
-    return [asset for asset, _ in _requests(preset, None, None, None, wants_sam2=True).values()]
+    """The files a preset needs; none for `tiny`, whose weights are in the package."""
+    return [asset for asset, _ in _requests(find_preset(name), wants_sam2=True).values()]
 
 
 def build(
@@ -105,38 +102,34 @@ def build(
     clip_download_root: str | Path | None = None,
     sam2_checkpoint: str | Path | None = None,
     model_cfg: str | Path | None = None,
-    points_per_side: int | None = None,
-    min_size: int | None = None,
-    return_non_overlapping: bool | None = None,
     mask_generator: MaskGenerator | str | None = FROM_PRESET,
     random_weights: bool = False,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "auto",
-    **segmenter_options: Any,
+    **options: Any,
 ) -> "TextRegionSegmenter":
     """A segmenter from a preset; weights are located as textregion/weights.py says, all of them before any is loaded.
 
-    clip_checkpoint, sam2_checkpoint: explicit weight files (or folders made by textregion.weights), which must exist.
+    clip_checkpoint, sam2_checkpoint: explicit weight files (or folders of weights), which must exist.
     clip_download_root: weights folder or hub cache, for both models. model_cfg: SAM 2.1 size, or YAML.
-    points_per_side, min_size, return_non_overlapping: override the preset's mask generator.
     mask_generator: "preset" or "sam2" is the preset's SAM 2, "slic" superpixels; None for given masks only; or
         a generator of your own.
     random_weights: the real architectures without any file, the same every time; results mean nothing.
-    segmenter_options: arguments of the segmenter; they override the preset's. For boxes also RegionSpot's (utils/
-        regionspot/loading.py): regionspot_checkpoint, a trained or published head; sam1_checkpoint, SAM v1's weights,
-        which published heads need; regionspot_side, 224 or 336, for published heads of ViT-L/14; regionspot_isolate,
-        True for tokens independent of the other boxes; regionspot_use_class_token.
+    options: those of Sam2MaskGenerator (points_per_side, …) and of the segmenter (scale, device, …); they override the
+        preset's. For boxes also RegionSpot's (regionspot/loading.py): regionspot_checkpoint, a trained or published
+        head; sam1_checkpoint, SAM v1's weights, which published heads need; regionspot_side, 224 or 336, for published
+        heads of ViT-L/14; regionspot_isolate, True for tokens independent of the other boxes;
+        regionspot_use_class_token.
     Raises InputError in one line for anything that does not exist or fit.
     """
     preset = find_preset(name)
-    regionspot = pop_options(segmenter_options)
+    regionspot = pop_options(options)
+    of_masks = {key: options.pop(key) for key in MASK_OPTIONS if key in options}
+    _check_names(options, segmenter_class)
     if isinstance(mask_generator, str) and mask_generator not in (FROM_PRESET, "sam2"):
         mask_generator = _source_by_name(mask_generator)
     wants_sam2 = isinstance(mask_generator, str)
-    explicit = {"--clip_checkpoint": clip_checkpoint, "--sam2_checkpoint": sam2_checkpoint}
     if random_weights:
-        given = [flag for flag, path in explicit.items() if path is not None]
-        if given:
+        explicit = {"--clip_checkpoint": clip_checkpoint, "--sam2_checkpoint": sam2_checkpoint}
+        if given := [flag for flag, path in explicit.items() if path is not None]:
             raise InputError(f"got {given[0]} and random weights, which exclude each other; leave one out")
         backbone, sam2 = _random_models(preset, model_cfg, wants_sam2)
     else:
@@ -145,15 +138,18 @@ def build(
         backbone = _load_backbone(preset, found)
         sam2 = _load_sam2(preset, found.get("sam2"), model_cfg, sam2_checkpoint is not None) if wants_sam2 else None
     if wants_sam2:
-        own = {"min_size": min_size, "return_non_overlapping": return_non_overlapping}
-        own["points_per_side"] = preset.points_per_side if points_per_side is None else points_per_side
-        own = {key: value for key, value in own.items() if value is not None}
-        mask_generator = Sam2MaskGenerator(sam2, **{**preset.masks, **own})
-    options = {"recipe": preset.recipe, **preset.options, **segmenter_options}
-    segmenter = segmenter_class(backbone, mask_generator, device=device, dtype=dtype, **options)
+        mask_generator = Sam2MaskGenerator(sam2, **{**preset.masks, **of_masks})
+    segmenter = segmenter_class(backbone, mask_generator, **{**preset.options, **options})
     if regionspot:
         segmenter.regionspot = load_regionspot(segmenter.backbone, segmenter.mask_generator, **regionspot)
     return segmenter
+
+
+def _check_names(options: Iterable[str], segmenter_class: Callable) -> None:
+    own = [name for name, p in signature(segmenter_class).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    known = {*CONFIG_OPTIONS, *own}
+    if unknown := sorted(set(options) - known):
+        raise InputError(f"unknown options {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
 
 
 def _source_by_name(name: str) -> MaskGenerator:
@@ -166,10 +162,10 @@ def _source_by_name(name: str) -> MaskGenerator:
 
 def _requests(
     preset: Preset,
-    clip_checkpoint: str | Path | None,
-    sam2_checkpoint: str | Path | None,
-    model_cfg: str | Path | None,
-    wants_sam2: bool,
+    clip_checkpoint: str | Path | None = None,
+    sam2_checkpoint: str | Path | None = None,
+    model_cfg: str | Path | None = None,
+    wants_sam2: bool = True,
 ) -> dict[str, tuple[Asset, str | Path | None]]:
     """The files to look for, each with the path the user gave for it."""
     requests: dict[str, tuple[Asset, str | Path | None]] = {}
@@ -235,17 +231,17 @@ def preset_for(clip_pretrained: str | None = None, clip_architecture: str | None
 
     clip_pretrained: openai, laion2b_s32b_b79k, siglip2 or meta (default openai), or another tag of open_clip.
     clip_architecture: in any published spelling, e.g. ViT-L/14@336px, ViT-H-14, ViT-L-16-SigLIP2-256,
-    PE-Core-L14-336, PE-Core-B16-224; default: the one the published programs used with these weights.
+    PE-Core-L14-336, PE-Core-B16-224; default: the one the published programs used with these weights. An architecture
+    that exists with one set of weights only needs no clip_pretrained.
     Raises InputError for a pair that does not exist, listing those that do.
     """
     pretrained = clip_pretrained or "openai"
-    rows = {name: spec for name, spec in SPECS.items() if pretrained in _pretrained_names(spec)}
     if clip_architecture is None and pretrained in PUBLISHED_DEFAULTS:
         return PUBLISHED_DEFAULTS[pretrained]
-    wanted = _plain(clip_architecture or "")
-    for name, spec in rows.items():
-        if wanted in _spellings(spec):
-            return name
+    fits = [name for name, spec in SPECS.items() if _plain(clip_architecture or "") in _spellings(spec)]
+    of_weights = [name for name in fits if pretrained in _pretrained_names(SPECS[name])]
+    if of_weights or (clip_pretrained is None and len(fits) == 1):
+        return (of_weights or fits)[0]
     if clip_architecture and pretrained in open_clip.list_pretrained_tags_by_model(clip_architecture):
         return f"{OPEN_CLIP_PREFIX}{clip_architecture}/{pretrained}"
     valid = "; ".join(f"{tag}: {', '.join(_architectures(tag))}" for tag in PUBLISHED_DEFAULTS)
@@ -262,59 +258,10 @@ def _pretrained_names(spec: BackboneSpec) -> tuple[str, ...]:
 
 
 def _spellings(spec: BackboneSpec) -> set[str]:
-    names = (spec.name, spec.open_clip[0].removesuffix("-quickgelu"), spec.original.removesuffix(".pt"))
+    names = (spec.name, spec.open_clip[0], spec.original.removesuffix(".pt"))
     return {_plain(name) for name in names if name}
 
 
 def _plain(name: str) -> str:
-    """ViT-L/14@336px -> vitl14336."""
-    return "".join(c for c in name.lower().removesuffix("px") if c.isalnum())
-
-
-# ---------------------------------------------------------------------- the table
-
-COLUMNS = ("preset", "open_clip model", "D", "crop", "SAM 2.1", "points", "download", "published result (theirs)")
-
-
-def preset_rows() -> list[tuple[str, ...]]:
-    """One row of text per preset, under COLUMNS: name, model, embedding width D, crop side in pixels, SAM 2.1
-    size, points per side, download size of everything, figures of the paper (theirs, not measured here).
-    """
-    return [_row(find_preset(name)) for name in preset_names()]
-
-
-def _row(preset: Preset) -> tuple[str, ...]:
-    if preset.backbone == TINY_WORLD:
-        config = tinyworld.clip_config()
-        model, width, crop_size = "tiny world", config["embed_dim"], config["vision_cfg"]["image_size"]
-        return preset.name, model, str(width), str(crop_size), "tiny world", str(preset.points_per_side), "none", "–"
-    spec, sam2 = find_spec(preset.backbone), find_size(preset.sam2)
-    size = f"{(spec.megabytes + sam2.megabytes) / 1000:.1f} GB"
-    model = " ".join(spec.open_clip)
-    points = str(preset.points_per_side)
-    return preset.name, model, str(spec.width), str(spec.crop_size), sam2.name, points, size, preset.published or "–"
-
-
-def list_presets() -> str:
-    """`preset_rows` in aligned columns, for a terminal."""
-    rows = [COLUMNS, *preset_rows()]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
-    return "\n".join("  ".join([*map(str.ljust, row, widths), row[-1]]) for row in rows)
-
-
-def markdown_table() -> str:
-    """`preset_rows` for README.md, which holds it between `<!-- presets -->` and `<!-- /presets -->`."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *((f"`{row[0]}`", *row[1:]) for row in preset_rows())]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The program: print the table."""
-    parser = Parser(prog="python -m textregion.presets", description="Print the table of presets.")
-    parser.add_argument("--markdown", action="store_true", help="as it stands in README.md")
-    print(markdown_table() if parser.parse_args(arguments).markdown else list_presets())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """ViT-L/14@336px, ViT-L-14-336-quickgelu -> vitl14336."""
+    return "".join(c for c in name.lower().removesuffix("px") if c.isalnum()).removesuffix("quickgelu")

@@ -1,10 +1,12 @@
 """Tensors and a little JSON in one safetensors file, written so that a crash never leaves half a file."""
 
+import hashlib
 import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from os.path import isfile
 from pathlib import Path
 
@@ -60,3 +62,18 @@ def complete(path: str | Path, kind: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not a complete {kind} file ({error}); save it again") from error
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content, hexadecimal. InputError when it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror})") from error
+
+
+def set_aside(path: Path) -> Path:
+    """Rename to the first free of `<name>.old-1`, `<name>.old-2`, …; returns where it is now."""
+    candidates = (path.with_name(f"{path.name}.old-{n}") for n in count(1))
+    return path.rename(next(candidate for candidate in candidates if not candidate.exists()))

@@ -1,8 +1,5 @@
 """Presets: what each name builds, the published programs' flags, the table, and files in their original formats."""
 
-import re
-from pathlib import Path
-
 import numpy as np
 import open_clip
 import pytest
@@ -10,14 +7,14 @@ import tiny_models
 import torch
 from huggingface_hub import constants
 
-from textregion import presets, weights
+from textregion import weights
 from textregion.backbones import SPECS, ClipBackbone, find_spec
 from textregion.backbones.loading import build_model
 from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator, SlicMasks
 from textregion.masks.sam2_model import build_sam2
 from textregion.pooling import RECIPES
-from textregion.presets import find_preset, list_presets, markdown_table, preset_for, preset_names, preset_rows
+from textregion.presets import find_preset, preset_for, preset_names
 from TextRegionSegmenter import TextRegionSegmenter
 
 IMAGE = np.random.default_rng(6).integers(0, 256, (61, 97, 3), dtype=np.uint8)
@@ -44,11 +41,11 @@ def test_every_backbone_row_is_a_preset_and_every_preset_is_complete():
     assert set(SPECS) <= set(preset_names())
     for name in preset_names():
         preset = find_preset(name)
-        assert preset.recipe in RECIPES
-        assert preset.points_per_side == 16
+        assert preset.options["recipe"] in RECIPES
+        assert preset.masks["points_per_side"] == 16
         if name != "tiny":
             assert preset.backbone == name
-            assert (preset.sam2, preset.recipe) == ("large", "demo")
+            assert (preset.sam2, preset.options["recipe"]) == ("large", "demo")
             assert find_spec(preset.backbone).name == name
 
 
@@ -61,8 +58,9 @@ def test_an_unknown_preset_lists_the_valid_ones():
 
 def test_tiny_needs_no_file_and_segments():
     segmenter = TextRegionSegmenter.from_preset("tiny", device="cpu", points_per_side=3)
-    assert (segmenter.scale, segmenter.crop_size, segmenter.dense_fallback) == ((768, 256), 96, True)
-    assert segmenter.recipe.name == find_preset("tiny").recipe
+    config = segmenter.config
+    assert (config.scale, config.crop_size, config.dense_fallback) == ((768, 256), 96, True)
+    assert config.recipe.name == "semantic"
     assert isinstance(segmenter.mask_generator, Sam2MaskGenerator)
     assert segmenter.mask_generator.model.image_size == 256
     assert segmenter.mask_generator.points_per_side == 3
@@ -81,8 +79,9 @@ def test_options_override_the_preset():
         return_non_overlapping=True,
         global_patch_threshold=None,
     )
-    assert (segmenter.recipe.name, segmenter.scale, segmenter.dense_fallback) == ("semantic-fp32", (192, 96), False)
-    assert segmenter.global_patch_threshold is None
+    config = segmenter.config
+    assert (config.recipe.name, config.scale, config.dense_fallback) == ("semantic-fp32", (192, 96), False)
+    assert config.global_patch_threshold is None
     generator = segmenter.mask_generator
     assert (generator.min_size, generator.return_non_overlapping, generator.points_per_side) == (7, True, 16)
 
@@ -231,41 +230,3 @@ def test_an_impossible_pair_lists_the_valid_ones(pretrained, architecture):
     assert text.startswith(f"no model {architecture!r} with weights {pretrained!r}; expected one of openai: ")
     for pair in ("laion2b_s32b_b79k: ViT-H-14;", "siglip2: ViT-B-32-SigLIP2-256,", "meta: PE-Core-T-16-384,"):
         assert pair in text
-
-
-def test_the_table_has_a_row_for_every_preset_and_quotes_published_figures_only():
-    rows = {row[0]: row for row in preset_rows()}
-    assert tuple(rows) == preset_names()
-    assert rows["clip-vit-b16"] == (
-        "clip-vit-b16",
-        "ViT-B-16-quickgelu openai",
-        "512",
-        "336",
-        "large",
-        "16",
-        "1.5 GB",
-        "VOC21 70.9, COCO-Stuff 28.7, ADE20K 22.8, average of eight 46.6 mIoU",
-    )
-    assert rows["tiny"][2:4] == ("128", "96")
-    published = {name for name, row in rows.items() if row[-1] != "–"}
-    assert published == {"clip-vit-b16", "openclip-vit-h14"}
-
-
-def test_the_markdown_table_is_a_table(capsys):
-    lines = markdown_table().splitlines()
-    assert len(lines) == len(preset_names()) + 2
-    assert {line.count("|") for line in lines} == {len(presets.COLUMNS) + 1}
-    assert presets.main(["--markdown"]) == 0
-    assert capsys.readouterr().out == markdown_table() + "\n"
-    assert presets.main([]) == 0
-    assert capsys.readouterr().out == list_presets() + "\n"
-    assert list_presets().splitlines()[1].split()[:3] == ["tiny", "tiny", "world"]
-
-
-README = Path(presets.__file__).parent.parent / "README.md"
-BETWEEN_MARKERS = re.compile(r"<!-- presets -->\n(.*?)\n<!-- /presets -->", re.DOTALL)
-
-
-def test_the_readmes_table_is_current():
-    (found,) = BETWEEN_MARKERS.findall(README.read_text(encoding="utf-8"))
-    assert found == markdown_table(), "run python -m textregion.presets --markdown and put it between the markers"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cachetools import LRUCache
 
 from textregion.cli.program import main
 from textregion.errors import InputError
@@ -53,7 +54,7 @@ def segmenter(tiny_clip, tiny_sam2):
 def test_results_are_the_same_with_little_memory(segmenter, little_memory):
     whole_tokens = segmenter.encode_image(IMAGE)
     whole = segmenter.segment(whole_tokens, LABELS)
-    segmenter._text_cache.clear()
+    segmenter.remembered_labels.clear()
     views = little_memory(segmenter.backbone.model.visual.conv1, 3)
     clicks = little_memory(segmenter.mask_generator.model.sam_mask_decoder, 7)
     prompts = little_memory(segmenter.backbone.model.token_embedding, 100)
@@ -94,11 +95,11 @@ def test_a_program_that_runs_out_of_memory_ends_in_one_line(monkeypatch, capsys)
 
 
 def test_only_the_labels_used_last_stay_in_memory(segmenter, monkeypatch):
-    monkeypatch.setattr("textregion.segmenter.REMEMBERED_LABELS", 3)
+    monkeypatch.setattr(segmenter, "remembered_labels", LRUCache(3))
     expected = segmenter.encode_text(["a", "b", "c"])
     segmenter.encode_text(["a", "d"])
-    assert list(segmenter._text_cache) == ["c", "a", "d"]
+    assert list(segmenter.remembered_labels) == ["c", "a", "d"]
     many = segmenter.encode_text(["e", "b", "f", "c", "a", "b"])  # more than are kept
-    assert len(segmenter._text_cache) == 3
+    assert len(segmenter.remembered_labels) == 3
     torch.testing.assert_close(many[[4, 1, 3]], expected)
     assert torch.equal(many[1], many[5])

@@ -18,11 +18,25 @@ from textregion.errors import InputError, first_line, one_line, out_of_memory
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line and whose flags may not be abbreviated."""
+    """An ArgumentParser whose errors are one line; flags are not abbreviated, "-" and "_" within them are the same."""
 
     def __init__(self, **options) -> None:
         options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options}
         super().__init__(**options)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse, but a flag may be written with "-" for "_" and the other way round."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._spelled(word) for word in words], namespace)
+
+    def _spelled(self, word: str) -> str:
+        """`--work_dir=x` as `--work-dir=x` where that is the flag's own spelling."""
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--") or flag in self._option_string_actions:
+            return word
+        plain = flag.replace("_", "-")
+        own = next((known for known in self._option_string_actions if known.replace("_", "-") == plain), flag)
+        return f"{own}{equals}{value}"
 
     def error(self, message: str) -> None:
         """Print one line to stderr and exit with code 2."""

@@ -10,7 +10,7 @@ from textregion.cli.folders import clear_remains
 from textregion.cli.photographs import TINY_NOTE
 from textregion.cli.report import print_files, print_seconds, print_shares, spent
 from textregion.cli.results import Extras, Found, write_results
-from textregion.cli.settings import EXTRAS, fingerprint, run_settings
+from textregion.cli.settings import EXTRAS, result_fingerprint, run_settings
 from textregion.errors import at_least
 from textregion.types import Segmentation
 
@@ -38,7 +38,7 @@ def drawn_scene(segmenter, output: Path, args: argparse.Namespace, preset: str) 
     )
     settings, content = run_settings(segmenter, args, preset), hashlib.sha256(scene.image.tobytes()).hexdigest()
     run = {
-        "fingerprint": fingerprint(settings, tuple(scene.labels), content),
+        "fingerprint": result_fingerprint(settings, tuple(scene.labels), content),
         "image": {"path": f"scene {seed}", "sha256": content},
         "labels": list(scene.labels),
         "settings": settings,
@@ -47,7 +47,7 @@ def drawn_scene(segmenter, output: Path, args: argparse.Namespace, preset: str) 
     clear_remains(output)
     write_results(folder, found, segmenter, Extras(**{name: getattr(args, name) for name in EXTRAS}), run)
     print(f"Drew scene {seed}, found {len(tokens)} regions, labelled every pixel: {folder / 'picture.png'}")
-    print_shares(result, segmenter.dense_fallback)
+    print_shares(result, segmenter.config.dense_fallback)
     print(f"mean IoU against the known truth: {score:.3f}")
     print_files(folder, run)
     print_seconds(spent(segmenter.timer.seconds, before))

@@ -30,7 +30,7 @@ def gather_jobs(args: argparse.Namespace) -> list[Job]:
 
     An empty list means the drawn scene. InputError for anything that is missing or excludes each other.
     """
-    paths = find_images([*([args.image] if args.image else []), *(args.image_list or [])])
+    paths = find_images(args.image_list)
     if args.labels and args.labels_file:
         raise InputError("got --labels and --labels_file, which exclude each other; leave one out")
     labels = read_labels_file(Path(args.labels_file)) if args.labels_file else args.labels

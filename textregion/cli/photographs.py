@@ -16,12 +16,13 @@ from textregion.cli.folders import OutputError, clear_remains, output_names, rea
 from textregion.cli.jobs import Job
 from textregion.cli.report import print_boxes, print_files, print_seconds, print_shares, spent
 from textregion.cli.results import Extras, Found, write_results
-from textregion.cli.settings import EXTRAS, file_hash, job_fingerprint, run_settings
+from textregion.cli.settings import EXTRAS, job_fingerprint, run_settings
 from textregion.cli.summary import Row, print_table, write_summary
 from textregion.errors import InputError
 from textregion.images import load_image
 from textregion.masks import read_masks
 from textregion.masks.registry import automatic_sources
+from textregion.storage import file_hash
 from textregion.tiny.models import unknown_words
 from textregion.types import RegionMasks, RegionTokens
 

@@ -9,9 +9,9 @@ from textregion.cli.command_line import output_folder, run_program
 from textregion.cli.drawn_scene import drawn_scene
 from textregion.cli.jobs import gather_jobs
 from textregion.cli.photographs import photographs
+from textregion.cli.presets import list_presets
 from textregion.cli.settings import segmenter_options
 from textregion.errors import InputError
-from textregion.presets import list_presets
 from textregion.segmenter import TextRegionSegmenter
 
 
@@ -30,11 +30,11 @@ def run(args: argparse.Namespace, segmenter_class: type) -> None:
         drawn_scene(segmenter, output, args, preset)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; returns the exit code: 0, or 2 after one line about bad input."""
+def main(arguments: Sequence[str] | None = None, prog: str = "TextRegionSegmenter.py") -> int:
+    """Run the program; returns the exit code (`run_program`)."""
 
     def body() -> None:
-        args = parse_arguments(arguments)
+        args = parse_arguments(arguments, prog)
         if args.list_presets:
             print(list_presets())
         elif args.serve:

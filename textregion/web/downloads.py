@@ -57,7 +57,7 @@ def numbers_json(bench: Workbench, image: Encoded, question: Question, name: str
 def patch_scores(bench: Workbench, image: Encoded) -> tuple[np.ndarray | None, float | None]:
     """Global-patch scores (Ph, Pw) of an image and the value below which patches were removed; None without removal."""
     found = image.regions.patch_scores
-    return None if found is None else found.cpu().numpy(), bench.segmenter.global_patch_threshold
+    return None if found is None else found.cpu().numpy(), bench.segmenter.config.global_patch_threshold
 
 
 def encode_png(image: Image.Image) -> bytes:

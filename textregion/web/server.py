@@ -40,7 +40,7 @@ EXAMPLES = (
 def serve(args: "argparse.Namespace", segmenter_class: type) -> None:
     """Serve the page until Ctrl-C. InputError: gradio is missing, the port is taken, no such preset, …"""
     limits = limits_of(args)
-    if args.image or args.image_list or args.image_query_cfg or args.labels:
+    if args.image_list or args.image_query_cfg or args.labels:
         raise InputError("with --serve images and labels are given on the page; leave --image, --labels, … out")
     with temporary_files() as files, listening(args.host, args.port) as listener:
         check_gradio()

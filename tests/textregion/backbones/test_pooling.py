@@ -94,7 +94,7 @@ def test_global_splits_are_fused_cell_by_cell(backbone, splits):
         backbone, scale=(200, 130), global_splits=splits, global_patch_threshold=None, device="cpu"
     )
     resized = segmenter.resize(image)
-    grid = CropGrid(*resized.shape[:2], segmenter.crop_size, splits)
+    grid = CropGrid(*resized.shape[:2], segmenter.config.crop_size, splits)
     features = segmenter.encode_crops(resized, grid)
     height, width = resized.shape[:2]
     pixels = torch.from_numpy(resized).permute(2, 0, 1).float() / 255

@@ -1,7 +1,6 @@
 """What becomes an option, and what makes two runs different."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,21 +8,18 @@ import pytest
 from textregion.cli.arguments import parse_arguments
 from textregion.cli.jobs import Job
 from textregion.cli.settings import (
-    RESOLVED,
-    file_hash,
     file_stamp,
-    fingerprint,
     job_fingerprint,
     mask_file,
+    result_fingerprint,
     run_settings,
     segmenter_options,
 )
-from textregion.errors import InputError
-from textregion.pooling import RECIPES
+from textregion.segmenter import TextRegionSegmenter
 
 
 def test_flags_become_options_only_when_given():
-    assert set(segmenter_options(parse_arguments([]))) == {"device", "dtype"}
+    assert set(segmenter_options(parse_arguments([]))) == {"device"}
     options = segmenter_options(parse_arguments(["--remove_global_patch", "False", "--scale", "(300, 200)"]))
     assert options["global_patch_threshold"] is None
     assert options["scale"] == (300, 200)
@@ -38,30 +34,27 @@ def test_reference_flags_select_a_preset():
 
 
 def settings(*flags: str) -> dict:
-    import torch
-
-    backbone = SimpleNamespace(name="tiny", dtype=torch.float32)
-    fixed = dict.fromkeys(RESOLVED, 1)
-    segmenter = SimpleNamespace(backbone=backbone, recipe=RECIPES["demo"], device=torch.device("cpu"), **fixed)
-    return run_settings(segmenter, parse_arguments(list(flags)), "tiny")
+    args = parse_arguments(["--preset", "tiny", "--device", "cpu", *flags])
+    segmenter = TextRegionSegmenter.from_preset("tiny", **segmenter_options(args))
+    return run_settings(segmenter, args, "tiny")
 
 
 @pytest.mark.parametrize(
     "flags", [["--masks", "slic"], ["--boxes", "1,2,3,4"], ["--save_tokens"], ["--points_per_side", "3"]]
 )
 def test_every_setting_counts(flags):
-    same = fingerprint(settings(), ("a",), "image")
-    assert same == fingerprint(settings("--output", "elsewhere", "--resume"), ("a",), "image")
-    assert same != fingerprint(settings(*flags), ("a",), "image")
+    same = result_fingerprint(settings(), ("a",), "image")
+    assert same == result_fingerprint(settings("--output", "elsewhere", "--resume"), ("a",), "image")
+    assert same != result_fingerprint(settings(*flags), ("a",), "image")
 
 
 def test_labels_image_and_masks_count(tmp_path):
     plain = settings()
     several = {
-        fingerprint(plain, ("a", "b"), "image"),
-        fingerprint(plain, ("b", "a"), "image"),
-        fingerprint(plain, ("a", "b"), "other"),
-        fingerprint(plain, ("a", "b"), "image", "masks"),
+        result_fingerprint(plain, ("a", "b"), "image"),
+        result_fingerprint(plain, ("b", "a"), "image"),
+        result_fingerprint(plain, ("a", "b"), "other"),
+        result_fingerprint(plain, ("a", "b"), "image", "masks"),
     }
     assert len(several) == 4
     job = Job(Path("photos/x.png"), ("a",))
@@ -73,11 +66,8 @@ def test_labels_image_and_masks_count(tmp_path):
     assert job_fingerprint(given, job, "image") != before
 
 
-def test_file_hash_and_stamp(tmp_path):
+def test_file_stamp(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"abc")
-    assert file_hash(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert file_stamp(str(path)) == {"path": str(path), "bytes": 3, "changed": path.stat().st_mtime_ns}
     assert file_stamp(None) is None
-    with pytest.raises(InputError, match="cannot read"):
-        file_hash(tmp_path)

@@ -1,0 +1,45 @@
+"""The table of presets, on the terminal and in README.md."""
+
+import re
+from pathlib import Path
+
+from textregion.cli.presets import COLUMNS, list_presets, main, preset_rows, readme_table
+from textregion.presets import preset_names
+
+
+def test_the_table_has_a_row_for_every_preset_and_quotes_published_figures_only():
+    rows = {row[0]: row for row in preset_rows()}
+    assert tuple(rows) == preset_names()
+    assert rows["clip-vit-b16"] == (
+        "clip-vit-b16",
+        "ViT-B-16-quickgelu openai",
+        "512",
+        "336",
+        "large",
+        "16",
+        "1.5 GB",
+        "VOC21 70.9, COCO-Stuff 28.7, ADE20K 22.8, average of eight 46.6 mIoU",
+    )
+    assert rows["tiny"][2:4] == ("128", "96")
+    published = {name for name, row in rows.items() if row[-1] != "–"}
+    assert published == {"clip-vit-b16", "openclip-vit-h14"}
+
+
+def test_the_markdown_table_is_a_table(capsys):
+    lines = readme_table().splitlines()
+    assert len(lines) == len(preset_names()) + 2
+    assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
+    assert main(["--markdown"]) == 0
+    assert capsys.readouterr().out == readme_table() + "\n"
+    assert main([]) == 0
+    assert capsys.readouterr().out == list_presets() + "\n"
+    assert list_presets().splitlines()[1].split()[:3] == ["tiny", "tiny", "world"]
+
+
+README = Path(__file__).resolve().parents[3] / "README.md"
+BETWEEN_MARKERS = re.compile(r"<!-- presets -->\n(.*?)\n<!-- /presets -->", re.DOTALL)
+
+
+def test_the_readmes_table_is_current():
+    (found,) = BETWEEN_MARKERS.findall(README.read_text(encoding="utf-8"))
+    assert found == readme_table(), "run textregion presets --markdown and put it between the markers"

@@ -1,0 +1,121 @@
+"""The flags about models, alike in every program: which weights, and every option of SegmenterConfig and SAM 2's masks.
+
+A flag that is not given leaves the option as the preset (or a benchmark's config) has it.
+"""
+
+import argparse
+from dataclasses import Field, fields
+from types import UnionType
+from typing import Any, get_args
+
+from textregion.cli.command_line import Parser, Sides, boolean
+from textregion.config import SegmenterConfig
+from textregion.errors import InputError
+from textregion.masks import automatic_sources
+from textregion.presets import MASK_FIELDS, preset_for
+
+WEIGHTS = {
+    "clip_checkpoint": ("FILE", "image-text weights on disk"),
+    "clip_download_root": ("DIR", "where weights are looked for and kept"),
+    "sam2_checkpoint": ("FILE", "SAM 2.1 weights on disk"),
+    "model_cfg": ("SIZE|YAML", "SAM 2.1 tiny, small, base+ or large, or the file's own configuration"),
+}
+REGIONSPOT = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side", "regionspot_isolate")
+OPTIONS = (*fields(SegmenterConfig), *MASK_FIELDS)
+
+
+def add_model_flags(parser: Parser, default_preset: str = "clip-vit-l14-336") -> None:
+    """Which backbone and SAM 2, by preset or by the published programs' two flags, and where their weights are."""
+    add = parser.add_argument_group("which models").add_argument
+    add("--preset", metavar="NAME", help=f"backbone, SAM 2 and recipe by name (default {default_preset})")
+    add("--clip_pretrained", metavar="TAG", help="instead of --preset: openai, laion2b_s32b_b79k, siglip2 or meta")
+    add(
+        "--clip_architecture",
+        metavar="NAME",
+        help="instead of --preset: ViT-L/14@336px, ViT-B/16, ViT-H-14, ViT-L-16-SigLIP2-256, PE-Core-L14-336, …",
+    )
+    for name, (metavar, text) in WEIGHTS.items():
+        add(f"--{name}", metavar=metavar, help=text)
+    add("--random_weights", action="store_true", help="real architectures, random weights: a dry run, no download")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps (default auto)")
+    add("--dtype", help="auto (float16 on CUDA, else float32), float32/fp32, float16/fp16, bfloat16/bf16")
+
+
+def add_option_flags(parser: Parser, default: str = "the preset's") -> None:
+    """One flag per option of SegmenterConfig and of SAM 2's masks; default: what holds without a flag, for the help."""
+    group = parser.add_argument_group(f"how (default: {default}; in brackets: of most presets)")
+    for field in OPTIONS:
+        told = "" if field.default is None else f" ({_told(field.default)})"
+        text = f"{field.metadata['help']}{told}".replace("%", "%%")
+        group.add_argument(f"--{field.name}", **{**_parsing(_kind(field)), **field.metadata["flag"]}, help=text)
+    group.add_argument(
+        "--remove_global_patch",
+        type=boolean,
+        nargs="?",
+        const=True,
+        metavar="BOOL",
+        help="False: no patch is left out, whatever it scores (True)",
+    )
+
+
+def add_regionspot_flags(parser: Parser) -> None:
+    """The trained head that --method regionspot asks."""
+    add = parser.add_argument_group("with --method regionspot").add_argument
+    add("--regionspot_checkpoint", metavar="FILE", help="a head you trained, or a published one (preset tiny: shipped)")
+    add("--sam1_checkpoint", metavar="FILE", help="SAM v1 ViT-B weights, which published heads need")
+    add("--regionspot_side", type=int, metavar="N", help="224 or 336: CLIP's input side of a published ViT-L/14 head")
+    add(
+        "--regionspot_isolate",
+        type=boolean,
+        nargs="?",
+        const=True,
+        metavar="BOOL",
+        help="a box's result does not depend on the other boxes (default: as the head was trained; published: False)",
+    )
+
+
+def mask_source_flag(parser: argparse._ArgumentGroup, more: str = "", **options: Any) -> None:
+    """--masks; more: what else the program takes."""
+    parser.add_argument(
+        "--masks", metavar="SOURCE", help=f"where regions come from: {', '.join(automatic_sources())}{more}", **options
+    )
+
+
+def chosen_preset(args: argparse.Namespace, default: str | None = None) -> str | None:
+    """The preset that the flags name, else the default. InputError for flags that exclude each other or fit nothing."""
+    if not (args.clip_pretrained or args.clip_architecture):
+        return args.preset or default
+    if args.preset:
+        raise InputError("give either --preset or --clip_pretrained/--clip_architecture, not both")
+    return preset_for(args.clip_pretrained, args.clip_architecture)
+
+
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Only what the user gave, as arguments of `TextRegionSegmenter.from_preset`."""
+    names = (*WEIGHTS, *REGIONSPOT, *(field.name for field in OPTIONS), "dtype")
+    options = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    if args.random_weights:
+        options["random_weights"] = True
+    if args.remove_global_patch is False:
+        options["global_patch_threshold"] = None
+    return options
+
+
+def _kind(field: Field) -> type:
+    """bool, int, float, str or tuple: of a union the member that is one."""
+    members = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
+    return next((kind for kind in (bool, int, float, str) if kind in members), tuple)
+
+
+def _parsing(kind: type) -> dict[str, Any]:
+    parsing: dict[type, dict[str, Any]] = {
+        bool: {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"},
+        int: {"type": int, "metavar": "N"},
+        float: {"type": float, "metavar": "X"},
+        tuple: {"nargs": "+", "action": Sides, "metavar": "N"},
+    }
+    return parsing.get(kind, {})
+
+
+def _told(default: object) -> str:
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)

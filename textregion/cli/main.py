@@ -1,0 +1,49 @@
+"""The console program `textregion`: segment, serve, boxes, presets, weights; without arguments the drawn scene."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from textregion.cli import presets, program, weights
+
+HELP = """usage: textregion [COMMAND] [--help]
+
+Label every pixel of an image with your own words, without training.
+
+  textregion                       a drawn scene and tiny embedded models: try it, no download
+  textregion segment IMAGE … -l WORD …      photos, folders or globs: labels, regions, COCO files
+  textregion boxes IMAGE … -l WORD … --boxes X1,Y1,X2,Y2 …      what is in given boxes
+  textregion serve                 the same in the browser, on this machine only
+  textregion presets               the table of models
+  textregion weights               fetch or check weight files for a machine without a network
+
+`textregion COMMAND --help` tells the flags. Flags without a command are those of segment."""
+
+
+def _program(*more: str) -> Callable[[Sequence[str]], int]:
+    return lambda words: program.main([*more, *words], prog="textregion segment")
+
+
+def _boxes(words: Sequence[str]) -> int:
+    if not {"--boxes", "--help", "-h"} & set(words):
+        print("error: give --boxes x1,y1,x2,y2 … or --boxes FILE; see textregion boxes --help", file=sys.stderr)
+        return 2
+    return program.main(words, prog="textregion boxes")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "segment": _program(),
+    "serve": _program("--serve"),
+    "boxes": _boxes,
+    "presets": presets.main,
+    "weights": weights.main,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; returns its exit code: 0 all done, 1 something was left out, 2 bad input, 130 stopped."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words in (["--help"], ["-h"]):
+        print(HELP)
+        return 0
+    command = COMMANDS.get(words[0]) if words else None
+    return command(words[1:]) if command else program.main(words, prog="textregion segment")

@@ -1,0 +1,5 @@
+"""`textregion weights`."""
+
+from textregion.weights import main
+
+__all__ = ["main"]
