@@ -5,7 +5,6 @@ samples = model(inputs, data_samples, mode="predict")
 """
 
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,12 @@ from torch import Tensor
 from eval.class_names import read_classes
 from eval.mask_cache import CachedMasks
 from eval.mm import MODELS, SegDataSample
-from textregion.backbones import Backbone, find_spec
+from textregion.backbones import FAMILIES, ClipBackbone, find_spec
 from textregion.errors import InputError, one_of
 from textregion.images import load_image
 from textregion.masks import automatic_sources, find_source
 from textregion.masks.ground_truth import label_masks
-from textregion.presets import TINY_WORLD, build, find_preset
+from textregion.presets import TINY_WORLD, find_preset
 from textregion.segmenter import TextRegionSegmenter
 from textregion.text import LabelPrompts
 from textregion.types import RegionTokens
@@ -159,22 +158,22 @@ def _original(image: Tensor, sample: SegDataSample) -> np.ndarray:
 
 
 def _build(preset: str, recipe: str, dense_fallback: bool | str, masks: str, options: dict) -> TextRegionSegmenter:
-    known = {*signature(build).parameters, *signature(TextRegionSegmenter.__init__).parameters}
-    if unknown := sorted(set(options) - known):
-        raise InputError(f"got unknown model arguments {', '.join(unknown)}; see eval/model.py for those that exist")
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     chosen["recipe"] = automatic_recipe(preset) if recipe == "auto" else recipe
     if masks == GROUND_TRUTH:
         chosen["mask_generator"] = None
     elif masks != "sam2":
         chosen["mask_generator"] = find_source(masks).generator()
-    chosen["dense_fallback"] = False
-    segmenter = TextRegionSegmenter.from_preset(preset, **chosen)
-    has_it = segmenter.backbone.has_dense_fallback
-    if dense_fallback not in ("auto", False) and not has_it:
-        raise InputError(f"the {segmenter.backbone.family} family has no dense features; leave dense_fallback off")
-    segmenter.dense_fallback = has_it if dense_fallback == "auto" else bool(dense_fallback)
-    return segmenter
+    if dense_fallback == "auto":
+        dense_fallback = has_dense_fallback(preset)
+    return TextRegionSegmenter.from_preset(preset, dense_fallback=bool(dense_fallback), **chosen)
+
+
+def has_dense_fallback(preset: str) -> bool:
+    """Whether a preset's backbone has dense features for pixels that no region covers."""
+    backbone = find_preset(preset).backbone
+    family = ClipBackbone if backbone == TINY_WORLD else FAMILIES[find_spec(backbone).family]
+    return family.has_dense_fallback
 
 
 def automatic_recipe(preset: str) -> str:
@@ -184,20 +183,15 @@ def automatic_recipe(preset: str) -> str:
     """
     found = find_preset(preset)
     if found.backbone == TINY_WORLD:
-        return found.recipe
+        return found.options["recipe"]
     return "semantic" if find_spec(found.backbone).open_clip[1] == "openai" else "semantic-fp32"
 
 
 def describe(model: TextRegionModel) -> dict:
     """What decides the model's numbers, JSON-able: for results.json and the journal's fingerprint."""
-    segmenter = model.segmenter
-    backbone: Backbone = segmenter.backbone
     return {
-        "backbone": backbone.name,
-        "recipe": {name: getattr(segmenter.recipe, name) for name in ("name", "unit_values", "mlp_residual")},
-        "dtype": str(backbone.dtype).removeprefix("torch."),
-        "device": segmenter.device.type,
-        "masks": model.masks,
+        **model.segmenter.settings(),
+        "mask_source": model.masks,
         "labels": list(model.prompts.names),
         "queries": list(model.prompts.queries),
         "probability_threshold": model.probability_threshold,

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval.results import ROOT
-from eval.semantic_cli import MODEL_FLAGS, positive, shared_arguments
+from eval.semantic_cli import model_arguments, shared_arguments
 from eval.table import BENCHMARKS, overview
+from textregion.cli.command_line import Parser, positive, run_program
+from textregion.cli.flags import chosen_preset
 from textregion.errors import InputError
 from textregion.presets import find_preset
 from textregion.storage import write_atomically
@@ -32,11 +34,11 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The flags of eval_all_semantic.py."""
-    made = argparse.ArgumentParser(prog="eval_all_semantic.py", description="Evaluate all segmentation benchmarks.")
+    made = Parser(prog="eval_all_semantic.py", description="Evaluate all segmentation benchmarks.")
     add = made.add_argument
-    add("--presets", nargs="+", default=["clip-vit-b16"], metavar="NAME", help="backbones (default: clip-vit-b16)")
+    add("--presets", nargs="+", metavar="NAME", help="several backbones (default: clip-vit-b16, or --preset)")
     add("--datasets", nargs="+", default=list(BENCHMARKS), metavar="NAME", help="default: the eight benchmarks")
     add("--work-dir", type=Path, default=Path("out/semantic"), metavar="DIR", help="default: out/semantic")
     add("--nproc", type=positive, default=1, metavar="N", help="processes (GPUs) per run (default: 1)")
@@ -45,15 +47,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program; 0 when all that is there was evaluated, 1 when a run failed, 2 when nothing could be run."""
+    """The program; its exit code is 1 when a run failed, 2 when nothing could be run, else as `run_program` says."""
     options = parser().parse_args(arguments)
     if options.data_root:
         os.environ["TEXTREGION_DATA"] = options.data_root
-    try:
-        outcome = run_all(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_program(lambda: _run(options), "the same command with --resume goes on")
+
+
+def _run(options: argparse.Namespace) -> int:
+    one = chosen_preset(options)
+    if one and options.presets:
+        raise InputError("give either --presets or --preset (or the two flags that stand for one), not both")
+    options.presets = options.presets or [one or "clip-vit-b16"]
+    outcome = run_all(options)
     lines = overview(outcome.scores, f"first {options.limit} images" if options.limit else "")
     print("\n".join(["", *lines]))
     save(options.work_dir, outcome, lines)
@@ -126,16 +132,16 @@ def command(options: argparse.Namespace, preset: str, name: str, work_dir: Path)
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.nproc}"]
         launcher = ["--launcher", "pytorch"]
     made = [*start, str(PROGRAM), "--config", str(config_of(name)), "--work-dir", str(work_dir), "--preset", preset]
-    for flag in (*MODEL_FLAGS, "limit", "device"):
-        if (value := getattr(options, flag)) is not None:
-            made += [_flag(flag), str(value)]
-    made += [f"--{flag}" for flag in ("resume", "random-weights") if getattr(options, flag.replace("-", "_"))]
+    for flag, value in {**model_arguments(options), "limit": options.limit, "device": options.device}.items():
+        if flag == "random_weights":
+            made += [f"--{flag}"]
+        elif flag == "global_patch_threshold" and value is None:
+            made += ["--remove_global_patch", "False"]
+        elif flag != "preset" and value is not None:
+            made += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
+    made += ["--resume"] * options.resume
     pairs = [f"{key}={value}" for key, value in options.cfg_options.items()]
     return [*made, *launcher, *(["--cfg-options", *pairs] if pairs else [])]
-
-
-def _flag(name: str) -> str:
-    return f"--{name}" if name.startswith(("clip_", "sam2_")) else f"--{name.replace('_', '-')}"
 
 
 def _last_line(log: Path) -> str:

@@ -146,7 +146,7 @@ def evaluate_with(
         metrics=task.metrics(records),
         items=sum("unreadable" not in record for record in records.values()),
         config=settings,
-        recipe=settings["model"]["recipe"],
+        recipe=settings["model"]["config"]["recipe"],
         per_class=task.parts(records),
         part=task.part,
         skipped=[one.row() for one in skipped],
@@ -191,18 +191,8 @@ def build_segmenter(task: Task, run: Run, device: str) -> TextRegionSegmenter:
 
 def describe(segmenter: TextRegionSegmenter, run: Run) -> dict:
     """What of the model decides the numbers: JSON-able."""
-    generator = getattr(segmenter.mask_generator, "generator", segmenter.mask_generator)
-    plain = ("crop_size", "scale", "resize_method", "antialias", "global_patch_threshold", "mask_size", "box_masks")
-    speed = ("model", "points_per_batch", "dtype")
-    return {
-        "preset": run.preset,
-        "given": {key: str(value) for key, value in run.model.items() if key != "clip_download_root"},
-        "recipe": {name: getattr(segmenter.recipe, name) for name in ("name", "unit_values", "mlp_residual")},
-        **{name: getattr(segmenter, name) for name in plain},
-        "masks": {name: value for name, value in vars(generator).items() if name not in speed},
-        "dtype": str(segmenter.backbone.dtype).removeprefix("torch."),
-        "device": segmenter.device.type,
-    }
+    given = {key: str(value) for key, value in run.model.items() if key != "clip_download_root"}
+    return {"preset": run.preset, "given": given, **segmenter.settings()}
 
 
 def write(task: Task, run: Run, results: Results, records: Records) -> None:

@@ -17,14 +17,14 @@ from eval.sharding import processes
 from eval.skipped import Skipped, skipped_line
 from eval.task_cli import resumable, run_of, shared_arguments
 from eval.tasks import Run, build_segmenter, evaluate_with
-from textregion.cli.command_line import Parser, boolean, output_folder, run_program
+from textregion.cli.command_line import Parser, output_folder, run_program
+from textregion.cli.flags import REGIONSPOT, add_regionspot_flags
 from textregion.errors import InputError
 from textregion.regionspot.loading import METHODS, load_regionspot
-from textregion.segmenter import BOX_MASKS, TextRegionSegmenter
+from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import write_atomically
 
 LVIS_NAMES = 1203
-REGIONSPOT_FLAGS = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side", "regionspot_isolate")
 EXAMPLES = """examples:
   python -m eval.lvis --annotations lvis_v1_val.json --image_root coco --boxes gt --preset clip-vit-l14-336 \\
       --regionspot_checkpoint regionspot_bl_336.pth --regionspot_side 336 --sam1_checkpoint sam_vit_b_01ec64.pth
@@ -65,20 +65,7 @@ def parser() -> Parser:
         metavar="NAME",
         help="textregion, regionspot (default: both)",
     )
-    add(
-        "--box_masks",
-        choices=BOX_MASKS,
-        help="which patches of a box TextRegion pools: those of SAM 2's mask, or all (default sam; preset tiny: box)",
-    )
-    add("--regionspot_checkpoint", metavar="FILE", help="RegionSpot head, own or published (preset tiny: its own)")
-    add("--sam1_checkpoint", metavar="FILE", help="SAM v1 ViT-B weights, which published heads need")
-    add("--regionspot_side", type=int, metavar="N", help="224 or 336: CLIP's input, for published heads of ViT-L/14")
-    add(
-        "--regionspot_isolate",
-        type=boolean,
-        metavar="BOOL",
-        help="a box's name does not depend on the other boxes (default: as the head was trained; published: False)",
-    )
+    add_regionspot_flags(made)
     shared_arguments(made, "", proposes=False)
     return made
 
@@ -89,10 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         run = run_of(options, "lvis")
-        own = {
-            name: value for name in ("box_masks", *REGIONSPOT_FLAGS) if (value := getattr(options, name)) is not None
-        }
-        run = replace(run, model={**run.model, **own})
         truth = read_truth(options.annotations)
         boxes = read_boxes(options.boxes, truth)
         if not options.image_root.is_dir():
@@ -111,7 +94,7 @@ def evaluate_methods(options: argparse.Namespace, run: Run, truth: Truth, boxes:
         segmenter = build_segmenter(LvisTask, run, group.device)
         models = {method: method_models(segmenter, method) for method in options.method}
         for method, made_of in models.items():
-            masks = method != "textregion" or segmenter.box_masks == "sam"
+            masks = method != "textregion" or segmenter.config.box_masks == "sam"
             task = LvisTask(truth, boxes, options.image_root, method, options.clean_names, made_of, masks)
             results = evaluate_with(segmenter, task, run_of_method(run, method), group)
             if results is not None:
@@ -122,7 +105,7 @@ def evaluate_methods(options: argparse.Namespace, run: Run, truth: Truth, boxes:
 
 def run_of_method(run: Run, method: str) -> Run:
     """The run in the method's own folder; TextRegion's settings do not tell of a head it does not use."""
-    ignored = REGIONSPOT_FLAGS if method == "textregion" else ()
+    ignored = REGIONSPOT if method == "textregion" else ()
     model = {name: value for name, value in run.model.items() if name not in ignored}
     return replace(run, work_dir=run.work_dir / method, model=model)
 

@@ -21,7 +21,7 @@ from eval.model import TextRegionModel
 from eval.prepare.tiny import draw_scenes
 from eval.results import ROOT
 from eval.semantic import Evaluation, evaluate
-from eval.semantic_cli import main, preset_of
+from eval.semantic_cli import main
 from eval.table import BENCHMARKS, overview
 from textregion.errors import InputError
 from textregion.masks import SlicMasks
@@ -305,28 +305,6 @@ def test_an_image_a_pipeline_has_resized_is_read_again(shell, tmp_path, write_im
 def test_only_prediction_exists(shell):
     with pytest.raises(InputError, match="only mode 'predict'"):
         shell([], mode="loss")
-
-
-@pytest.mark.parametrize(
-    ("architecture", "pretrained", "preset"),
-    [
-        ("ViT-B/16", "openai", "clip-vit-b16"),
-        ("ViT-L/14", "openai", "clip-vit-l14"),
-        ("ViT-L/14@336px", "openai", "clip-vit-l14-336"),
-        ("ViT-H-14", "laion2b_s32b_b79k", "openclip-vit-h14"),
-        ("PE-Core-L14-336", "meta", "pe-core-l14-336"),
-        ("ViT-B-16-SigLIP2", "webli", "siglip2-b16"),
-        (None, None, None),
-    ],
-)
-def test_the_flags_of_the_paper_mean_presets(architecture, pretrained, preset):
-    assert preset_of(architecture, pretrained) == preset
-
-
-@pytest.mark.parametrize(("architecture", "pretrained"), [("ViT-B/16", "webli"), (None, "openai"), ("RN50", None)])
-def test_flags_that_fit_nothing_or_too_much_list_what_exists(architecture, pretrained):
-    with pytest.raises(InputError, match="expected one of"):
-        preset_of(architecture, pretrained)
 
 
 def test_all_benchmarks_skip_what_is_missing_and_save_the_table(data, tmp_path, capsys):

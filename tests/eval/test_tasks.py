@@ -180,9 +180,9 @@ def test_real_presets_are_evaluated_as_published(world, tmp_path):
     ):
         run = type(task_worlds.run(tmp_path))("clip-vit-b16", tmp_path, {"random_weights": True, "model_cfg": "tiny"})
         segmenter = build_segmenter(make(world), run, "cpu")
-        assert segmenter.scale == scale
-        assert segmenter.recipe.name == recipe
-        assert segmenter.antialias is antialias
-        assert not segmenter.dense_fallback
+        assert segmenter.config.scale == scale
+        assert segmenter.config.recipe.name == recipe
+        assert segmenter.config.antialias is antialias
+        assert not segmenter.config.dense_fallback
         assert segmenter.mask_generator.min_size == (0 if recipe == "semantic-fp32" else 100)
         assert describe(segmenter, run)["scale"] == scale

@@ -58,7 +58,8 @@ class Backbone(ABC):
     """A frozen open_clip model seen as: crops in, patch features out; pool; encode text.
 
     Class attributes are the family's published settings: mean, std, interpolation of the crops, the weight of
-    the upsampled global map when crops are fused (method 4).
+    the upsampled global map when crops are fused (method 4); and whether `encode_crops(dense=True)` gives dense
+    features (method 8.4a).
     """
 
     family: str
@@ -66,6 +67,7 @@ class Backbone(ABC):
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     global_weight: float = 1.0
+    has_dense_fallback: bool = False
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer, name: str, crop_size: int | None) -> None:
         self.check(model)
@@ -139,11 +141,6 @@ class Backbone(ABC):
     def logit_bias(self) -> float:
         """Offset from cosine to region logit (method 8.2); 0 but for SigLIP."""
         return 0.0
-
-    @property
-    def has_dense_fallback(self) -> bool:
-        """Whether `encode_crops(dense=True)` gives dense features (method 8.4a: CLIP only)."""
-        return False
 
     @property
     def patches_per_side(self) -> int:

@@ -32,6 +32,7 @@ class ClipBackbone(Backbone):
     family = "clip"
     mean = OPENAI_DATASET_MEAN
     std = OPENAI_DATASET_STD
+    has_dense_fallback = True
 
     @staticmethod
     def check(model: nn.Module) -> None:
@@ -61,11 +62,6 @@ class ClipBackbone(Backbone):
     def width(self) -> int:
         """D of the joint embedding."""
         return self.model.visual.proj.shape[1]
-
-    @property
-    def has_dense_fallback(self) -> bool:
-        """CLIP has dense features for pixels no region covers (method 8.4a)."""
-        return True
 
     @property
     def _last_block(self) -> ResidualAttentionBlock:

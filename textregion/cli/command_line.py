@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,9 +44,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {one_line(message)}; see {self.prog} --help\n")
 
 
-def run_program(body: Callable[[], None]) -> int:
-    """Run a program's body; returns its exit code: 0, 2 after one line about bad input, 130 when stopped.
+def run_program(body: Callable[[], int | None], how_to_go_on: str = "", tells: bool = True) -> int:
+    """Run a program's body; returns its exit code.
 
+    0: all that was asked for is done; 1, returned by the body: done, but for something that is bad or missing; 2, after
+    one line: bad input, nothing could be done; 130: stopped by Ctrl-C. TEXTREGION_DEBUG=1 shows tracebacks as well.
+    how_to_go_on: what to do after a stop. tells: whether this process prints, of several that meet the same error.
     An OSError that nothing else explains (full disk, forbidden or impossible path) and running out of memory are bad
     input too. Warnings become one line each. What the terminal's encoding lacks is printed with backslashes.
     """
@@ -56,21 +60,24 @@ def run_program(body: Callable[[], None]) -> int:
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
-                body()
+                code = body() or 0
                 sys.stdout.flush()
         except BrokenPipeError:  # whoever read the output has left, as `| head` does: nobody is there to be told
             _give_up_stdout()
             return 2
         except KeyboardInterrupt:
-            return _stopped()
+            return _stopped(how_to_go_on if tells else None)
         except Exception as error:
             if came:  # a library in C has made an error of its own out of Ctrl-C
-                return _stopped()
+                return _stopped(how_to_go_on if tells else None)
             if (line := _explained(error)) is None:
                 raise
-            print(f"error: {line}", file=sys.stderr)
+            if os.environ.get("TEXTREGION_DEBUG") == "1":
+                traceback.print_exc()
+            if tells:
+                print(f"error: {line}", file=sys.stderr)
             return 2
-    return 0
+    return code
 
 
 @contextmanager
@@ -100,12 +107,14 @@ def _explained(error: Exception) -> str | None:
         return f"out of memory ({first_line(error)}); ask for less at once"
     if isinstance(error, OSError):
         _give_up_stdout()
-        return f"{one_line(str(error))}; check the path, its permissions and the free space"
+        is_of_a_file = error.errno is not None  # a shared library that is missing, say, has none
+        return one_line(str(error)) + "; check the path, its permissions and the free space" * is_of_a_file
     return None
 
 
-def _stopped() -> int:
-    print("stopped; what was already written is kept", file=sys.stderr)
+def _stopped(how_to_go_on: str | None) -> int:
+    if how_to_go_on is not None:
+        print("; ".join(filter(None, ["stopped", "what was already written is kept", how_to_go_on])), file=sys.stderr)
     return 130
 
 

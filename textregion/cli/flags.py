@@ -81,10 +81,10 @@ def mask_source_flag(parser: argparse._ArgumentGroup, more: str = "", **options:
     )
 
 
-def chosen_preset(args: argparse.Namespace, default: str | None = None) -> str | None:
-    """The preset that the flags name, else the default. InputError for flags that exclude each other or fit nothing."""
+def chosen_preset(args: argparse.Namespace) -> str | None:
+    """The preset that the flags name, None without one. InputError for flags that exclude each other or fit nothing."""
     if not (args.clip_pretrained or args.clip_architecture):
-        return args.preset or default
+        return args.preset
     if args.preset:
         raise InputError("give either --preset or --clip_pretrained/--clip_architecture, not both")
     return preset_for(args.clip_pretrained, args.clip_architecture)
