@@ -51,7 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
     _add_outputs(parser)
     add_arguments(parser)
     args = parser.parse_args(arguments)
-    args.preset = chosen_preset(args)
+    args.preset, args.clip_pretrained, args.clip_architecture = chosen_preset(args), None, None
     args.image_list = [*args.images, *([args.image] if args.image else []), *(args.image_list or [])]
     return args
 
