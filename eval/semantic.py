@@ -128,7 +128,7 @@ def _results(
         metrics=figures,
         items=counts.counted,
         config={**config.to_dict(), "resolved": resolved},
-        recipe=resolved["recipe"],
+        recipe=resolved["config"]["recipe"],
         per_class=counts.per_class,
         skipped=counts.skipped,
         measured=measured,
