@@ -9,11 +9,10 @@ from torch import Tensor
 
 from textregion.errors import InputError
 from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows
+from textregion.labels import LabelPrompts, label_probabilities
 from textregion.runtime import in_parts
-from textregion.text import LabelPrompts
 from textregion.types import RegionMasks, Segmentation
 
-TEMPERATURE = 50.0
 MEMORY_BUDGET = 256 * 2**20  # bytes of one band's working set on an accelerator, where few large bands are best
 CPU_BUDGET = 64 * 2**20  # on a CPU smaller bands are faster: they stay nearer to its caches
 
@@ -91,16 +90,6 @@ def label_pixels(
 
     in_parts(label_band, height, step, device)
     return Segmentation(label_map, confidence, region_map, prompts.names, probabilities)
-
-
-def label_probabilities(logits: Float32[Tensor, "Q y x"], prompts: LabelPrompts) -> Float32[Tensor, "L y x"]:
-    """Softmax of 50 * logits over all queries, then the maximum over each label's queries (method 8.3, 8.4b)."""
-    probability = (TEMPERATURE * logits).softmax(0)
-    if not prompts.has_synonyms:
-        return probability
-    label = torch.tensor(prompts.query_label, device=logits.device)[:, None, None].expand_as(probability)
-    out = probability.new_zeros(len(prompts.names), *probability.shape[1:])
-    return out.scatter_reduce(0, label, probability, "amax")
 
 
 def _rows_per_band(regions: int, queries: int, mask_size: tuple[int, int], size: tuple[int, int], budget: int) -> int:
@@ -192,3 +181,13 @@ def _region_behind(
     absent: Bool[Tensor, "K y x"] = soft < strongest / 2
     best = per_label.T[:, label].masked_fill_(absent, -torch.inf).argmax(0)
     return torch.where(strongest > 0, regions[best], -1)
+
+
+def mean_iou(prediction: Int[np.ndarray, "H W"], ground_truth: Int[np.ndarray, "H W"], labels: int) -> float:
+    """Mean over the labels present in the ground truth of intersection / union; both maps hold 0..labels-1."""
+    pairs = ground_truth.ravel() * labels + prediction.ravel()
+    counts = np.bincount(pairs, minlength=labels**2).reshape(labels, labels)
+    shared = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - shared
+    present = counts.sum(1) > 0
+    return float((shared[present] / union[present]).mean())

@@ -25,6 +25,7 @@ from textregion.backbones import Backbone
 from textregion.backbones.base import POOL_FEATURES, CropFeatures
 from textregion.crops import RESIZE_METHODS, CropBox, CropGrid, cut_crops, fuse_crops
 from textregion.errors import InputError, at_least, one_of, sides
+from textregion.grounding import GroundingResult, label_target, largest_component_box, target_prompts
 from textregion.images import ImageInput, load_image, resize_keep_ratio
 from textregion.labeling import label_pixels
 from textregion.masks.base import MaskGenerator
@@ -33,9 +34,7 @@ from textregion.masks.rectangles import rectangle_masks
 from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.pooling import difference_scores, nonempty, patch_weights, remove_patches
 from textregion.presets import build
-from textregion.reasoning import label_target, target_prompts
 from textregion.recipes import PoolingRecipe
-from textregion.referring import GroundingResult, largest_component_box
 from textregion.regionspot.loading import METHODS, load_regionspot
 from textregion.regionspot.model import RegionSpot
 from textregion.runtime import (

@@ -1,10 +1,12 @@
-"""Tensors and a little JSON in one safetensors file, written so that a crash never leaves half a file."""
+"""Files: written so that a crash never leaves half of one, moved aside, hashed; tensors with a little JSON."""
 
+import hashlib
 import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from os.path import isfile
 from pathlib import Path
 
@@ -28,6 +30,21 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file or folder to the first free of `<name>.old-1`, `<name>.old-2`, …; returns where it is now."""
+    candidates = (path.with_name(f"{path.name}.old-{n}") for n in count(1))
+    return path.rename(next(candidate for candidate in candidates if not candidate.exists()))
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content, hexadecimal. InputError when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror})") from error
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict) -> None:

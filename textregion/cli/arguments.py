@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 
 from textregion.cli.command_line import Parser, Sides, boolean
-from textregion.cli.results import RESULT_FILES
 from textregion.crops import RESIZE_METHODS
 from textregion.masks import automatic_sources
+from textregion.outputs.folder import RESULT_FILES
 from textregion.presets import preset_for
 from textregion.regionspot.loading import METHODS
 from textregion.web.arguments import add_arguments

@@ -1,16 +1,22 @@
 """The demo program: a drawn scene, or photographs with labels, become folders of results and a few printed lines."""
 
 import argparse
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from textregion import render
 from textregion.cli.arguments import parse_arguments
-from textregion.cli.boxes import box_flags
+from textregion.cli.batch import DemoRun, photographs, print_files, print_shares
 from textregion.cli.command_line import output_folder, run_program
-from textregion.cli.drawn_scene import drawn_scene
-from textregion.cli.jobs import gather_jobs
-from textregion.cli.photographs import photographs
+from textregion.cli.jobs import ImageJob, box_flags, gather_jobs
 from textregion.cli.settings import segmenter_options
-from textregion.errors import InputError
+from textregion.errors import InputError, at_least
+from textregion.labeling import mean_iou
+from textregion.outputs.folder import LabelledImage, clear_remains
 from textregion.presets import list_presets
 from textregion.segmenter import TextRegionSegmenter
 
@@ -28,6 +34,41 @@ def run(args: argparse.Namespace, segmenter_class: type) -> None:
         photographs(segmenter, jobs, output, args, preset, boxes)
     else:
         drawn_scene(segmenter, output, args, preset)
+
+
+def drawn_scene(segmenter, output: Path, args: argparse.Namespace, preset: str) -> None:
+    """The demo without an image: draw scene number `args.seed`, whose labels are known, label it, compare, write."""
+    from textregion.tiny.scenes import draw_scene
+
+    before, seed = dict(segmenter.timer.seconds), at_least("--seed", args.seed, 0)
+    scene = draw_scene(seed, distinct_colours=True)
+    tokens = segmenter.encode_image(scene.image)
+    result = segmenter.segment(tokens, scene.labels)
+    covered = np.ones(scene.label_map.shape, bool)
+    known = render.overlay(scene.image, scene.label_map, result.palette, ~covered)
+    run, job = DemoRun(segmenter, args, preset), ImageJob(Path(f"scene {seed}"), tuple(scene.labels))
+    image = LabelledImage(
+        f"scene_{seed}.png",
+        scene.image,
+        tokens,
+        result,
+        scene.labels,
+        run.note,
+        [("truth", known)],
+        {"scene.png": Image.fromarray(scene.image)},
+    )
+    clear_remains(output)
+    folder = output / f"scene_{seed}"
+    written = run.write(job, image, hashlib.sha256(scene.image.tobytes()).hexdigest(), folder, before)
+    print(f"Drew scene {seed}, found {len(tokens)} regions, labelled every pixel: {folder / 'picture.png'}")
+    print_shares(result, segmenter.dense_fallback)
+    score = mean_iou(result.label_map, scene.label_map, len(scene.labels))
+    print(f"mean IoU against the known truth: {score:.3f}")
+    print_files(folder, written)
+    print(f"({run.note})")
+    program = ".venv/bin/python TextRegionSegmenter.py"
+    print(f"Next: another scene            {program} --seed {seed + 1}")
+    print(f"      your photo, real weights {program} --image photo.jpg --labels dog sofa floor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,10 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from os.path import isfile
 from pathlib import Path
 
-from textregion.cli.jobs import Job
+from textregion.cli.jobs import ImageJob
 from textregion.errors import InputError
 from textregion.masks.precomputed import SUFFIXES
 from textregion.masks.registry import automatic_sources
+from textregion.storage import file_hash
 
 FORMAT = 1  # of the output folder; a new one makes all earlier results count as different
 GIVEN = (  # flags that are passed on as the segmenter's options when they are given
@@ -97,7 +98,7 @@ def fingerprint(settings: Mapping, labels: tuple[str, ...], image: str, masks: s
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def job_fingerprint(settings: Mapping, job: Job, image: str) -> str:
+def job_fingerprint(settings: Mapping, job: ImageJob, image: str) -> str:
     """The fingerprint of one image of a run; `image`: its content hash."""
     masks = None if settings["masks"] in automatic_sources() else mask_file(Path(settings["masks"]), job.image)
     return fingerprint(settings, job.labels, image, None if masks is None else file_hash(masks))
@@ -107,18 +108,6 @@ def mask_file(source: Path, image: Path) -> Path | None:
     """The file of a --masks file or folder that belongs to an image; None when there is none."""
     candidates = [source, *(source / f"{image.stem}{suffix}" for suffix in SUFFIXES)]
     return next((path for path in candidates if isfile(path)), None)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content. InputError when it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror})") from error
-    return digest.hexdigest()
 
 
 def file_stamp(path: str | None) -> dict | None:

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from textregion.errors import InputError
+from textregion.grounding import GroundingResult
 from textregion.images import load_image
 from textregion.outputs.annotations import region_scores
-from textregion.referring import GroundingResult
 from textregion.text import LabelPrompts
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 from textregion.web.cache import BoundedCache
