@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from textregion.errors import InputError
+from textregion.storage import read_text
 
 ROUNDING = 1.0  # pixels that a box of rounded numbers may reach beyond the image
 ANY_IMAGE = ""  # the key of boxes that a file gives without saying of which image
@@ -120,13 +120,7 @@ class BoxesFile:
 
 def read_boxes(path: str | Path) -> BoxesFile:
     """Read any of the layouts above; InputError in one line for a missing file or one of another form."""
-    path = Path(path)
-    if not isfile(path):
-        raise InputError(f"no file {path}; expected boxes: {LAYOUTS}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a readable text file ({error}); expected {LAYOUTS}") from error
+    path, text = Path(path), read_text(path, f"boxes: {LAYOUTS}")
     if path.suffix.lower() != ".json" and text.lstrip()[:1] not in ("{", "["):
         return BoxesFile(path, {ANY_IMAGE: _from_lines(path, text.splitlines())})
     try:

@@ -47,6 +47,18 @@ def file_hash(path: str | Path) -> str:
         raise InputError(f"cannot read {path} ({error.strerror})") from error
 
 
+def read_text(path: str | Path, expected: str) -> str:
+    """A UTF-8 text file, with or without a byte order mark. InputError in one line: missing, not text, unreadable."""
+    if not isfile(path):
+        raise InputError(f"no file {path}; expected {expected}")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error}); expected {expected}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}); expected {expected}") from error
+
+
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict) -> None:
     """Write `tensors` and the JSON-able `meta` (which names its `kind`) to one safetensors file."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

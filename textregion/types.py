@@ -28,6 +28,7 @@ from textregion.errors import InputError, first_line, sides
 from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows
 from textregion.labels import LabelPrompts, region_scores
 from textregion.labels import as_labels as as_labels
+from textregion.region_crops import crop_regions
 
 MAX_SOFT_VALUE = 3.0
 
@@ -345,7 +346,9 @@ class RegionTokens:
         """
         prompts, each = LabelPrompts.parse(labels), np.arange(len(self))
         cosine, probability = region_scores(self, text, prompts)
-        best, masks = cosine.argmax(1), self.masks.binary().cpu().numpy()
+        best, masks = cosine.argmax(1), np.zeros((len(self), *self.masks.image_size), bool)
+        for mask, crop in zip(masks, crop_regions(self.masks), strict=True):
+            crop.paint(mask, True)
         data = {"cosine": cosine[each, best], "predicted_iou": self.masks.predicted_iou.cpu().numpy(), "region": each}
         return render.detections(masks, probability[each, best], best, prompts.names, data)
 

@@ -174,7 +174,7 @@ def test_missing_and_binary_files(tmp_path):
     with pytest.raises(InputError, match="no file"):
         read_boxes(tmp_path / "none.json")
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(InputError, match="not a readable text file"):
+    with pytest.raises(InputError, match="is not UTF-8 text"):
         read_boxes(tmp_path / "a.json")
 
 

@@ -55,7 +55,7 @@ class DemoRun:
     """
 
     def __init__(self, segmenter, args: argparse.Namespace, preset: str, boxes: BoxFlags | None = None) -> None:
-        self.segmenter, self.args, self.boxes = segmenter, args, boxes
+        self.segmenter, self.args, self.preset, self.boxes = segmenter, args, preset, boxes
         self.settings = run_settings(segmenter, args, preset)  # as run.json records them
         self.note = TINY_NOTE if preset == "tiny" else f"preset {preset}"  # the line under every picture
 
@@ -109,23 +109,16 @@ def spent(seconds: Mapping[str, float], before: Mapping[str, float]) -> dict[str
     return {name: round(value - before.get(name, 0.0), 4) for name, value in seconds.items()}
 
 
-def photographs(
-    segmenter,
-    jobs: Sequence[ImageJob],
-    output: Path,
-    args: argparse.Namespace,
-    preset: str,
-    boxes: BoxFlags | None = None,
-) -> None:
+def photographs(run: DemoRun, jobs: Sequence[ImageJob], output: Path) -> None:
     """Label every image; one that cannot be read is reported and the others are still done.
 
     Raises InputError at the end when any failed. Stopped by Ctrl-C, a full disk or the like, it keeps what is
     finished and says how to go on.
     """
-    if preset == "tiny" and (unknown := unknown_words(list(dict.fromkeys(w for job in jobs for w in job.labels)))):
+    words = list(dict.fromkeys(word for job in jobs for word in job.labels))
+    if run.preset == "tiny" and (unknown := unknown_words(words)):
         print(f"note: the tiny model never saw the words: {', '.join(unknown)}", file=sys.stderr)
     clear_remains(output)
-    run = DemoRun(segmenter, args, preset, boxes)
     folders = [output / name for name in output_names([job.image for job in jobs])]
     if len(jobs) == 1:
         single(run, jobs[0], folders[0])

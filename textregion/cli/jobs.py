@@ -16,6 +16,7 @@ from textregion.errors import InputError
 from textregion.masks.registry import automatic_sources
 from textregion.outputs.folder import RUN_FILE
 from textregion.regionspot.loading import TINY
+from textregion.storage import read_text
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 
@@ -109,7 +110,7 @@ def read_labels_file(path: Path) -> list[str]:
 
     UTF-8, with or without a byte order mark. InputError: missing, not text, no label in it.
     """
-    lines = [line.strip() for line in _read_text(path, "a text file with one label per line").splitlines()]
+    lines = [line.strip() for line in read_text(path, "a text file with one label per line").splitlines()]
     labels = [line for line in lines if line and not line.startswith("#")]
     if not labels:
         raise InputError(f"{path} holds no label; expected one per line")
@@ -118,7 +119,7 @@ def read_labels_file(path: Path) -> list[str]:
 
 def read_query_cfg(path: Path) -> dict[Path, list[str]]:
     """The YAML mapping image path -> list of labels; relative paths are looked up beside the YAML file too."""
-    text = _read_text(path, "a YAML file that maps image paths to lists of labels")
+    text = read_text(path, "a YAML file that maps image paths to lists of labels")
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -145,17 +146,6 @@ def find_query(queries: dict[Path, list[str]], path: Path) -> list[str]:
     return matches[0]
 
 
-def _read_text(path: Path, expected: str) -> str:
-    if not os.path.isfile(path):
-        raise InputError(f"no file {path}; expected {expected}")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error}); expected {expected}") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); expected {expected}") from error
-
-
 # ---------------------------------------------------------------------- boxes
 
 
@@ -172,7 +162,7 @@ class BoxFlags:
 
 
 def box_flags(args: argparse.Namespace, preset: str) -> BoxFlags | None:
-    """The flags, with a file of boxes read; None without --boxes.
+    """The flags, with a file of boxes read; None without --boxes. A single word that is there, or no box, is a file.
 
     InputError in one line for what cannot be read, and for --method regionspot where there is no box or no head.
     """
@@ -182,14 +172,9 @@ def box_flags(args: argparse.Namespace, preset: str) -> BoxFlags | None:
         raise InputError(f"no RegionSpot head is shipped for preset {preset}; give one as --regionspot_checkpoint")
     if not args.boxes:
         return None
-    if is_file(args.boxes):
+    if len(args.boxes) == 1 and (os.path.isfile(args.boxes[0]) or "," not in args.boxes[0]):
         return BoxFlags(read_boxes(args.boxes[0]), args.method)
     return BoxFlags(GivenBoxes(np.array([box_of(text) for text in args.boxes], np.float32)), args.method)
-
-
-def is_file(boxes: list[str]) -> bool:
-    """Whether the words after --boxes name a file: a single one that is there, or is not written like a box."""
-    return len(boxes) == 1 and (os.path.isfile(boxes[0]) or "," not in boxes[0])
 
 
 def box_of(text: str) -> list[float]:

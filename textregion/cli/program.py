@@ -19,6 +19,7 @@ from textregion.labeling import mean_iou
 from textregion.outputs.folder import LabelledImage, clear_remains
 from textregion.presets import list_presets
 from textregion.segmenter import TextRegionSegmenter
+from textregion.tiny.scenes import draw_scene
 
 
 def run(args: argparse.Namespace, segmenter_class: type) -> None:
@@ -30,23 +31,22 @@ def run(args: argparse.Namespace, segmenter_class: type) -> None:
         raise InputError("no global-patch scores to show: removal is off; drop --remove_global_patch False")
     boxes = box_flags(args, preset)
     segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
+    demo = DemoRun(segmenter, args, preset, boxes)
     if jobs:
-        photographs(segmenter, jobs, output, args, preset, boxes)
+        photographs(demo, jobs, output)
     else:
-        drawn_scene(segmenter, output, args, preset)
+        drawn_scene(demo, args.seed, output)
 
 
-def drawn_scene(segmenter, output: Path, args: argparse.Namespace, preset: str) -> None:
-    """The demo without an image: draw scene number `args.seed`, whose labels are known, label it, compare, write."""
-    from textregion.tiny.scenes import draw_scene
-
-    before, seed = dict(segmenter.timer.seconds), at_least("--seed", args.seed, 0)
-    scene = draw_scene(seed, distinct_colours=True)
+def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:
+    """The demo without an image: draw scene number `seed`, whose labels are known, label it, compare, write."""
+    segmenter, before = run.segmenter, dict(run.segmenter.timer.seconds)
+    scene = draw_scene(at_least("--seed", seed, 0), distinct_colours=True)
     tokens = segmenter.encode_image(scene.image)
     result = segmenter.segment(tokens, scene.labels)
-    covered = np.ones(scene.label_map.shape, bool)
-    known = render.overlay(scene.image, scene.label_map, result.palette, ~covered)
-    run, job = DemoRun(segmenter, args, preset), ImageJob(Path(f"scene {seed}"), tuple(scene.labels))
+    uncovered = np.zeros(scene.label_map.shape, bool)
+    known = render.overlay(scene.image, scene.label_map, result.palette, uncovered)
+    job = ImageJob(Path(f"scene {seed}"), tuple(scene.labels))
     image = LabelledImage(
         f"scene_{seed}.png",
         scene.image,

@@ -12,7 +12,7 @@ from torch import Tensor
 from textregion.boxes import GivenBoxes
 from textregion.errors import InputError
 from textregion.labels import LabelPrompts, region_scores
-from textregion.outputs.region_crops import RegionCrop, crop_regions
+from textregion.region_crops import RegionCrop, crop_regions
 from textregion.regionspot.model import probabilities
 from textregion.render import encode_mask
 from textregion.types import RegionTokens, Segmentation

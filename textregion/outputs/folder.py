@@ -25,7 +25,7 @@ from textregion.boxes import GivenBoxes
 from textregion.errors import InputError
 from textregion.labels import TEMPERATURE, LabelPrompts, region_scores
 from textregion.outputs import annotations, pictures
-from textregion.outputs.region_crops import RegionCrop, crop_regions_above
+from textregion.region_crops import RegionCrop, crop_regions_above
 from textregion.regionspot.text import encode_names
 from textregion.render import RgbImage
 from textregion.storage import set_aside
@@ -97,19 +97,16 @@ def write_results(
     text = segmenter.encode_text(prompts.queries)
     with segmenter.timer("write"):
         crops, shapes = crop_regions_above(image.tokens.masks, [0.0, pictures.DRAWN_ABOVE])
-        rows = annotations.region_rows(image.tokens, text, prompts, crops=crops)
         with finished_folder(folder, run) as place:
-            _write_labels(place, image, shapes)
-            _write_regions(place, image, rows, prompts, crops)
-            write_file(place / "regions.png", pictures.region_sheet(image.pixels, rows, shapes))
+            for name, content in _files(image, text, prompts, crops, shapes):
+                write_file(place / name, content)
+            image.result.save_png(place / "labels.png")
             scores, threshold = image.tokens.patch_scores, segmenter.global_patch_threshold
             if visualize_global_patch and scores is not None and threshold is not None:
                 picture = pictures.global_patch_picture(image.pixels, scores.cpu().numpy(), threshold)
                 write_file(place / "global_patches.png", picture)
             if save_tokens:
                 image.tokens.save(place / "tokens.safetensors")
-            for name, content in image.more_files.items():
-                write_file(place / name, content)
             if similarity_maps:
                 run["similarity_maps"] = _write_similarity(place / "similarity", image, text, prompts, crops)
             run.update(summary(image), versions=versions, finished=f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}")
@@ -137,22 +134,24 @@ def write_file(path: Path, content: Image.Image | dict) -> None:
         path.write_bytes(json_bytes(content))
 
 
-def _write_labels(place: Path, image: LabelledImage, shapes: Sequence[RegionCrop]) -> None:
-    pixels, result = image.pixels, image.result
-    picture = pictures.main_picture(pixels, image.tokens, result, shapes, image.note, image.more_panels)
-    write_file(place / "picture.png", picture)
-    write_file(place / "overlay.png", pictures.overlay_picture(pixels, result))
-    result.save_png(place / "labels.png")
-    write_file(place / "labels.json", annotations.labels_json(result))
-    write_file(place / "coco.json", annotations.coco_json([(image.name, result)]))
-
-
-def _write_regions(
-    place: Path, image: LabelledImage, rows: list[dict], prompts: LabelPrompts, crops: Sequence[RegionCrop]
-) -> None:
-    write_file(place / "regions.json", {**annotations.image_json(image.pixels.shape[:2]), "regions": rows})
-    coco = annotations.coco_regions_json(image.name, image.tokens, rows, prompts.names, crops)
-    write_file(place / "coco_regions.json", coco)
+def _files(
+    image: LabelledImage,
+    text: Float[Tensor, "Q D"],
+    prompts: LabelPrompts,
+    crops: Sequence[RegionCrop],
+    shapes: Sequence[RegionCrop],
+) -> Iterator[tuple[str, Image.Image | dict]]:
+    """Names and contents of what is always written. crops, shapes: all pixels of the regions, and those drawn."""
+    pixels, tokens, result = image.pixels, image.tokens, image.result
+    yield "picture.png", pictures.main_picture(pixels, tokens, result, shapes, image.note, image.more_panels)
+    yield "overlay.png", pictures.overlay_picture(pixels, result)
+    yield "labels.json", annotations.labels_json(result)
+    yield "coco.json", annotations.coco_json([(image.name, result)])
+    rows = annotations.region_rows(tokens, text, prompts, crops=crops)
+    yield "regions.json", {**annotations.image_json(pixels.shape[:2]), "regions": rows}
+    yield "regions.png", pictures.region_sheet(pixels, rows, shapes)
+    yield "coco_regions.json", annotations.coco_regions_json(image.name, tokens, rows, prompts.names, crops)
+    yield from image.more_files.items()
 
 
 def _write_similarity(

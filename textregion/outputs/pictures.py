@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw
 
 from textregion.outputs.annotations import label_shares, told_labels
-from textregion.outputs.region_crops import RegionCrop, crop_regions
 from textregion.outputs.sheets import MARGIN, font, footer, sheet, shorten, with_footer
+from textregion.region_crops import RegionCrop, crop_regions
 from textregion.render import RgbImage, blend, grey, outline, palette
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 

@@ -6,7 +6,7 @@ import torch
 
 from textregion.outputs.annotations import region_rows
 from textregion.outputs.pictures import CELL, COLUMNS, MARGIN, SIDE, region_picture, region_sheet
-from textregion.outputs.region_crops import crop_regions
+from textregion.region_crops import crop_regions
 from textregion.render import palette
 from textregion.types import RegionMasks, RegionTokens
 
