@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from textregion.outputs.pictures import grey
+from textregion.render import grey
 
 CELL = (420, 240)  # width and height of a picture at most, pixels
 GAP = 16

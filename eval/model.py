@@ -20,11 +20,11 @@ from eval.mm import MODELS, SegDataSample
 from textregion.backbones import FAMILIES, ClipBackbone, find_spec
 from textregion.errors import InputError, one_of
 from textregion.images import load_image
+from textregion.labels import LabelPrompts
 from textregion.masks import automatic_sources, find_source
 from textregion.masks.ground_truth import label_masks
 from textregion.presets import TINY_WORLD, find_preset
 from textregion.segmenter import TextRegionSegmenter
-from textregion.text import LabelPrompts
 from textregion.types import RegionTokens
 
 GROUND_TRUTH = "ground-truth"

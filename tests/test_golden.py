@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from textregion.crops import CropGrid, cut_crops, fuse_crops
 from textregion.images import keep_ratio_size
+from textregion.labels import LabelPrompts
 from textregion.pooling import PoolingRecipe, patch_weights
-from textregion.text import LabelPrompts
 from textregion.types import RegionMasks, RegionTokens
 from TextRegionSegmenter import TextRegionSegmenter
 

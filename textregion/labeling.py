@@ -9,11 +9,10 @@ from torch import Tensor
 
 from textregion.errors import InputError
 from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows
+from textregion.labels import LabelPrompts, label_probabilities
 from textregion.runtime import in_parts
-from textregion.text import LabelPrompts
 from textregion.types import RegionMasks, Segmentation
 
-TEMPERATURE = 50.0
 MEMORY_BUDGET = 256 * 2**20  # bytes of one band's working set on an accelerator, where few large bands are best
 CPU_BUDGET = 64 * 2**20  # on a CPU smaller bands are faster: they stay nearer to its caches
 
@@ -69,7 +68,7 @@ def label_pixels(
     probabilities = np.empty((len(prompts.names), height, width), np.float32) if return_probabilities else None
     budget = memory_budget or (CPU_BUDGET if device.type == "cpu" else MEMORY_BUDGET)
     step = _rows_per_band(len(masks), len(prompts.queries), masks.mask_size, (height, width), budget)
-    extents, per_label = _row_extents(masks), _best_query(region_logits, prompts)
+    extents, per_label = _row_extents(masks), prompts.best_query(region_logits).T
 
     def label_band(start: int, stop: int) -> None:
         rows = slice(start, stop)
@@ -91,16 +90,6 @@ def label_pixels(
 
     in_parts(label_band, height, step, device)
     return Segmentation(label_map, confidence, region_map, prompts.names, probabilities)
-
-
-def label_probabilities(logits: Float32[Tensor, "Q y x"], prompts: LabelPrompts) -> Float32[Tensor, "L y x"]:
-    """Softmax of 50 * logits over all queries, then the maximum over each label's queries (method 8.3, 8.4b)."""
-    probability = (TEMPERATURE * logits).softmax(0)
-    if not prompts.has_synonyms:
-        return probability
-    label = torch.tensor(prompts.query_label, device=logits.device)[:, None, None].expand_as(probability)
-    out = probability.new_zeros(len(prompts.names), *probability.shape[1:])
-    return out.scatter_reduce(0, label, probability, "amax")
 
 
 def _rows_per_band(regions: int, queries: int, mask_size: tuple[int, int], size: tuple[int, int], budget: int) -> int:
@@ -172,13 +161,6 @@ def _nearest(
     return masks.pixels(y, x, regions).clamp_(max=1)
 
 
-def _best_query(region_logits: Float32[Tensor, "R Q"], prompts: LabelPrompts) -> Float32[Tensor, "L R"]:
-    """Each region's best logit among a label's queries."""
-    label = torch.tensor(prompts.query_label, device=region_logits.device)
-    best = region_logits.new_full((len(prompts.names), len(region_logits)), -torch.inf)
-    return best.scatter_reduce(0, label[:, None].expand_as(region_logits.T), region_logits.T, "amax")
-
-
 def _region_behind(
     per_label: Float32[Tensor, "L K"],
     soft: Float32[Tensor, "K y x"],
@@ -192,3 +174,13 @@ def _region_behind(
     absent: Bool[Tensor, "K y x"] = soft < strongest / 2
     best = per_label.T[:, label].masked_fill_(absent, -torch.inf).argmax(0)
     return torch.where(strongest > 0, regions[best], -1)
+
+
+def mean_iou(prediction: Int[np.ndarray, "H W"], ground_truth: Int[np.ndarray, "H W"], labels: int) -> float:
+    """Mean over the labels present in the ground truth of intersection / union; both maps hold 0..labels-1."""
+    pairs = ground_truth.ravel() * labels + prediction.ravel()
+    counts = np.bincount(pairs, minlength=labels**2).reshape(labels, labels)
+    shared = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - shared
+    present = counts.sum(1) > 0
+    return float((shared[present] / union[present]).mean())

@@ -27,16 +27,16 @@ from textregion.backbones.base import CropFeatures
 from textregion.config import SegmenterConfig
 from textregion.crops import CropBox, CropGrid, cut_crops, fuse_crops
 from textregion.errors import InputError, at_least, one_of
+from textregion.grounding import GroundingResult, label_target, largest_component_box, target_prompts
 from textregion.images import ImageInput, load_image, resize_keep_ratio
 from textregion.labeling import label_pixels
+from textregion.labels import LabelPrompts, as_labels
 from textregion.masks.base import MaskGenerator, describe_source
 from textregion.masks.prompts import masks_from_boxes
 from textregion.masks.rectangles import rectangle_masks
 from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.pooling import difference_scores, nonempty, patch_weights, remove_patches
 from textregion.presets import build
-from textregion.reasoning import label_target, target_prompts
-from textregion.referring import GroundingResult, largest_component_box
 from textregion.regionspot.loading import METHODS, load_regionspot
 from textregion.regionspot.model import RegionSpot
 from textregion.runtime import (
@@ -49,8 +49,8 @@ from textregion.runtime import (
     resolve_dtype,
     to_device,
 )
-from textregion.text import TEMPLATES, LabelPrompts, TextCache, fills_context
-from textregion.types import RegionMasks, RegionTokens, Segmentation, as_labels
+from textregion.text import TEMPLATES, TextCache, fills_context
+from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
 

@@ -1,4 +1,4 @@
-"""Tensors and a little JSON in one safetensors file, written so that a crash never leaves half a file."""
+"""Files: written so that a crash never leaves half of one, moved aside, hashed; tensors with a little JSON."""
 
 import hashlib
 import json
@@ -32,6 +32,33 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a file or folder to the first free of `<name>.old-1`, `<name>.old-2`, …; returns where it is now."""
+    candidates = (path.with_name(f"{path.name}.old-{n}") for n in count(1))
+    return path.rename(next(candidate for candidate in candidates if not candidate.exists()))
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content, hexadecimal. InputError when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror})") from error
+
+
+def read_text(path: str | Path, expected: str) -> str:
+    """A UTF-8 text file, with or without a byte order mark. InputError in one line: missing, not text, unreadable."""
+    if not isfile(path):
+        raise InputError(f"no file {path}; expected {expected}")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error}); expected {expected}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}); expected {expected}") from error
+
+
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict) -> None:
     """Write `tensors` and the JSON-able `meta` (which names its `kind`) to one safetensors file."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -62,18 +89,3 @@ def complete(path: str | Path, kind: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not a complete {kind} file ({error}); save it again") from error
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content, hexadecimal. InputError when it cannot be read."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror})") from error
-
-
-def set_aside(path: Path) -> Path:
-    """Rename to the first free of `<name>.old-1`, `<name>.old-2`, …; returns where it is now."""
-    candidates = (path.with_name(f"{path.name}.old-{n}") for n in count(1))
-    return path.rename(next(candidate for candidate in candidates if not candidate.exists()))

@@ -1,16 +1,17 @@
-"""Tables as text: aligned columns for a terminal, Markdown for files."""
+"""Tables of text: for a terminal, and in Markdown."""
 
-from collections.abc import Sequence
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns, two blanks apart; the last column is as long as it is."""
-    table = [header, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
+from collections.abc import Iterable, Sequence
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """Lines of a Markdown table; "|" within a cell is escaped."""
-    table = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in table]
+def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their longest cell, two spaces between, under their header."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; white space within a cell becomes one space, and "|" is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in line] for line in lines]
+    return [f"| {' | '.join(line)} |" for line in cells]

@@ -10,8 +10,7 @@ Glossary of axes
     H, W  the image's own size in pixels    h, w  the stored size of a mask
 """
 
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
@@ -24,11 +23,13 @@ from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from textregion import render
 from textregion.errors import InputError, first_line, sides
 from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows
+from textregion.labels import LabelPrompts, region_scores
+from textregion.region_crops import crop_regions
 
 MAX_SOFT_VALUE = 3.0
-LONGEST_LABEL = 1000  # characters; models read about 70 words, and time grows with the square of a word's length
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -359,13 +360,17 @@ class RegionTokens:
     def to_supervision(self, text: Float[Tensor, "Q D"], labels: Sequence[str]) -> Detections:
         """`supervision.Detections`, one per region: box, mask, its best label's probability, index and name.
 
-        text, labels: the labels and the embeddings of their queries, as `outputs.annotations.region_scores` takes them.
+        text, labels: the labels and the embeddings of their queries, as `labels.region_scores` takes them.
         `data` also has "cosine", "predicted_iou" and "region" (index into the tokens). InputError with the command
         that installs supervision when it is missing. Memory: R bytes per pixel of the image.
         """
-        from textregion.outputs.detections import region_detections
-
-        return region_detections(self, text, labels)
+        prompts, each = LabelPrompts.parse(labels), np.arange(len(self))
+        cosine, probability = region_scores(self, text, prompts)
+        best, masks = cosine.argmax(1), np.zeros((len(self), *self.masks.image_size), bool)
+        for mask, crop in zip(masks, crop_regions(self.masks), strict=True):
+            crop.paint(mask, True)
+        data = {"cosine": cosine[each, best], "predicted_iou": self.masks.predicted_iou.cpu().numpy(), "region": each}
+        return render.detections(masks, probability[each, best], best, prompts.names, data)
 
     def to(self, device: torch.device | str) -> "RegionTokens":
         """The same tokens on another device."""
@@ -422,9 +427,7 @@ class Segmentation:
     @property
     def palette(self) -> UInt8[np.ndarray, "L 3"]:
         """One colour per label, stable in the label's position."""
-        from textregion.outputs.pictures import palette
-
-        return palette(len(self.labels))
+        return render.palette(len(self.labels))
 
     @cached_property
     def shares(self) -> dict[str, float]:
@@ -442,28 +445,22 @@ class Segmentation:
 
     def save_png(self, path: str | Path) -> None:
         """Write the label map as an 8-bit palette PNG (16-bit grey above 256 labels); pixel value = label index."""
-        from textregion.outputs.pictures import label_map_image
-
-        label_map_image(self).save(path)
+        render.label_map_image(self.label_map, self.palette).save(path)
 
     def overlay(self, image: UInt8[np.ndarray, "h w 3"], opacity: float = 0.6) -> UInt8[np.ndarray, "H W 3"]:
         """The image in grey with every label's colour laid over it, fainter where no region lies."""
-        from textregion.outputs.pictures import overlay
-
-        return overlay(image, self, opacity)
+        return render.overlay(image, self.label_map, self.palette, self.region_map < 0, opacity)
 
     def to_coco_rle(self) -> list[dict]:
         """COCO-style annotations, one per label present: {"category", "segmentation": RLE, "area", "bbox", "score"}.
 
         "category_id" is the label map's pixel value; "score" the mean probability. Whole files: outputs/annotations.py.
         """
-        from textregion.outputs.annotations import encode_mask
-
         annotations = []
-        for index in np.unique(self.label_map):
-            mask = self.mask(int(index))
-            name, score = self.labels[index], float(self.confidence[mask].mean())
-            annotations.append({"category_id": int(index), "category": name, **encode_mask(mask), "score": score})
+        for index in np.unique(self.label_map).tolist():
+            mask, name = self.mask(index), self.labels[index]
+            score = float(self.confidence[mask].mean())
+            annotations.append({"category_id": index, "category": name, **render.encode_mask(mask), "score": score})
         return annotations
 
     def to_supervision(self) -> Detections:
@@ -472,33 +469,7 @@ class Segmentation:
         InputError with the command that installs supervision when it is missing. Memory: a byte per pixel and
         label present.
         """
-        from textregion.outputs.detections import detections
-
-        present = [int(index) for index in np.unique(self.label_map)]
-        masks = [self.mask(index) for index in present]
-        confidence = [float(self.confidence[mask].mean()) for mask in masks]
-        return detections(masks, self.label_map.shape, confidence, present, self.labels)
-
-
-def as_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Check a list of labels: at least one, every one a string that can be seen, of at most LONGEST_LABEL characters.
-
-    InputError for anything else, a lone string and control characters included (white space is fine).
-    """
-    if isinstance(labels, str):
-        raise InputError(f"got the single string {labels[:40]!r} as labels, expected a list of strings")
-    if not isinstance(labels, Iterable):
-        raise InputError(f"got {labels!r} as labels, expected a list of strings")
-    labels = tuple(labels)
-    if not labels:
-        raise InputError("got no labels, expected at least one word or phrase")
-    for label in labels:
-        if not isinstance(label, str) or not any(c.isprintable() and c not in " ;" for c in label):
-            raise InputError(f"got {str(label)[:40]!r} as a label, expected a word or phrase")
-        if len(label) > LONGEST_LABEL:
-            raise InputError(f"got a label of {len(label)} characters, expected at most {LONGEST_LABEL}: {label[:40]}…")
-        if any(unicodedata.category(c) in ("Cc", "Cs") and not c.isspace() for c in label):
-            raise InputError(
-                f"got the label {label[:40]!r} with control characters or broken text, expected plain words"
-            )
-    return labels
+        present = np.unique(self.label_map)
+        masks = self.label_map == present[:, None, None]
+        confidence = np.array([self.confidence[mask].mean() for mask in masks], np.float32)
+        return render.detections(masks, confidence, present, self.labels)

@@ -25,9 +25,10 @@ from eval.bench.options import (
 )
 from textregion.crops import CropGrid, cut_crops
 from textregion.labeling import label_pixels
+from textregion.labels import LabelPrompts
 from textregion.masks import Sam2MaskGenerator, filters
 from textregion.pooling import RECIPES, difference_scores, nonempty, patch_weights
-from textregion.text import TEMPLATES, LabelPrompts, prompt_lengths, reads_end_of_text
+from textregion.text import TEMPLATES, prompt_lengths, reads_end_of_text
 
 WORDS = ("dog", "traffic light", "swivel chair", "sky", "a red cup", "wooden kitchen table", "person", "river")
 

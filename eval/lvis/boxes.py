@@ -7,8 +7,8 @@ import numpy as np
 
 from eval.lvis.truth import ImageEntry, Truth, file_digest
 from eval.skipped import SCORED, Skipped
-from textregion.boxes_file import ANY_IMAGE, GivenBoxes
-from textregion.boxes_file import read_boxes as read_file
+from textregion.boxes import ANY_IMAGE, GivenBoxes
+from textregion.boxes import read_boxes as read_file
 from textregion.errors import InputError
 
 Box = tuple[float, float, float, float]

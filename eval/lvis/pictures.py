@@ -11,9 +11,9 @@ from PIL import Image
 from eval.contact_sheet import FOUND, GOLD, Picture, beside, contact_sheet, spread
 from eval.lvis.boxes import Box, Boxes, BoxSet
 from eval.lvis.truth import Truth
+from textregion.grounding import box_ious, is_hit
 from textregion.images import load_image
 from textregion.outputs.pictures import draw_box
-from textregion.referring import box_ious, is_hit
 
 NOTE = "Left: the box, green where the name is right, pink where it is wrong. Right: a closer look."
 MARGIN = 0.25  # of the box's sides, around the closer look

@@ -9,8 +9,8 @@ from eval.reasoning.task import QUERY_TYPES, ReasoningTask
 from eval.task_cli import run_task, shared_arguments
 from textregion.cli.command_line import Parser, boolean
 from textregion.errors import InputError
+from textregion.grounding import ANY_OTHER_THING, ANYTHING_BUT
 from textregion.presets import TINY_WORLD, find_preset
-from textregion.reasoning import ANY_OTHER_THING, ANYTHING_BUT
 
 EXAMPLES = """examples:
   python eval_reason_seg.py --dataset_dir ReasonSeg --interpreted_query_dir answers

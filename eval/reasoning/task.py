@@ -16,8 +16,8 @@ from eval.reasoning.scores import figures, item_iou, overlap
 from eval.skipped import SCORED, Skipped
 from eval.tasks import Record, Records, odd_image, to_rle, too_long
 from textregion.errors import InputError
+from textregion.grounding import ANY_OTHER_THING, ANYTHING_BUT, TARGET, nearest, target_prompts
 from textregion.images import load_image
-from textregion.reasoning import ANY_OTHER_THING, ANYTHING_BUT, TARGET, nearest, target_prompts
 from textregion.segmenter import TextRegionSegmenter
 
 PUBLISHED = {"scale": (2016, 672), "recipe": "semantic-fp32", "min_size": 0, "antialias": False}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eval.skipped import Skipped
 from textregion.errors import InputError
-from textregion.referring import Box
+from textregion.grounding import Box
 
 SPLITS = (
     "refcoco_val",

@@ -11,7 +11,7 @@ from eval.referring.data import Expression, read_splits
 from eval.referring.pictures import contact_sheets
 from eval.skipped import SCORED, WRONG, Skipped
 from eval.tasks import Record, Records, odd_image, to_rle, too_long
-from textregion.referring import box_ious, is_hit, snap
+from textregion.grounding import box_ious, is_hit, snap
 from textregion.segmenter import TextRegionSegmenter
 from textregion.types import RegionTokens
 

@@ -10,8 +10,8 @@ from PIL import Image
 from eval.referring import cli
 from eval.referring.data import as_box, read_detections
 from eval.tasks import evaluate, from_rle
+from textregion.grounding import box_ious, largest_component_box, snap
 from textregion.masks import SlicMasks
-from textregion.referring import box_ious, largest_component_box, snap
 from TextRegionSegmenter import TextRegionSegmenter
 
 SCENES = 5

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.fuzz.case import EARLIER, EITHER, FAST, OUTPUT, REFUSED, WORKS, Case
 from tests.fuzz.images import encoded, plain_write
-from textregion.boxes_file import read_boxes
+from textregion.boxes import read_boxes
 from textregion.tiny.scenes import draw_scene
 
 PROMPTED = ("--preset", "tiny", "--resize_method", "resize", "--device", "cpu")

@@ -28,7 +28,7 @@ from tests.fuzz.case import (
     judge_lines,
 )
 from textregion.errors import InputError
-from textregion.text import LabelPrompts
+from textregion.labels import LabelPrompts
 from textregion.tiny.scenes import draw_scene
 
 ROOT = Path(__file__).parents[2]

@@ -1,12 +1,16 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textregion.boxes import boxes_inside
+from textregion.boxes import boxes_inside, read_boxes
 from textregion.errors import InputError
 
+A, B = [1.0, 2.0, 11.0, 22.5], [3.0, 4.0, 5.0, 6.0]
+A_XYWH, B_XYWH = [1, 2, 10, 20.5], [3, 4, 2, 2]
 coordinate = st.floats(-20, 80, width=32)
 
 
@@ -65,3 +69,117 @@ def test_bad_boxes_are_one_line(boxes, line):
     with pytest.raises(InputError, match=line) as error:
         boxes_inside(boxes, (31, 53))
     assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------- files
+
+
+def written(tmp_path, content, name="boxes.json"):
+    path = tmp_path / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def check(given, boxes, scores=None):
+    np.testing.assert_array_equal(given.boxes, np.array(boxes, np.float32).reshape(-1, 4))
+    assert given.boxes.dtype == np.float32
+    if scores is None:
+        assert given.scores is None
+    else:
+        np.testing.assert_allclose(given.scores, scores)
+
+
+def test_coco_annotations_by_id_and_by_name(tmp_path):
+    images = [{"id": 7, "file_name": "val/a.jpg"}, {"id": 9, "file_name": "b.png"}, {"id": 11}]
+    rows = [{"image_id": 9, "bbox": B_XYWH}, {"image_id": 7, "bbox": A_XYWH}, {"image_id": 9, "bbox": A_XYWH}]
+    read = read_boxes(written(tmp_path, {"images": images, "annotations": rows}))
+    for name in (7, "7", "val/a.jpg", "a.jpg", "/elsewhere/a.jpg"):
+        check(read.of(name), [A])
+    check(read.of("b.png"), [B, A])
+    check(read.of(11), [])
+    with pytest.raises(InputError, match=r"no boxes of c.png; it knows 3 images: a.jpg, b.png, val/a.jpg"):
+        read.of("c.png")
+
+
+def test_coco_annotations_that_name_files_or_no_image_at_all(tmp_path):
+    rows = [{"file_name": "a.jpg", "bbox": A_XYWH}, {"file_name": "b.jpg", "bbox": B_XYWH, "score": 0.5}]
+    read = read_boxes(written(tmp_path, {"annotations": rows}))
+    check(read.of("some/a.jpg"), [A])
+    check(read.of("b.jpg"), [B], [0.5])
+    check(read_boxes(written(tmp_path, {"annotations": [{"bbox": A_XYWH}]})).of("whatever.png"), [A])
+    check(read_boxes(written(tmp_path, {"annotations": []})).of("whatever.png"), [])
+
+
+def test_coco_results(tmp_path):
+    rows = [
+        {"image_id": 139, "bbox": A_XYWH, "score": 0.25, "category_id": 1},
+        {"image_id": 139, "bbox": B_XYWH, "score": 1},
+    ]
+    read = read_boxes(written(tmp_path, rows))
+    for name in (139, "000000000139.jpg"):
+        check(read.of(name), [A, B], [0.25, 1])
+
+
+def test_detections_by_image(tmp_path):
+    rows = {"139": {"boxes": [A, B], "scores": [0.5, 0.75], "labels": [3, 4]}, "a": {"boxes": []}}
+    read = read_boxes(written(tmp_path, rows))
+    check(read.of("val2017/000000000139.jpg"), [A, B], [0.5, 0.75])
+    check(read.of("a.png"), [])
+
+
+def test_plain_lists_and_lines_are_boxes_of_any_image(tmp_path):
+    check(read_boxes(written(tmp_path, [A, B])).of("x.png"), [A, B])
+    check(read_boxes(written(tmp_path, [])).of("x.png"), [])
+    check(read_boxes(written(tmp_path, "1,2,11,22.5\n\n# note\n3 4 5 6\n", "b.txt")).of("x.png"), [A, B])
+    lines = "x1,y1,x2,y2,score\n1,2,11,22.5,0.5\n3, 4, 5, 6, 1\n"
+    check(read_boxes(written(tmp_path, lines, "b.csv")).of("x.png"), [A, B], [0.5, 1])
+    check(read_boxes(written(tmp_path, "", "b.csv")).of("x.png"), [])
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "line"),
+    [
+        ("{", "b.json", "is not valid JSON"),
+        ("", "b.json", "is not valid JSON"),
+        ({}, "b.json", "no boxes in a known layout"),
+        ({"a": 1}, "b.json", "no boxes in a known layout"),
+        (7, "b.json", "no boxes in a known layout"),
+        ([A, {"bbox": A}], "b.json", "no boxes in a known layout"),
+        ([[1, 2, 3]], "b.json", r"box 0 of the list is \[1, 2, 3\], expected 4 finite numbers"),
+        ([A, [1, 2, 3, float("nan")]], "b.json", "box 1 of the list"),
+        ([A, 5], "b.json", "box 1 of the list is 5"),
+        ([A, "1234"], "b.json", "box 1 of the list is 1234"),
+        ({"annotations": [{"bbox": A}, {"id": 3}]}, "b.json", "annotation 1 has no bbox"),
+        ({"annotations": [{"bbox": [1, 2]}]}, "b.json", r"annotation 0 is \[1, 2\], expected 4"),
+        ({"annotations": [{"bbox": A, "image_id": 3}, {"bbox": A}]}, "b.json", "name no image_id"),
+        ({"annotations": [], "images": [{"file_name": "a"}]}, "b.json", "images without an id"),
+        ([{"bbox": A, "image_id": 3, "score": "high"}], "b.json", "scores of image 3"),
+        ([{"bbox": A, "image_id": 3, "score": 1}, {"bbox": A, "image_id": 3}], "b.json", "scores of image 3"),
+        ({"7": {"boxes": [A], "scores": []}}, "b.json", "image 7 has 0 scores for 1 boxes"),
+        ({"7": {"boxes": 5}}, "b.json", "image 7 has no lists"),
+        ("1,2,3\n", "b.csv", "line 1 is .* expected 4 or 5 finite numbers"),
+        ("1,2,3,4\n1,2,3,b\n", "b.csv", "line 2"),
+        ("1,2,3,4\n1,2,3,4,5\n", "b.csv", "some lines have a score"),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path, content, name, line):
+    path = written(tmp_path, content, name)
+    with pytest.raises(InputError, match=line) as error:
+        read_boxes(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(InputError, match="no file"):
+        read_boxes(tmp_path / "none.json")
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        read_boxes(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, f"[[{10**400}, 1, 2, 3]]", "[[" + "9" * 5000 + ", 1, 2, 3]]"])
+def test_too_deep_and_too_long_numbers_are_refused(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"a\.json"):
+        read_boxes(tmp_path / "a.json")

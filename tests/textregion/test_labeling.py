@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textregion.errors import InputError
-from textregion.labeling import label_pixels, label_probabilities
-from textregion.text import LabelPrompts
+from textregion.labeling import label_pixels, mean_iou
+from textregion.labels import LabelPrompts, label_probabilities
 from textregion.types import RegionMasks
 
 GROUP = (0, 1, 1, 2, 3)
@@ -159,3 +159,8 @@ def test_bad_thresholds(threshold):
 def test_logits_of_another_shape(shape):
     with pytest.raises(InputError, match=r"expected \(4, 6\)"):
         label_pixels(torch.zeros(shape), problem(0)[1], PROMPTS)
+
+
+def test_mean_iou_by_hand():
+    truth, prediction = np.array([[0, 0, 1, 1]]), np.array([[0, 1, 1, 2]])
+    assert mean_iou(prediction, truth, 3) == pytest.approx((1 / 2 + 1 / 3) / 2)

@@ -10,11 +10,12 @@ from hypothesis.strategies import integers
 
 from textregion.errors import InputError
 from textregion.labeling import label_pixels
+from textregion.labels import LabelPrompts
 from textregion.masks import filters, shared_mass
 from textregion.masks.sam2 import CPU_PROMPTS, Sam2MaskGenerator
 from textregion.pooling import RECIPES, difference_scores
 from textregion.runtime import compile_backend, compile_blocks, free_memory, overlapped, to_device
-from textregion.text import TEMPLATES, LabelPrompts, embed_prompts, prompt_lengths, reads_end_of_text
+from textregion.text import TEMPLATES, embed_prompts, prompt_lengths, reads_end_of_text
 from textregion.types import RegionMasks
 from TextRegionSegmenter import TextRegionSegmenter
 

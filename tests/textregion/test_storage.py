@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from textregion.errors import InputError
-from textregion.storage import load_tensors, save_tensors, write_atomically
+from textregion.storage import file_hash, load_tensors, save_tensors, set_aside, write_atomically
 from textregion.types import RegionMasks, RegionTokens
 
 TENSORS = {
@@ -100,3 +100,17 @@ def test_a_file_without_a_tensor(tmp_path, missing):
     else:
         with pytest.raises(InputError):
             RegionMasks.load(path)
+
+
+def test_set_aside_takes_the_first_free_name(tmp_path):
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "a.csv.old-1").touch()
+    assert set_aside(tmp_path / "a.csv").name == "a.csv.old-2"
+
+
+def test_the_hash_of_a_file(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"abc")
+    assert file_hash(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(InputError, match="cannot read"):
+        file_hash(tmp_path)

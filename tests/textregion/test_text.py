@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textregion.errors import InputError
-from textregion.text import TEMPLATES, LabelPrompts, read_class_file
+from textregion.labels import LabelPrompts
+from textregion.text import TEMPLATES, read_class_file
 
 words = st.text("abcdefg äß", min_size=1, max_size=9).filter(str.strip)
 

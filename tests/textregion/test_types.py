@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from textregion.errors import InputError
-from textregion.types import RegionMasks, RegionTokens, Segmentation, as_labels
+from textregion.labels import as_labels
+from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 sizes = st.integers(1, 31)
 

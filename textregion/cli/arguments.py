@@ -11,7 +11,7 @@ from textregion.cli.flags import (
     chosen_preset,
     mask_source_flag,
 )
-from textregion.cli.results import RESULT_FILES
+from textregion.outputs.folder import RESULT_FILES
 from textregion.regionspot.loading import METHODS
 from textregion.web.arguments import add_arguments
 

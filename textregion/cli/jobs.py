@@ -1,4 +1,4 @@
-"""Which images are labelled with which words: files, folders and globs; labels on the command line or in files."""
+"""Which images are labelled with which words: files, folders and globs; labels and boxes as flags or in files."""
 
 import argparse
 import glob
@@ -8,24 +8,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 
-from textregion.cli.folders import RUN_FILE
+from textregion.boxes import BoxesFile, GivenBoxes, read_boxes
 from textregion.errors import InputError
 from textregion.masks.registry import automatic_sources
+from textregion.outputs.folder import RUN_FILE
+from textregion.regionspot.loading import TINY
+from textregion.storage import read_text
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 
 
 @dataclass(frozen=True)
-class Job:
+class ImageJob:
     """One image to label."""
 
     image: Path
     labels: tuple[str, ...]
 
 
-def gather_jobs(args: argparse.Namespace) -> list[Job]:
+def gather_jobs(args: argparse.Namespace) -> list[ImageJob]:
     """Images with their labels, from --image/--image_list with --labels or --labels_file, or from --image_query_cfg.
 
     An empty list means the drawn scene. InputError for anything that is missing or excludes each other.
@@ -37,14 +41,14 @@ def gather_jobs(args: argparse.Namespace) -> list[Job]:
     if args.image_query_cfg is not None:
         queries = read_query_cfg(Path(args.image_query_cfg))
         wanted = paths or list(queries)
-        return [Job(path, tuple(labels or find_query(queries, path))) for path in wanted]
+        return [ImageJob(path, tuple(labels or find_query(queries, path))) for path in wanted]
     if paths and not labels:
         raise InputError("got an image but no labels; add --labels dog sofa …, --labels_file or --image_query_cfg")
     if not paths and (args.boxes or args.masks not in automatic_sources()):
         raise InputError("got --boxes or --masks but no image; add --image PHOTO")
     if labels and not paths:
         raise InputError("got labels but no image; add --image PHOTO, or leave both out for the drawn scene")
-    return [Job(path, tuple(labels or ())) for path in paths]
+    return [ImageJob(path, tuple(labels or ())) for path in paths]
 
 
 # ---------------------------------------------------------------------- images
@@ -106,7 +110,7 @@ def read_labels_file(path: Path) -> list[str]:
 
     UTF-8, with or without a byte order mark. InputError: missing, not text, no label in it.
     """
-    lines = [line.strip() for line in _read_text(path, "a text file with one label per line").splitlines()]
+    lines = [line.strip() for line in read_text(path, "a text file with one label per line").splitlines()]
     labels = [line for line in lines if line and not line.startswith("#")]
     if not labels:
         raise InputError(f"{path} holds no label; expected one per line")
@@ -115,7 +119,7 @@ def read_labels_file(path: Path) -> list[str]:
 
 def read_query_cfg(path: Path) -> dict[Path, list[str]]:
     """The YAML mapping image path -> list of labels; relative paths are looked up beside the YAML file too."""
-    text = _read_text(path, "a YAML file that maps image paths to lists of labels")
+    text = read_text(path, "a YAML file that maps image paths to lists of labels")
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -142,12 +146,43 @@ def find_query(queries: dict[Path, list[str]], path: Path) -> list[str]:
     return matches[0]
 
 
-def _read_text(path: Path, expected: str) -> str:
-    if not os.path.isfile(path):
-        raise InputError(f"no file {path}; expected {expected}")
+# ---------------------------------------------------------------------- boxes
+
+
+@dataclass(frozen=True)
+class BoxFlags:
+    """What the command line says about boxes. given: of a file, or the same for every image."""
+
+    given: BoxesFile | GivenBoxes
+    method: str
+
+    def of(self, image: Path) -> GivenBoxes:
+        """The boxes of an image; InputError when the file has none of it."""
+        return self.given.of(image) if isinstance(self.given, BoxesFile) else self.given
+
+
+def box_flags(args: argparse.Namespace, preset: str) -> BoxFlags | None:
+    """The flags, with a file of boxes read; None without --boxes. A single word that is there, or no box, is a file.
+
+    InputError in one line for what cannot be read, and for --method regionspot where there is no box or no head.
+    """
+    if args.method == "regionspot" and not args.boxes:
+        raise InputError("got --method regionspot without boxes; add --boxes x1,y1,x2,y2 … or --boxes FILE")
+    if args.method == "regionspot" and args.regionspot_checkpoint is None and preset != TINY:
+        raise InputError(f"no RegionSpot head is shipped for preset {preset}; give one as --regionspot_checkpoint")
+    if not args.boxes:
+        return None
+    if len(args.boxes) == 1 and (os.path.isfile(args.boxes[0]) or "," not in args.boxes[0]):
+        return BoxFlags(read_boxes(args.boxes[0]), args.method)
+    return BoxFlags(GivenBoxes(np.array([box_of(text) for text in args.boxes], np.float32)), args.method)
+
+
+def box_of(text: str) -> list[float]:
+    """Four numbers from `x1,y1,x2,y2`."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error}); expected {expected}") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); expected {expected}") from error
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4:
+        raise InputError(f"got the box {text!r}, expected x1,y1,x2,y2 in pixels, or a single file of boxes")
+    return numbers

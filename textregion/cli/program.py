@@ -1,18 +1,25 @@
 """The demo program: a drawn scene, or photographs with labels, become folders of results and a few printed lines."""
 
 import argparse
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from textregion import render
 from textregion.cli.arguments import parse_arguments
-from textregion.cli.boxes import box_flags
+from textregion.cli.batch import DemoRun, photographs, print_files, print_shares
 from textregion.cli.command_line import output_folder, run_program
-from textregion.cli.drawn_scene import drawn_scene
-from textregion.cli.jobs import gather_jobs
-from textregion.cli.photographs import photographs
+from textregion.cli.jobs import ImageJob, box_flags, gather_jobs
 from textregion.cli.presets import list_presets
 from textregion.cli.settings import segmenter_options
-from textregion.errors import InputError
+from textregion.errors import InputError, at_least
+from textregion.labeling import mean_iou
+from textregion.outputs.folder import LabelledImage, clear_remains
 from textregion.segmenter import TextRegionSegmenter
+from textregion.tiny.scenes import draw_scene
 
 
 def run(args: argparse.Namespace, segmenter_class: type) -> None:
@@ -24,10 +31,44 @@ def run(args: argparse.Namespace, segmenter_class: type) -> None:
         raise InputError("no global-patch scores to show: removal is off; drop --remove_global_patch False")
     boxes = box_flags(args, preset)
     segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
+    demo = DemoRun(segmenter, args, preset, boxes)
     if jobs:
-        photographs(segmenter, jobs, output, args, preset, boxes)
+        photographs(demo, jobs, output)
     else:
-        drawn_scene(segmenter, output, args, preset)
+        drawn_scene(demo, args.seed, output)
+
+
+def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:
+    """The demo without an image: draw scene number `seed`, whose labels are known, label it, compare, write."""
+    segmenter, before = run.segmenter, dict(run.segmenter.timer.seconds)
+    scene = draw_scene(at_least("--seed", seed, 0), distinct_colours=True)
+    tokens = segmenter.encode_image(scene.image)
+    result = segmenter.segment(tokens, scene.labels)
+    uncovered = np.zeros(scene.label_map.shape, bool)
+    known = render.overlay(scene.image, scene.label_map, result.palette, uncovered)
+    job = ImageJob(Path(f"scene {seed}"), tuple(scene.labels))
+    image = LabelledImage(
+        f"scene_{seed}.png",
+        scene.image,
+        tokens,
+        result,
+        scene.labels,
+        run.note,
+        [("truth", known)],
+        {"scene.png": Image.fromarray(scene.image)},
+    )
+    clear_remains(output)
+    folder = output / f"scene_{seed}"
+    written = run.write(job, image, hashlib.sha256(scene.image.tobytes()).hexdigest(), folder, before)
+    print(f"Drew scene {seed}, found {len(tokens)} regions, labelled every pixel: {folder / 'picture.png'}")
+    print_shares(result, segmenter.config.dense_fallback)
+    score = mean_iou(result.label_map, scene.label_map, len(scene.labels))
+    print(f"mean IoU against the known truth: {score:.3f}")
+    print_files(folder, written)
+    print(f"({run.note})")
+    program = ".venv/bin/python TextRegionSegmenter.py"
+    print(f"Next: another scene            {program} --seed {seed + 1}")
+    print(f"      your photo, real weights {program} --image photo.jpg --labels dog sofa floor")
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "TextRegionSegmenter.py") -> int:

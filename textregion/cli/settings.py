@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from textregion.cli.flags import REGIONSPOT, given_options
-from textregion.cli.jobs import Job
+from textregion.cli.jobs import ImageJob
 from textregion.config import fingerprint
 from textregion.errors import InputError
 from textregion.masks import automatic_sources
@@ -55,7 +55,7 @@ def result_fingerprint(settings: Mapping, labels: tuple[str, ...], image: str, m
     return fingerprint({"format": FORMAT, "settings": settings, "labels": labels, "image": image, "masks": masks})
 
 
-def job_fingerprint(settings: Mapping, job: Job, image: str) -> str:
+def job_fingerprint(settings: Mapping, job: ImageJob, image: str) -> str:
     """The fingerprint of one image of a run; `image`: its content hash."""
     source = settings["mask_source"]
     masks = None if source in automatic_sources() else mask_file(Path(source), job.image)

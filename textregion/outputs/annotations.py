@@ -1,4 +1,4 @@
-"""What results look like in files that other programs read: JSON of labels and regions, COCO, similarity maps.
+"""What results look like in files that other programs read: JSON of labels, regions and boxes, COCO, similarity maps.
 
 Pure functions from results to plain dictionaries and arrays; nothing here touches the disk.
 """
@@ -6,17 +6,32 @@ Pure functions from results to plain dictionaries and arrays; nothing here touch
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from textregion.boxes import GivenBoxes
 from textregion.errors import InputError
-from textregion.labeling import label_probabilities
-from textregion.outputs.region_crops import RegionCrop, crop_regions
-from textregion.text import LabelPrompts
+from textregion.labels import LabelPrompts, region_scores
+from textregion.region_crops import RegionCrop, crop_regions
+from textregion.regionspot.model import probabilities
+from textregion.render import encode_mask
 from textregion.types import RegionTokens, Segmentation
 
 DIGITS = 5  # of every score in JSON: enough to compare, short enough to read
+
+
+def label_shares(result: Segmentation) -> list[tuple[str, float]]:
+    """(label, share of pixels) in the order of the labels; unlike `Segmentation.shares` with duplicate labels."""
+    counts = np.bincount(result.label_map.ravel(), minlength=len(result.labels))
+    return [(name, n / result.label_map.size) for name, n in zip(result.labels, counts, strict=True)]
+
+
+def told_labels(shares: Sequence[tuple[str, float]], most: int) -> list[int]:
+    """Which labels to tell, ascending: all, or of more than `most` the largest of those that have any pixel."""
+    if len(shares) <= most:
+        return list(range(len(shares)))
+    present = [i for i, (_, share) in enumerate(shares) if share > 0]
+    return sorted(sorted(present, key=lambda i: -shares[i][1])[:most])
 
 
 def labels_json(result: Segmentation) -> dict:
@@ -26,7 +41,6 @@ def labels_json(result: Segmentation) -> dict:
     "colour": "#rrggbb", "share": of the pixels in [0, 1], "confidence": mean probability or None}]}, every label
     in the order asked for, also those without a pixel.
     """
-    height, width = result.label_map.shape
     flat, count = result.label_map.ravel(), len(result.labels)
     pixels = np.bincount(flat, minlength=count)
     confidence = np.bincount(flat, result.confidence.ravel(), minlength=count) / np.maximum(pixels, 1)
@@ -40,28 +54,17 @@ def labels_json(result: Segmentation) -> dict:
         }
         for i, (name, colour) in enumerate(zip(result.labels, result.palette, strict=True))
     ]
-    uncovered = round(float((result.region_map < 0).mean()), DIGITS)
-    return {"image": {"width": width, "height": height}, "uncovered": uncovered, "labels": labels}
+    return {**image_json(result.label_map.shape), "uncovered": uncovered_share(result), "labels": labels}
 
 
-def region_scores(
-    tokens: RegionTokens, text: Float[Tensor, "Q D"], labels: "Sequence[str] | LabelPrompts"
-) -> tuple[Float32[np.ndarray, "R L"], Float32[np.ndarray, "R L"]]:
-    """Cosine and probability of every label for every region, as a pixel that only this region covers has them.
+def image_json(size: tuple[int, int]) -> dict:
+    """{"image": {"width", "height"}} of an image of (H, W) pixels."""
+    return {"image": {"width": size[1], "height": size[0]}}
 
-    text: embeddings of the labels' queries (`LabelPrompts.parse(labels).queries`), in their order. A label's
-    cosine is that of its best query; its probability the largest of its queries' in the softmax of 50 * logits
-    over all queries (method 8.3). InputError when text and labels do not belong together.
-    """
-    prompts = LabelPrompts.parse(labels)
-    if len(text) != len(prompts.queries):
-        raise InputError(f"got {len(text)} text embeddings for {len(prompts.queries)} queries; encode the queries")
-    similarity = tokens.similarity(text)
-    logits = similarity * tokens.logit_scale + tokens.logit_bias
-    probability = label_probabilities(logits.T[:, :, None], prompts)[:, :, 0].T
-    label = torch.tensor(prompts.query_label, device=similarity.device).expand_as(similarity)
-    cosine = similarity.new_full(probability.shape, -torch.inf).scatter_reduce(1, label, similarity, "amax")
-    return cosine.float().cpu().numpy(), probability.float().cpu().numpy()
+
+def uncovered_share(result: Segmentation) -> float:
+    """Share of the pixels that lie in no region, in [0, 1]."""
+    return round(float((result.region_map < 0).mean()), DIGITS)
 
 
 def region_rows(
@@ -79,30 +82,76 @@ def region_rows(
 
     text, labels: as `region_scores`. crops: `crop_regions(tokens.masks)` if already made.
     """
-    prompts = LabelPrompts.parse(labels)
+    prompts, masks = LabelPrompts.parse(labels), tokens.masks
     cosine, probability = region_scores(tokens, text, prompts)
-    best = np.argsort(-cosine, axis=1, kind="stable")[:, :top]
-    areas = [crop.area for crop in (crop_regions(tokens.masks) if crops is None else crops)]
-    plain = {name: getattr(tokens.masks, name).tolist() for name in ("boxes", "predicted_iou", "stability")}
+    crops = crop_regions(masks) if crops is None else crops
+    boxes, predicted_iou, stability = (v.tolist() for v in (masks.boxes, masks.predicted_iou, masks.stability))
     return [
         {
             "region": r,
             "mask": int(tokens.source_index[r]),
-            "box": [round(value, 2) for value in plain["boxes"][r]],
-            "area": areas[r],
-            "predicted_iou": round(plain["predicted_iou"][r], DIGITS),
-            "stability": round(plain["stability"][r], DIGITS),
-            "labels": [
-                {
-                    "index": int(q),
-                    "name": prompts.names[q],
-                    "cosine": round(float(cosine[r, q]), DIGITS),
-                    "probability": round(float(probability[r, q]), DIGITS),
-                }
-                for q in best[r]
-            ],
+            "box": [round(value, 2) for value in boxes[r]],
+            "area": crops[r].area,
+            "predicted_iou": round(predicted_iou[r], DIGITS),
+            "stability": round(stability[r], DIGITS),
+            "labels": _best(prompts.names, cosine[r], top, cosine=cosine[r], probability=probability[r]),
         }
         for r in range(len(tokens))
+    ]
+
+
+def box_rows(
+    tokens: RegionTokens,
+    given: GivenBoxes,
+    text: Float[Tensor, "Q D"],
+    labels: "Sequence[str] | LabelPrompts",
+    scale: float,
+    top: int = 5,
+) -> list[dict]:
+    """One entry per box, in order: where it is, what it may be, best first.
+
+    {"box": its number, "xyxy" in pixels, "detector_score" or None, "region": index into the tokens or None where the
+    box has none, "predicted_iou" of its mask or None, "labels": [{"index", "name", "cosine", "probability", "score"}]}
+
+    probability: softmax over the queries of scale * logit, the largest of a label's queries. score: times the
+    detector's score, or the probability itself where there is none (RegionSpot 3.3). text: embeddings of the
+    labels' queries. Boxes without a token have no labels.
+    """
+    prompts = LabelPrompts.parse(labels)
+    cosine = prompts.best_query(tokens.similarity(text)).cpu().numpy()
+    probability = prompts.best_query(probabilities(tokens.logits(text), scale)).cpu().numpy()
+    region_of = {int(box): region for region, box in enumerate(tokens.source_index)}
+    rows = []
+    for number, box in enumerate(given.boxes):
+        region, detector = region_of.get(number), None if given.scores is None else float(given.scores[number])
+        row = {
+            "box": number,
+            "xyxy": [round(float(value), 2) for value in box],
+            "detector_score": None if detector is None else round(detector, DIGITS),
+            "region": region,
+            "predicted_iou": None,
+            "labels": [],
+        }
+        if region is not None:
+            row["predicted_iou"] = round(float(tokens.masks.predicted_iou[region]), DIGITS)
+            score = probability[region].astype(float) * (1.0 if detector is None else detector)
+            columns = {"cosine": cosine[region], "probability": probability[region], "score": score}
+            row["labels"] = _best(prompts.names, probability[region], top, **columns)
+        rows.append(row)
+    return rows
+
+
+def _best(
+    names: Sequence[str], by: Float[np.ndarray, " L"], top: int, **columns: Float[np.ndarray, " L"]
+) -> list[dict]:
+    """The `top` labels by the largest of some numbers, with what each of the columns says of them."""
+    return [
+        {
+            "index": int(index),
+            "name": names[index],
+            **{name: round(float(values[index]), DIGITS) for name, values in columns.items()},
+        }
+        for index in np.argsort(-by, kind="stable")[:top]
     ]
 
 
@@ -112,10 +161,7 @@ def coco_json(images: Sequence[tuple[str, Segmentation]]) -> dict:
     Masks are compressed RLE as pycocotools writes it. Category ids start at 1 and follow the first mention of a
     name, so for one image without duplicate labels an id is the label map's pixel value + 1.
     """
-    entries = []
-    for name, result in images:
-        entries.append((name, result.label_map.shape, result.labels, result.to_coco_rle()))
-    return _coco_file(entries)
+    return _coco_file([(name, result.label_map.shape, result.labels, result.to_coco_rle()) for name, result in images])
 
 
 def coco_regions_json(
@@ -138,16 +184,6 @@ def coco_regions_json(
         )
         full[crop.rows, crop.columns] = 0
     return _coco_file([(file_name, size, labels, annotations)])
-
-
-def encode_mask(mask: np.ndarray) -> dict:
-    """{"segmentation": compressed RLE with text counts, "area", "bbox": [x, y, width, height]} of a (H, W) mask."""
-    from pycocotools import mask as coco_mask
-
-    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    segmentation = {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode()}
-    box = [float(v) for v in coco_mask.toBbox(rle)]
-    return {"segmentation": segmentation, "area": int(coco_mask.area(rle)), "bbox": box}
 
 
 def _coco_file(entries: Sequence[tuple[str, tuple[int, int], Sequence[str], list[dict]]]) -> dict:

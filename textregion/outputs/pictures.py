@@ -1,78 +1,37 @@
-"""Pictures of regions, labels and scores, as files, never windows. All images are (H, W, 3) uint8 RGB."""
+"""The pictures of one image: regions, labels, boxes, scores. They are returned, never written or shown in a window.
 
-import colorsys
+Drawn into an image are regions, patch scores and boxes; sheets add titles, legends and notes (outputs/sheets.py).
+"""
+
 from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw
 
-from textregion.outputs.lettering import font, shorten, wrap
-from textregion.outputs.region_crops import RegionCrop, crop_regions
-from textregion.types import RegionMasks, Segmentation
+from textregion.outputs.annotations import label_shares, told_labels
+from textregion.outputs.sheets import MARGIN, font, footer, sheet, shorten, with_footer
+from textregion.region_crops import RegionCrop, crop_regions
+from textregion.render import RgbImage, blend, grey, outline, palette
+from textregion.types import RegionMasks, RegionTokens, Segmentation
 
-Picture = UInt8[np.ndarray, "_ _ 3"]
-Legend = Sequence[tuple[np.ndarray, str]]  # (colour, words)
-MARGIN = 16
-NARROWEST, WIDEST = 480, 1600  # pixels, of a sheet and of one of its panels
 DRAWN_ABOVE = 0.5
-GOLDEN_RATIO = 0.61803398875
-
-
-def palette(count: int) -> UInt8[np.ndarray, "L 3"]:
-    """`count` well separated colours; colour k does not depend on `count`."""
-    colours = []
-    for k in range(count):
-        hue, level = (0.02 + k * GOLDEN_RATIO) % 1, (0.95, 0.75, 0.85)[k % 3]
-        colours.append([round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.55 + 0.35 * ((k // 3) % 2), level)])
-    return np.array(colours, np.uint8).reshape(count, 3)
-
-
-def label_map_image(segmentation: Segmentation) -> Image.Image:
-    """Label indices as an 8-bit palette image, or 16-bit grey when there are more than 256 labels."""
-    if len(segmentation.labels) > 256:
-        return Image.fromarray(segmentation.label_map.astype(np.uint16))
-    image = Image.fromarray(segmentation.label_map.astype(np.uint8))
-    image.putpalette(segmentation.palette.tobytes())
-    return image
-
-
-def overlay(image: UInt8[np.ndarray, "h w 3"], segmentation: Segmentation, opacity: float = 0.6) -> Picture:
-    """The image (any size) in grey under the labels' colours, fainter where no region lies. opacity: 0..1."""
-    height, width = segmentation.label_map.shape
-    base = grey(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
-    colours = segmentation.palette[segmentation.label_map]
-    blended, bare = _blend(base, colours, opacity), segmentation.region_map < 0
-    if bare.any():
-        blended[bare] = _blend(base, colours, opacity / 2)[bare]
-    return outline(blended, segmentation.label_map)
-
-
-def _blend(base: Picture, colours: Picture, opacity: float) -> Picture:
-    """(1 - opacity) * base + opacity * colours, rounded."""
-    return cv2.addWeighted(base, 1 - opacity, colours, opacity, 0)
-
-
-def grey(image: Picture) -> Picture:
-    """The image without colour, so that a tint laid over it keeps its hue."""
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-
-def outline(image: Picture, index_map: Int[np.ndarray, "H W"]) -> Picture:
-    """A thin white line wherever the index changes."""
-    edge = np.zeros(index_map.shape, bool)
-    edge[:, 1:] |= index_map[:, 1:] != index_map[:, :-1]
-    edge[1:] |= index_map[1:] != index_map[:-1]
-    out = image.copy()
-    out[edge] = 255
-    return out
+MOST_IN_LEGEND = 48
+MOST_REGIONS = 60  # in one picture of each
+COLUMNS = 6
+SIDE = 184  # pixels, of a region's picture
+LINES = 3  # labels told per region
+SIZE = 14  # pixels, of the letters
+CELL = (SIDE + MARGIN, SIDE + (LINES + 1) * 19 + 6 + MARGIN)  # width, height
+MOST_BOXES = 60  # in one picture
+SMALLEST, LARGEST = 800, 2400  # pixels, of the longer side of a picture of boxes
 
 
 def draw_regions(
-    image: Picture, masks: RegionMasks, opacity: float = 0.6, crops: Sequence[RegionCrop] | None = None
-) -> Picture:
+    image: RgbImage, masks: RegionMasks, opacity: float = 0.6, crops: Sequence[RegionCrop] | None = None
+) -> RgbImage:
     """Every region r in colour r of the palette, large ones first so that small ones stay visible.
 
     Drawn is where the soft value (0..3) is above DRAWN_ABOVE: resizing gives regions a fringe of small values.
@@ -80,25 +39,27 @@ def draw_regions(
     """
     if crops is None:
         crops = crop_regions(replace(masks, image_size=image.shape[:2]), DRAWN_ABOVE)
-    colours, each = np.zeros_like(image), palette(len(crops))
+    tint, colours = np.zeros_like(image), palette(len(crops))
     index_map = np.full(image.shape[:2], -1)
     for r in np.argsort([-crop.area for crop in crops], kind="stable"):
         crops[r].paint(index_map, r)
-        crops[r].paint(colours, each[r])
+        crops[r].paint(tint, colours[r])
     base = grey(image)
-    blended = np.where((index_map >= 0)[..., None], _blend(base, colours, opacity), base)
+    blended = np.where((index_map >= 0)[..., None], blend(base, tint, opacity), base)
     return outline(blended, index_map)
 
 
-def heat_map(image: Picture, scores: Float32[np.ndarray, "Ph Pw"], removed: Bool[np.ndarray, "Ph Pw"]) -> Picture:
+def turbo(values: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Blue for 0 over green to red for 255."""
+    return np.ascontiguousarray(cv2.applyColorMap(values, cv2.COLORMAP_TURBO)[..., ::-1])
+
+
+def heat_map(image: RgbImage, scores: Float32[np.ndarray, "Ph Pw"], removed: Bool[np.ndarray, "Ph Pw"]) -> RgbImage:
     """Patch scores over the image, blue low to red high; removed (global) patches are hatched in white."""
     height, width = image.shape[:2]
     spread = scores.max() - scores.min()
     scaled = (255 * (scores - scores.min()) / (spread if spread > 0 else 1)).astype(np.uint8)
-    coloured = cv2.applyColorMap(
-        cv2.resize(scaled, (width, height), interpolation=cv2.INTER_NEAREST), cv2.COLORMAP_TURBO
-    )
-    out = cv2.addWeighted(image, 0.45, coloured[..., ::-1], 0.55, 0)
+    out = blend(image, turbo(cv2.resize(scaled, (width, height), interpolation=cv2.INTER_NEAREST)), 0.55)
     gone = cv2.resize(removed.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
     y, x = np.mgrid[:height, :width]
     out[gone & ((x + y) % 8 < 2)] = 255
@@ -106,78 +67,197 @@ def heat_map(image: Picture, scores: Float32[np.ndarray, "Ph Pw"], removed: Bool
 
 
 def draw_box(
-    image: Picture, box: tuple[float, float, float, float], colour: tuple[int, int, int] = (255, 60, 60)
-) -> Picture:
+    image: RgbImage, box: tuple[float, float, float, float], colour: tuple[int, int, int] = (255, 60, 60)
+) -> RgbImage:
     """The image with a box (x, y, width, height) in pixels."""
     x, y, width, height = (round(v) for v in box)
     return cv2.rectangle(image.copy(), (x, y), (x + width, y + height), colour, max(2, max(image.shape) // 300))
 
 
-def sheet(
-    panels: Sequence[tuple[str, Picture]], legend: Legend = (), note: str = "", height: int | None = None
+# ---------------------------------------------------------------------- sheets
+
+
+def legend(result: Segmentation, most: int = MOST_IN_LEGEND) -> tuple[list[tuple[np.ndarray, str]], str]:
+    """(colour, "label share") of the labels in order, of very many the largest only; and a note about the others."""
+    shares = label_shares(result)
+    chosen = told_labels(shares, most)
+    entries = [(result.palette[i], f"{shares[i][0]} {shares[i][1]:.0%}") for i in chosen]
+    missing = len(shares) - len(chosen)
+    return entries, f"{missing} more labels: labels.json" if missing else ""
+
+
+def main_picture(
+    image: RgbImage,
+    tokens: RegionTokens,
+    result: Segmentation,
+    crops: Sequence[RegionCrop],
+    note: str,
+    more_panels: Sequence[tuple[str, RgbImage]] = (),
 ) -> Image.Image:
-    """Panels side by side with titles, a legend of (colour, text) below and a note at the foot.
+    """Image, regions, labels (and further panels) side by side, with a legend."""
+    panels = [
+        ("image", image),
+        ("regions", draw_regions(image, tokens.masks, crops=crops)),
+        ("labels", result.overlay(image)),
+    ]
+    entries, missing = legend(result)
+    return sheet([*panels, *more_panels], entries, ". ".join(filter(None, [missing, note])))
 
-    height: of the panels in pixels, default that of the tallest within 240..640; none gets wider than WIDEST.
+
+def overlay_picture(image: RgbImage, result: Segmentation) -> Image.Image:
+    """The labels over the image in the image's own size, the legend below."""
+    entries, missing = legend(result)
+    faint = "Fainter: in no region." if bool((result.region_map < 0).any()) else ""
+    return with_footer(result.overlay(image), entries, ". ".join(filter(None, [missing, faint])))
+
+
+def global_patch_picture(image: RgbImage, scores: Float32[np.ndarray, "Ph Pw"], threshold: float) -> Image.Image:
+    """The difference score of every patch, hatched where the patch was removed."""
+    picture = heat_map(image, scores, scores < threshold)
+    note = f"score d in [{scores.min():.2f}, {scores.max():.2f}]; hatched: removed, d < {threshold:g}"
+    return sheet([("image", image), ("global-patch score", picture)], note=note)
+
+
+def similarity_picture(
+    image: RgbImage, values: Float32[np.ndarray, "H W"], label: str, low: float, high: float
+) -> Image.Image:
+    """One label's similarity over the image, blue at `low` to red at `high`, grey where no region lies."""
+    span = high - low if high > low else 1.0
+    known = ~np.isnan(values)
+    scaled = np.where(known, 255 * (values - low) / span, 0).clip(0, 255).round().astype(np.uint8)
+    base = grey(image)
+    coloured = blend(base, turbo(scaled), 0.6)
+    bar = turbo(np.linspace(0, 255, 5).round().astype(np.uint8)[None])[0]
+    entries = [(colour, f"{step:.3f}") for colour, step in zip(bar, np.linspace(low, high, 5), strict=True)]
+    note = (
+        "Cosine of the regions with the label, the largest where they overlap; one scale for all labels of the image."
+    )
+    note += "" if known.all() else " Grey: in no region."
+    return sheet([("image", image), (label, np.where(known[..., None], coloured, base))], entries, note)
+
+
+# ---------------------------------------------------------------------- every region on its own
+
+
+def region_sheet(
+    image: RgbImage, rows: Sequence[dict], crops: Sequence[RegionCrop], most: int = MOST_REGIONS
+) -> Image.Image:
+    """Regions in cells, large ones first: outlined in the image, below it the region's index, area and best labels.
+
+    rows: from `annotations.region_rows`; crops: `crop_regions` of the same masks. Of more than `most` regions only
+    the largest are shown, and the foot of the sheet says so. Scores are cosine and probability.
     """
-    height = height or max(240, min(640, max(p.shape[0] for _, p in panels)))
-    images = [_fitted(picture, height) for _, picture in panels]
-    width = max(sum(i.width + MARGIN for i in images) + MARGIN, NARROWEST)
-    foot = footer(legend, note, width)
-    canvas = Image.new("RGB", (width, max(i.height for i in images) + MARGIN + 20 + foot.height), "white")
-    draw, x = ImageDraw.Draw(canvas), MARGIN
-    for (name, _), image in zip(panels, images, strict=True):
-        draw.text((x, MARGIN // 2), shorten(name, 18, image.width), "black", font(18))
-        canvas.paste(image, (x, MARGIN + 20))
-        x += image.width + MARGIN
-    canvas.paste(foot, (0, canvas.height - foot.height))
-    return canvas
+    shown = sorted(rows, key=lambda row: (-row["area"], row["region"]))[:most]
+    columns = max(3, min(COLUMNS, len(shown)))
+    width = columns * CELL[0] + MARGIN
+    foot = footer([], _note(len(shown), len(rows)), width, SIZE)
+    lines = -(-len(shown) // columns)
+    picture = Image.new("RGB", (width, MARGIN + lines * CELL[1] + foot.height), "white")
+    colours = palette(len(rows))
+    for n, row in enumerate(shown):
+        corner = MARGIN + (n % columns) * CELL[0], MARGIN + (n // columns) * CELL[1]
+        picture.paste(_cell(image, row, crops[row["region"]], colours[row["region"]]), corner)
+    picture.paste(foot, (0, picture.height - foot.height))
+    return picture
 
 
-def with_footer(picture: Picture, legend: Legend = (), note: str = "") -> Image.Image:
-    """The picture in its own size, untouched, with a legend below whose letters grow with the picture."""
-    image = Image.fromarray(picture)
-    width = max(image.width, NARROWEST)
-    foot = footer(legend, note, width, size=min(max(width // 60, 15), 60))
-    canvas = Image.new("RGB", (width, image.height + foot.height), "white")
-    canvas.paste(image, (0, 0))
-    canvas.paste(foot, (0, image.height))
-    return canvas
+def _note(shown: int, count: int) -> str:
+    """What the numbers are, and how many regions are not shown."""
+    if count == 0:
+        return "No regions were found."
+    some = f"{count} regions" if shown == count else f"The {shown} largest of {count} regions; all are in regions.json"
+    return f"{some}. Large to small; #: index in regions.json; per label: cosine, probability."
 
 
-def footer(legend: Legend, note: str, width: int, size: int = 15) -> Image.Image:
-    """A white strip with coloured squares and words, as many rows as needed, then the note; `size`: of the letters."""
-    rows, lines = _legend_rows(legend, width, size), wrap(note, size, width - 2 * MARGIN) if note else []
-    step = round(1.6 * size)
-    strip = Image.new("RGB", (width, 2 * (MARGIN // 2) + step * (len(rows) + len(lines))), "white")
-    draw, y = ImageDraw.Draw(strip), MARGIN // 2
-    for row in rows:
-        for x, colour, words in row:
-            draw.rectangle((x, y + 1, x + size, y + size + 1), tuple(int(c) for c in colour), "black")
-            draw.text((x + round(1.4 * size), y), words, "black", font(size))
-        y += step
-    for line in lines:
-        draw.text((MARGIN, y), line, "dimgray", font(size))
-        y += step
-    return strip
+def _cell(image: RgbImage, row: dict, crop: RegionCrop, colour: UInt8[np.ndarray, " 3"]) -> Image.Image:
+    cell = Image.new("RGB", (SIDE, CELL[1] - MARGIN), "white")
+    picture = Image.fromarray(region_picture(image, crop, colour))
+    cell.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
+    draw, y = ImageDraw.Draw(cell), SIDE + 4
+    draw.rectangle((0, y + 2, SIZE - 3, y + SIZE - 1), tuple(colour.tolist()), "black")
+    _line(draw, y, f"#{row['region']}", f"{row['area']:,} px", indent=SIZE + 3)
+    for n, label in enumerate(row["labels"][:LINES], start=1):
+        scores = f"{label['cosine']:.3f} {label['probability']:4.0%}"
+        _line(draw, y + 19 * n, label["name"], scores, "black" if n == 1 else "dimgray")
+    return cell
 
 
-def _legend_rows(legend: Legend, width: int, size: int) -> list[list[tuple]]:
-    """Legend entries broken into rows that fit the width: [(x, colour, text), …] per row."""
-    rows, x = [], width
-    for colour, words in legend:
-        words = shorten(words, size, width - 2 * MARGIN - 1.4 * size)
-        needed = round(1.4 * size + font(size).getlength(words) + 1.5 * size)
-        if x + needed - round(1.5 * size) > width - MARGIN:
-            rows.append([])
-            x = MARGIN
-        rows[-1].append((x, colour, words))
-        x += needed
-    return rows
+def _line(draw: ImageDraw.ImageDraw, y: int, left: str, right: str, colour: str = "black", indent: int = 0) -> None:
+    """Words at the left, shortened so that the numbers at the right have room."""
+    taken = font(SIZE).getlength(right)
+    draw.text((SIDE - taken, y), right, colour, font(SIZE))
+    draw.text((indent, y), shorten(left, SIZE, SIDE - taken - indent - 8), colour, font(SIZE))
 
 
-def _fitted(picture: Picture, height: int) -> Image.Image:
-    """The picture at a height, or lower where it would get wider than WIDEST."""
-    factor = min(height / picture.shape[0], WIDEST / picture.shape[1])
-    sides = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
-    return Image.fromarray(picture).resize(sides)
+def region_picture(
+    image: RgbImage, crop: RegionCrop, colour: UInt8[np.ndarray, " 3"], side: int = SIDE
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """The part of the image around a region, at most `side` pixels a side: the region as it is, the rest faded."""
+    inside = np.zeros(image.shape[:2], np.uint8)
+    crop.paint(inside, 1)
+    rows, columns = _surroundings(crop, image.shape[:2])
+    part, inside = image[rows, columns], inside[rows, columns]
+    factor = side / max(part.shape[:2])
+    size = max(1, round(part.shape[1] * factor)), max(1, round(part.shape[0] * factor))
+    part = cv2.resize(part, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    inside = cv2.resize(inside, size, interpolation=cv2.INTER_NEAREST)
+    faded = cv2.addWeighted(part, 0.3, np.full_like(part, 255), 0.7, 0)
+    picture = np.where(inside[..., None].astype(bool), part, faded)
+    contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(np.ascontiguousarray(picture), contours, -1, colour.tolist(), 2)
+
+
+def _surroundings(crop: RegionCrop, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the region's mask with a sixth of its longer side around it; the image if it is empty."""
+    mask = crop.mask
+    if not mask.any():
+        return slice(size[0]), slice(size[1])
+    y, x = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    top, bottom = crop.rows.start + int(y[0]), crop.rows.start + int(y[-1]) + 1
+    left, right = crop.columns.start + int(x[0]), crop.columns.start + int(x[-1]) + 1
+    room = max(bottom - top, right - left) // 6 + 2
+    return slice(max(top - room, 0), bottom + room), slice(max(left - room, 0), right + room)
+
+
+# ---------------------------------------------------------------------- boxes with names
+
+
+def boxes_picture(image: UInt8[np.ndarray, "H W 3"], rows: Sequence[dict], note: str = "") -> Image.Image:
+    """The image with every box in a colour of its own, its best label and score; of very many the best MOST_BOXES.
+
+    rows: from `annotations.box_rows`.
+    """
+    longest = max(image.shape[:2])
+    factor = min(max(longest, SMALLEST), LARGEST) / longest
+    picture = Image.fromarray(image)
+    picture = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))))
+    shown = sorted(rows, key=lambda row: -row["labels"][0]["score"] if row["labels"] else 1.0)[:MOST_BOXES]
+    size = min(max(max(picture.size) // 60, 13), 40)
+    draw, colours = ImageDraw.Draw(picture), palette(len(rows))
+    placed = [(row, [factor * value for value in row["xyxy"]], tuple(colours[row["box"]].tolist())) for row in shown]
+    for _, box, colour in placed:
+        draw.rectangle(box, outline=colour, width=max(2, size // 6))
+    for row, box, colour in placed:  # after all boxes, so that no line runs through a name
+        _write_name(draw, box, _name(row), colour, size)
+    count = f"{len(rows)} boxes" if len(shown) == len(rows) else f"The {len(shown)} best of {len(rows)} boxes"
+    words = f"{count}; all labels and scores: boxes.json."
+    return with_footer(np.asarray(picture), note=f"{words} {note}".strip())
+
+
+def _name(row: dict) -> str:
+    if not row["labels"]:
+        return f"#{row['box']} no token"
+    best = row["labels"][0]
+    return f"#{row['box']} {best['name']} {best['score']:.0%}"
+
+
+def _write_name(draw: ImageDraw.ImageDraw, box: Sequence[float], words: str, colour: tuple, size: int) -> None:
+    """The words on a strip of the box's colour above it, or within it where there is no room, inside the picture."""
+    width, height = draw.im.size
+    words = shorten(words, size, width - 8)
+    length, strip = font(size).getlength(words) + 6, size + 5
+    x = min(max(box[0], 0), max(width - length, 0))
+    y = box[1] - strip if box[1] >= strip else min(box[1], height - strip)
+    draw.rectangle((x, y, x + length, y + strip), fill=colour)
+    dark = 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2] < 130
+    draw.text((x + 3, y + 1), words, "white" if dark else "black", font(size))

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from textregion.backbones import Backbone
+from textregion.labels import as_labels
 from textregion.text import TEMPLATES as IMAGENET_TEMPLATES
 from textregion.text import prompt_vectors
-from textregion.types import as_labels
 
 TEMPLATES = (*IMAGENET_TEMPLATES, "{}.".format)
 NAMES_AT_ONCE = 50

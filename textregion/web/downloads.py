@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from textregion.outputs.annotations import coco_json, encode_mask, labels_json, region_rows
-from textregion.outputs.pictures import label_map_image
+from textregion.outputs.annotations import coco_json, labels_json, region_rows
+from textregion.render import encode_mask, label_map_image
 from textregion.web.pictures import Look, draw
 from textregion.web.session import Encoded, Question, Workbench, enlarge
 
@@ -32,7 +32,7 @@ def label_map_png(bench: Workbench, image: Encoded, question: Question) -> bytes
     answer = bench.answer(image, question, image.size)
     if answer.grounding is not None:
         return encode_png(Image.fromarray(answer.grounding.mask.astype(np.uint8) * 255))
-    return encode_png(label_map_image(answer.result))
+    return encode_png(label_map_image(answer.result.label_map, answer.result.palette))
 
 
 def numbers_json(bench: Workbench, image: Encoded, question: Question, name: str) -> bytes:

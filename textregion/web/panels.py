@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 from jaxtyping import Float32
 
-from textregion.outputs.pictures import palette
+from textregion.render import palette
 from textregion.web.pictures import REFERRED
 from textregion.web.session import Answer, Encoded
 

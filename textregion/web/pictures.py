@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw
 
 from textregion.errors import InputError
-from textregion.outputs.lettering import font, shorten
-from textregion.outputs.pictures import heat_map, outline, overlay
+from textregion.outputs.pictures import heat_map
+from textregion.outputs.sheets import font, shorten
+from textregion.render import outline
 from textregion.types import Segmentation
 from textregion.web.session import Answer
 
@@ -59,7 +60,7 @@ def draw(
         image = heat_map(image, scores, scores < threshold)
         picture = outline(image, answer.result.label_map) if look.masks else image
     elif look.masks and answer.grounding is None:
-        picture = overlay(image, answer.result, look.opacity)
+        picture = answer.result.overlay(image, look.opacity)
     else:
         picture = image.copy()
     if answer.grounding is not None:

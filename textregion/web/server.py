@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from textregion.cli.program import segmenter_options
+from textregion.cli.settings import segmenter_options
 from textregion.errors import InputError
 from textregion.tiny.scenes import draw_scene
 from textregion.web.arguments import DEFAULT_PORT, limits_of

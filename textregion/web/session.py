@@ -13,10 +13,9 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from textregion.errors import InputError
+from textregion.grounding import GroundingResult
 from textregion.images import load_image
-from textregion.outputs.annotations import region_scores
-from textregion.referring import GroundingResult
-from textregion.text import LabelPrompts
+from textregion.labels import LabelPrompts, region_scores
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 from textregion.web.cache import BoundedCache
 from textregion.web.limits import MEGABYTE, Limits, parse_labels, parse_sentence, read_upload

@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from textregion.boxes_file import GivenBoxes
-from textregion.cli.boxes import box_flags, box_of, name_boxes
+from textregion.boxes import GivenBoxes
+from textregion.cli.jobs import box_flags, box_of
 from textregion.cli.program import main
 from textregion.errors import InputError
-from textregion.labeling import TEMPERATURE
+from textregion.labels import TEMPERATURE
+from textregion.outputs.folder import name_boxes
 from textregion.regionspot import loading
 from textregion.regionspot.checkpoint import save_head
 from textregion.regionspot.head import RegionSpotHead

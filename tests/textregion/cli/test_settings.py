@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from textregion.cli.arguments import parse_arguments
-from textregion.cli.jobs import Job
+from textregion.cli.jobs import ImageJob
 from textregion.cli.settings import (
     file_stamp,
     job_fingerprint,
@@ -57,7 +57,7 @@ def test_labels_image_and_masks_count(tmp_path):
         result_fingerprint(plain, ("a", "b"), "image", "masks"),
     }
     assert len(several) == 4
-    job = Job(Path("photos/x.png"), ("a",))
+    job = ImageJob(Path("photos/x.png"), ("a",))
     assert mask_file(tmp_path, job.image) is None
     given = settings("--masks", str(tmp_path))
     before = job_fingerprint(given, job, "image")
@@ -66,7 +66,7 @@ def test_labels_image_and_masks_count(tmp_path):
     assert job_fingerprint(given, job, "image") != before
 
 
-def test_file_stamp(tmp_path):
+def test_a_stamp_tells_size_and_time_of_change(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"abc")
     assert file_stamp(str(path)) == {"path": str(path), "bytes": 3, "changed": path.stat().st_mtime_ns}

@@ -11,15 +11,16 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from textregion.errors import InputError
+from textregion.labels import region_scores
 from textregion.outputs.annotations import (
     coco_json,
     coco_regions_json,
+    label_shares,
     labels_json,
     region_rows,
-    region_scores,
     similarity_map,
 )
-from textregion.outputs.region_crops import crop_regions
+from textregion.region_crops import crop_regions
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 LABELS = ["cat; kitten", "sky", "red sofa"]  # four queries
@@ -207,3 +208,9 @@ def test_missing_supervision_is_one_line(monkeypatch, result):
     with pytest.raises(InputError, match="pip install supervision") as error:
         result.to_supervision()
     assert "\n" not in str(error.value)
+
+
+def test_shares_keep_duplicate_labels():
+    label_map = np.array([[0, 1, 1, 2]])
+    result = Segmentation(label_map, np.ones((1, 4), np.float32), label_map * 0, ("a", "b", "b"))
+    assert label_shares(result) == [("a", 0.25), ("b", 0.5), ("b", 0.25)]

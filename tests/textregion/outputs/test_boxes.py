@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from textregion.boxes_file import GivenBoxes
-from textregion.outputs.boxes import MOST, box_rows, boxes_picture
+from textregion.boxes import GivenBoxes
+from textregion.outputs.annotations import box_rows
+from textregion.outputs.pictures import MOST_BOXES, boxes_picture
 from textregion.types import RegionMasks, RegionTokens
 
 BOXES = np.array([[1, 2, 30, 40], [5, 5, 20.25, 25], [0, 0, 50, 45]], np.float32)
@@ -72,6 +73,9 @@ def test_of_very_many_boxes_the_best_are_drawn():
         labels = [{"name": "a", "score": score}]
         return {"box": number, "xyxy": [5 * (number % 10), 0, 5 * (number % 10) + 4, 40], "labels": labels}
 
-    few, many = [row(n, 0.9) for n in range(MOST)], [row(n, 0.9 if n < MOST else 0.1) for n in range(MOST + 30)]
+    few, many = (
+        [row(n, 0.9) for n in range(MOST_BOXES)],
+        [row(n, 0.9 if n < MOST_BOXES else 0.1) for n in range(MOST_BOXES + 30)],
+    )
     drawn, cut = (np.asarray(boxes_picture(IMAGE, rows))[: round(45 * 800 / 53)] for rows in (few, many))
     assert np.array_equal(drawn, cut)

@@ -1,79 +1,22 @@
-"""Pictures: what is drawn where."""
+"""Pictures of one image: what is drawn where, values where they can be read off, sizes."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from textregion.outputs.pictures import (
-    MARGIN,
-    WIDEST,
+    MOST_IN_LEGEND,
     draw_box,
     draw_regions,
-    grey,
+    global_patch_picture,
     heat_map,
-    outline,
-    overlay,
-    palette,
-    sheet,
-    with_footer,
+    legend,
+    overlay_picture,
+    similarity_picture,
+    turbo,
 )
+from textregion.outputs.sheets import MARGIN
 from textregion.types import RegionMasks, Segmentation
-
-
-@pytest.fixture
-def halves() -> Segmentation:
-    labels = np.zeros((7, 11), np.int64)
-    labels[:, 5:] = 1
-    return Segmentation(labels, np.ones((7, 11), np.float32), labels.copy(), ("left", "right"))
-
-
-def test_palette_is_stable_and_distinct():
-    colours = palette(40)
-    assert (palette(7) == colours[:7]).all()
-    assert len({tuple(c) for c in colours.tolist()}) == 40
-
-
-def test_label_map_png_round_trip(tmp_path, halves):
-    halves.save_png(tmp_path / "map.png")
-    with Image.open(tmp_path / "map.png") as image:
-        assert image.mode == "P"
-        assert (np.asarray(image) == halves.label_map).all()
-        assert image.getpalette()[:6] == halves.palette.ravel().tolist()
-
-
-def test_label_map_above_256_labels_is_16_bit(tmp_path):
-    labels = np.arange(300).reshape(15, 20)
-    many = Segmentation(labels, np.ones((15, 20), np.float32), labels, tuple(map(str, range(300))))
-    many.save_png(tmp_path / "map.png")
-    with Image.open(tmp_path / "map.png") as image:
-        assert (np.asarray(image) == labels).all()
-
-
-def test_overlay_blends_grey_with_label_colour(halves):
-    image = np.random.default_rng(0).integers(0, 255, (7, 11, 3), dtype=np.uint8)
-    out = overlay(image, halves, opacity=0.25)
-    expected = 0.75 * grey(image)[3, 2] + 0.25 * halves.palette[0]
-    assert np.abs(out[3, 2] - expected).max() <= 0.5
-    assert (out[:, 5] == 255).all()
-
-
-def test_overlay_is_fainter_without_a_region(halves):
-    bare = Segmentation(halves.label_map, halves.confidence, halves.region_map * 0 - 1, halves.labels)
-    image = np.full((7, 11, 3), 100, np.uint8)
-    assert np.abs(overlay(image, bare, 0.5)[3, 2] - (75 + 0.25 * halves.palette[0])).max() <= 0.5
-
-
-def test_overlay_takes_an_image_of_another_size(halves):
-    assert overlay(np.zeros((14, 22, 3), np.uint8), halves).shape == (7, 11, 3)
-
-
-def test_outline_marks_changes_only():
-    index = np.zeros((5, 5), int)
-    index[2:, :] = 1
-    out = outline(np.zeros((5, 5, 3), np.uint8), index)
-    assert (out[2] == 255).all()
-    assert not out[[0, 1, 3, 4]].any()
 
 
 def test_small_regions_are_drawn_over_large_ones():
@@ -99,24 +42,54 @@ def test_box_is_drawn_on_a_copy():
     assert tuple(out[5, 4]) == tuple(out[14, 12]) == (1, 2, 3)
 
 
-def test_sheet_holds_all_panels_and_wraps_the_legend():
-    panels = [("one", np.zeros((240, 300, 3), np.uint8)), ("two", np.zeros((120, 120, 3), np.uint8))]
-    few = sheet(panels, [(np.zeros(3), "a")])
-    many = sheet(panels, [(np.zeros(3), f"label {i}") for i in range(40)])
-    assert few.width == 300 + 240 + 3 * 16
-    assert many.height > few.height
+def labelled(label_map: np.ndarray, labels: tuple[str, ...]) -> Segmentation:
+    return Segmentation(label_map, np.ones(label_map.shape, np.float32), label_map * 0, labels)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
-def test_sheet_of_any_shape_is_bounded(size):
-    picture = sheet([("title " * 50, np.zeros((*size, 3), np.uint8))] * 2, [(np.zeros(3), "x" * 999)], "note " * 99)
-    assert 400 < picture.width <= 2 * (WIDEST + MARGIN) + MARGIN
-    assert picture.height < 1200
-    edges = np.asarray(picture)[:, [0, 1, -2, -1]]
-    assert (edges == 255).all()
+def test_legend_of_very_many_labels_has_the_largest():
+    label_map = np.repeat(np.arange(100), np.arange(1, 101)).reshape(1, -1)
+    entries, note = legend(labelled(label_map, tuple(f"w{i}" for i in range(100))))
+    assert len(entries) == MOST_IN_LEGEND
+    assert [words.split()[0] for _, words in entries] == [f"w{i}" for i in range(100 - MOST_IN_LEGEND, 100)]
+    assert note == f"{100 - MOST_IN_LEGEND} more labels: labels.json"
+    assert legend(labelled(np.zeros((1, 1), int), ("a",)))[1] == ""
+    few = np.array([[7, 7, 99]])
+    assert [words for _, words in legend(labelled(few, tuple(f"w{i}" for i in range(100))))[0]] == ["w7 67%", "w99 33%"]
+    assert len(legend(labelled(few * 0, tuple("abc")))[0]) == 3
 
 
-def test_footer_grows_with_the_picture():
-    small = with_footer(np.zeros((10, 480, 3), np.uint8), [(np.zeros(3), "word")])
-    large = with_footer(np.zeros((10, 3000, 3), np.uint8), [(np.zeros(3), "word")])
-    assert large.height - 10 > 2 * (small.height - 10)
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (700, 3), (53, 67)])
+def test_overlay_keeps_the_image_in_its_own_size(size):
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    found = labelled(np.zeros(size, np.int64), ("дерево", "x" * 3000, "犬"))
+    picture = np.asarray(overlay_picture(image, found))
+    assert (picture[: size[0], : size[1]] == found.overlay(image)).all()
+    assert picture.shape[0] > size[0] + MARGIN
+    assert (picture[size[0] :, -MARGIN // 2 :] == 255).all()  # no letters at the edge
+
+
+def test_similarity_is_coloured_by_value_and_grey_where_unknown():
+    image = np.full((240, 480, 3), 80, np.uint8)
+    values = np.full((240, 480), np.nan, np.float32)
+    values[:, :160], values[:, 160:320] = -0.1, 0.3
+    picture = np.asarray(similarity_picture(image, values, "dog", -0.1, 0.3)).astype(int)
+    left = MARGIN + 480 + MARGIN
+    row = picture[MARGIN + 20 + 120]
+    scale = turbo(np.array([[0, 255]], np.uint8))[0].astype(int)
+    assert np.abs(row[left + 80] - (0.4 * 80 + 0.6 * scale[0])).max() <= 1
+    assert np.abs(row[left + 240] - (0.4 * 80 + 0.6 * scale[1])).max() <= 1
+    assert (row[left + 400] == 80).all()
+
+
+def test_similarity_of_one_value_only():
+    values = np.full((5, 7), 0.2, np.float32)
+    assert similarity_picture(np.zeros((5, 7, 3), np.uint8), values, "a", 0.2, 0.2).width >= 480
+
+
+def test_global_patches_are_hatched_where_removed():
+    scores = np.array([[0.0, 0.5]], np.float32)
+    picture = np.asarray(global_patch_picture(np.zeros((240, 480, 3), np.uint8), scores, 0.07))
+    left, top = MARGIN + 480 + MARGIN, MARGIN + 20
+    panel = picture[top : top + 240, left : left + 480]
+    assert (panel[:, :240] == 255).all(2).mean() == pytest.approx(0.25, abs=0.02)
+    assert not (panel[:, 240:] == 255).all(2).any()

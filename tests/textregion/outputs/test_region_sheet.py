@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from textregion.outputs.annotations import region_rows
-from textregion.outputs.pictures import MARGIN
-from textregion.outputs.region_crops import crop_regions
-from textregion.outputs.region_sheet import CELL, COLUMNS, SIDE, region_picture, region_sheet
+from textregion.outputs.pictures import CELL, COLUMNS, MARGIN, SIDE, region_picture, region_sheet
+from textregion.region_crops import crop_regions
+from textregion.render import palette
 from textregion.types import RegionMasks, RegionTokens
 
 RED = np.array([255, 0, 0], np.uint8)
@@ -56,8 +56,6 @@ def test_large_regions_come_first_in_their_colours(parts):
     image, rows, crops = parts
     sheet = np.asarray(region_sheet(image, rows, crops))
     assert sheet.shape[1] == COLUMNS * CELL[0] + MARGIN
-    from textregion.outputs.pictures import palette
-
     for n, r in enumerate((6, 5, 4, 3, 2, 1, 0)):
         y, x = MARGIN + n // COLUMNS * CELL[1] + SIDE + 11, MARGIN + n % COLUMNS * CELL[0] + 5
         assert (sheet[y, x] == palette(7)[r]).all()
@@ -68,7 +66,7 @@ def test_of_many_only_the_largest_and_a_note(parts, monkeypatch):
     image, rows, crops = parts
     said = []
     monkeypatch.setattr(
-        "textregion.outputs.region_sheet.footer", lambda legend, note, *more: said.append(note) or empty(*more)
+        "textregion.outputs.pictures.footer", lambda legend, note, *more: said.append(note) or empty(*more)
     )
     from PIL import Image
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from textregion.outputs.annotations import region_scores
+from textregion.labels import region_scores
 from textregion.web.views import EMPTY
 
 LABELS = ["sand", "brick", "black ring", "white hexagon", "yellow square"]

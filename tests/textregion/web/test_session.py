@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from textregion.errors import InputError
-from textregion.outputs.annotations import region_scores
+from textregion.labels import region_scores
 from textregion.web.cache import BoundedCache
 from textregion.web.limits import Limits
 from textregion.web.session import Answer, Question, Workbench, enlarge, region_mask, shown_size

@@ -1,19 +1,20 @@
-"""Words on pictures: nothing cut, nothing drawn as an empty box."""
+"""Words on pictures: nothing cut, nothing drawn as an empty box; sheets of any shape."""
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import ImageFont
 
 from textregion.errors import InputError
-from textregion.outputs import lettering
-from textregion.outputs.lettering import LONGEST, font, legible, shorten, wrap
+from textregion.outputs import sheets
+from textregion.outputs.sheets import LONGEST, MARGIN, WIDEST, font, legible, sheet, shorten, with_footer, wrap
 
 
 @pytest.fixture
 def fresh():
     """No font remembered, before and after."""
-    caches = (lettering.font, lettering._drawable)
+    caches = (sheets.font, sheets._drawable)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -61,16 +62,39 @@ def test_only_the_beginning_of_endless_text_is_measured():
 def test_a_font_of_ones_own(monkeypatch, fresh, tmp_path):
     path = ImageFont.truetype(font(10).path, 10).path.replace("DejaVuSans.ttf", "DejaVuSansMono.ttf")
     fresh_width = font(10).getlength("i")
-    lettering.font.cache_clear()
+    sheets.font.cache_clear()
     monkeypatch.setenv("TEXTREGION_FONT", path)
     assert font(10).getlength("i") == font(10).getlength("W") != fresh_width
-    lettering.font.cache_clear()
+    sheets.font.cache_clear()
     monkeypatch.setenv("TEXTREGION_FONT", str(tmp_path / "absent.ttf"))
     with pytest.raises(InputError, match="TEXTREGION_FONT"):
         font(10)
 
 
 def test_without_matplotlib_there_are_still_letters(monkeypatch, fresh):
-    monkeypatch.setattr(lettering, "find_spec", lambda name: None)
+    monkeypatch.setattr(sheets, "find_spec", lambda name: None)
     assert font(16).getlength("word") > 10
     assert legible("дерево").startswith("\\u0434")
+
+
+def test_sheet_holds_all_panels_and_wraps_the_legend():
+    panels = [("one", np.zeros((240, 300, 3), np.uint8)), ("two", np.zeros((120, 120, 3), np.uint8))]
+    few = sheet(panels, [(np.zeros(3), "a")])
+    many = sheet(panels, [(np.zeros(3), f"label {i}") for i in range(40)])
+    assert few.width == 300 + 240 + 3 * 16
+    assert many.height > few.height
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_sheet_of_any_shape_is_bounded(size):
+    picture = sheet([("title " * 50, np.zeros((*size, 3), np.uint8))] * 2, [(np.zeros(3), "x" * 999)], "note " * 99)
+    assert 400 < picture.width <= 2 * (WIDEST + MARGIN) + MARGIN
+    assert picture.height < 1200
+    edges = np.asarray(picture)[:, [0, 1, -2, -1]]
+    assert (edges == 255).all()
+
+
+def test_footer_grows_with_the_picture():
+    small = with_footer(np.zeros((10, 480, 3), np.uint8), [(np.zeros(3), "word")])
+    large = with_footer(np.zeros((10, 3000, 3), np.uint8), [(np.zeros(3), "word")])
+    assert large.height - 10 > 2 * (small.height - 10)

@@ -1,7 +1,9 @@
 """Regions at the image's size, each within its own box: what files and pictures need without regions x pixels."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil, floor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -9,7 +11,11 @@ from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 
 from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows
-from textregion.types import RegionMasks
+
+if TYPE_CHECKING:
+    from textregion.types import RegionMasks
+else:
+    RegionMasks = Any  # stands above this module
 
 Taps = list[Tensor]
 
@@ -70,30 +76,22 @@ def crop_regions_above(masks: RegionMasks, thresholds: Sequence[float]) -> list[
 
 
 def _extents(masks: RegionMasks) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the image that each region can reach after both resizes, with a little room."""
-    on = masks.soft > 0
-    ends = [_ends(on.any(2).cpu(), masks, 0), _ends(on.any(1).cpu(), masks, 1)]
-    for row, column in zip(*(e.tolist() for e in ends), strict=True):
-        yield slice(*row), slice(*column)
-
-
-def _ends(on: Bool[Tensor, "M n"], masks: RegionMasks, axis: int) -> Tensor:
-    """(R, 2) int64 start and stop along one axis of the image, (0, 0) for a region without a pixel.
+    """Rows and columns of the image that each region can reach after both resizes, with a little room.
 
     A resized value is positive at most one source sample beyond a positive one, in either resize.
     """
-    count, size = on.shape[1], masks.image_size[axis]
-    cell, pixel = size / count, size / masks.mask_size[axis]
-    first = on.to(torch.uint8).argmax(1).double()
-    last = count - on.flip(1).to(torch.uint8).argmax(1).double()
-    start = ((first - 0.5) * cell - pixel - 1).floor().clamp(0, size)
-    stop = ((last + 0.5) * cell + pixel + 1).ceil().clamp(0, size)
-    some, group = on.any(1), masks.group.cpu()
-    ends = torch.stack([torch.full((len(masks),), size), torch.zeros(len(masks), dtype=torch.int64)], 1)
-    ends[:, 0] = ends[:, 0].scatter_reduce(0, group[some], start[some].long(), "amin")
-    ends[:, 1] = ends[:, 1].scatter_reduce(0, group[some], stop[some].long(), "amax")
-    ends[ends[:, 1] == 0] = 0
-    return ends
+    sizes = zip(masks.image_size, masks.soft.shape[1:], masks.mask_size, strict=True)
+    room_y, room_x = (size / stored / 2 + size / full + 1 for size, stored, full in sizes)
+    tight = replace(masks, boxes=None)  # the masks' own boxes may be wider
+    for x1, y1, x2, y2 in tight.boxes.tolist():
+        if x2 == 0:  # a region without a pixel
+            yield slice(0, 0), slice(0, 0)
+        else:
+            yield _around(y1, y2, room_y, masks.image_size[0]), _around(x1, x2, room_x, masks.image_size[1])
+
+
+def _around(first: float, last: float, room: float, size: int) -> slice:
+    return slice(max(floor(first - room), 0), min(ceil(last + room), size))
 
 
 def _values(region: RegionMasks, rows: slice, columns: slice, taps: list[Taps] | None) -> Float32[Tensor, "y x"]:

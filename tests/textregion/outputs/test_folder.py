@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from textregion.cli.folders import (
+from textregion.outputs.folder import (
     OutputError,
     clear_remains,
+    file_names,
     finished_folder,
     json_bytes,
     output_names,
     read_run,
-    set_aside,
 )
 
 
@@ -134,12 +134,6 @@ def test_remains_of_dead_processes_are_cleared(tmp_path, dead):
     assert (tmp_path / "free" / "a.txt").read_text() == "a"
 
 
-def test_set_aside_takes_the_first_free_name(tmp_path):
-    (tmp_path / "a.csv").touch()
-    (tmp_path / "a.csv.old-1").touch()
-    assert set_aside(tmp_path / "a.csv").name == "a.csv.old-2"
-
-
 def test_output_names_are_unique():
     paths = [Path(p) for p in ("a/x.png", "b/x.jpg", "y.png", "x_2.png", "X.gif", "summary.csv.png")]
     assert output_names(paths) == ["x", "x_2", "y", "x_2_2", "X_3", "summary.csv_2"]
@@ -149,3 +143,12 @@ def test_json_survives_undecodable_names():
     text = json_bytes({"name": "dög \udcff"})
     assert json.loads(text) == {"name": "dög \udcff"}
     assert "dög".encode() in text
+
+
+def test_file_names_are_safe_and_short():
+    labels = ["red sofa", "../../etc/passwd", "дерево", "犬" * 200, "???", "red sofa"]
+    names = list(file_names(labels))
+    assert names[:3] == ["00_red_sofa", "01_etc_passwd", "02_дерево"]
+    assert names[4:] == ["04", "05_red_sofa"]
+    assert all(len(name.encode()) < 100 and "/" not in name for name in names)
+    assert list(file_names(["a"] * 1001))[-1] == "1000_a"

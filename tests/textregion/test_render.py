@@ -1,0 +1,74 @@
+"""Arrays to pictures and codes: colours, blends, outlines, label maps, masks that come back."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from textregion.render import encode_mask, from_rle, grey, outline, palette, to_rle
+from textregion.types import Segmentation
+
+
+@pytest.fixture
+def halves() -> Segmentation:
+    labels = np.zeros((7, 11), np.int64)
+    labels[:, 5:] = 1
+    return Segmentation(labels, np.ones((7, 11), np.float32), labels.copy(), ("left", "right"))
+
+
+def test_palette_is_stable_and_distinct():
+    colours = palette(40)
+    assert (palette(7) == colours[:7]).all()
+    assert len({tuple(c) for c in colours.tolist()}) == 40
+
+
+def test_label_map_png_round_trip(tmp_path, halves):
+    halves.save_png(tmp_path / "map.png")
+    with Image.open(tmp_path / "map.png") as image:
+        assert image.mode == "P"
+        assert (np.asarray(image) == halves.label_map).all()
+        assert image.getpalette()[:6] == halves.palette.ravel().tolist()
+
+
+def test_label_map_above_256_labels_is_16_bit(tmp_path):
+    labels = np.arange(300).reshape(15, 20)
+    many = Segmentation(labels, np.ones((15, 20), np.float32), labels, tuple(map(str, range(300))))
+    many.save_png(tmp_path / "map.png")
+    with Image.open(tmp_path / "map.png") as image:
+        assert (np.asarray(image) == labels).all()
+
+
+def test_overlay_blends_grey_with_label_colour(halves):
+    image = np.random.default_rng(0).integers(0, 255, (7, 11, 3), dtype=np.uint8)
+    out = halves.overlay(image, opacity=0.25)
+    expected = 0.75 * grey(image)[3, 2] + 0.25 * halves.palette[0]
+    assert np.abs(out[3, 2] - expected).max() <= 0.5
+    assert (out[:, 5] == 255).all()
+
+
+def test_overlay_is_fainter_without_a_region(halves):
+    bare = Segmentation(halves.label_map, halves.confidence, halves.region_map * 0 - 1, halves.labels)
+    image = np.full((7, 11, 3), 100, np.uint8)
+    assert np.abs(bare.overlay(image, 0.5)[3, 2] - (75 + 0.25 * halves.palette[0])).max() <= 0.5
+
+
+def test_overlay_takes_an_image_of_another_size(halves):
+    assert halves.overlay(np.zeros((14, 22, 3), np.uint8)).shape == (7, 11, 3)
+
+
+def test_outline_marks_changes_only():
+    index = np.zeros((5, 5), int)
+    index[2:, :] = 1
+    out = outline(np.zeros((5, 5, 3), np.uint8), index)
+    assert (out[2] == 255).all()
+    assert not out[[0, 1, 3, 4]].any()
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64])
+def test_masks_come_back_from_their_codes(dtype):
+    mask = np.zeros((7, 11), bool)
+    mask[2:5, 3:9] = True
+    mask[3, 4] = False
+    code = encode_mask(mask.astype(dtype))
+    assert code["segmentation"] == to_rle(mask)
+    assert (from_rle(code["segmentation"]) == mask).all()
+    assert (code["area"], code["bbox"]) == (17, [3, 2, 6, 3])

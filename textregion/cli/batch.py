@@ -1,0 +1,318 @@
+"""Images become folders of results, one after the other; any may fail, be finished already, or be stopped.
+
+A single image is told at length; of a batch every image has a line, and at the end there is a table: on the screen,
+summary.csv and summary.md.
+"""
+
+import argparse
+import csv
+import io
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from os.path import isfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from textregion.cli.jobs import BoxFlags, ImageJob
+from textregion.cli.settings import EXTRAS, job_fingerprint, run_settings
+from textregion.errors import InputError
+from textregion.images import load_image
+from textregion.masks import read_masks
+from textregion.masks.registry import automatic_sources
+from textregion.outputs.annotations import label_shares, told_labels
+from textregion.outputs.folder import (
+    BOXES_FILE,
+    MOST_SIMILARITY_MAPS,
+    LabelledImage,
+    OutputError,
+    clear_remains,
+    name_boxes,
+    output_names,
+    read_run,
+    write_results,
+    writing,
+)
+from textregion.render import RgbImage
+from textregion.storage import file_hash, set_aside, write_atomically
+from textregion.tables import markdown_table, text_table
+from textregion.tiny.models import unknown_words
+from textregion.types import RegionTokens, Segmentation
+
+TINY_NOTE = "tiny embedded models, trained on drawn scenes only: a demo and test bed, not a claim about photographs"
+MOST_LABELS = 40  # told on the screen; all are in labels.json
+MOST_BOXES = 40
+MOST_ROWS = 40  # on the screen; the files have all
+HEADER = ["image", "size", "regions", "labels", "time", "status"]
+
+
+class DemoRun:
+    """What all images of a run share, and how one of them is labelled and written.
+
+    segmenter: a TextRegionSegmenter. args: the command line. boxes: what it says about boxes.
+    """
+
+    def __init__(self, segmenter, args: argparse.Namespace, preset: str, boxes: BoxFlags | None = None) -> None:
+        self.segmenter, self.args, self.preset, self.boxes = segmenter, args, preset, boxes
+        self.settings = run_settings(segmenter, args, preset)  # as run.json records them
+        self.note = TINY_NOTE if preset == "tiny" else f"preset {preset}"  # the line under every picture
+
+    def earlier(self, job: ImageJob, folder: Path) -> dict | None:
+        """With --resume, the run.json of a finished folder of this image, labels and settings; None otherwise."""
+        run = read_run(folder) if self.args.resume and isfile(job.image) else None
+        if run is None or run.get("fingerprint") != job_fingerprint(self.settings, job, file_hash(job.image)):
+            return None
+        return run
+
+    def photograph(self, job: ImageJob, folder: Path) -> tuple[LabelledImage, dict]:
+        """Label one image and write its folder; returns what was found and what run.json says."""
+        before, pixels = dict(self.segmenter.timer.seconds), load_image(job.image)
+        content = file_hash(job.image)
+        tokens, box_files = self.encode(job, pixels)
+        result = self.segmenter.segment(tokens, job.labels)
+        image = LabelledImage(job.image.name, pixels, tokens, result, job.labels, self.note, more_files=box_files)
+        return image, self.write(job, image, content, folder, before)
+
+    def encode(self, job: ImageJob, pixels: RgbImage) -> tuple[RegionTokens, dict]:
+        """The image's regions; with --boxes one for every box, and the files that say what is in them."""
+        if self.boxes is not None:
+            given, method = self.boxes.of(job.image), self.boxes.method
+            tokens = self.segmenter.encode_boxes(pixels, given.boxes, method)
+            return tokens, name_boxes(self.segmenter, pixels, tokens, given, job.labels, method)
+        source, masks = self.args.masks, None
+        if source not in automatic_sources():
+            masks = read_masks(source, pixels.shape[:2], job.image.stem)
+        return self.segmenter.encode_image(pixels, masks=masks), {}
+
+    def write(self, job: ImageJob, image: LabelledImage, content: str, folder: Path, before: Mapping) -> dict:
+        """Write the folder; returns what run.json says, with the seconds that writing took.
+
+        content: SHA-256 of the image. before: seconds by stage before its work began.
+        """
+        seconds = self.segmenter.timer.seconds
+        run = {
+            "fingerprint": job_fingerprint(self.settings, job, content),
+            "image": {"path": str(job.image), "sha256": content},
+            "labels": list(job.labels),
+            "settings": self.settings,
+            "seconds": spent(seconds, before),
+        }
+        extras = {name: getattr(self.args, name) for name in EXTRAS}
+        run = write_results(folder, image, self.segmenter, run, **extras)
+        return {**run, "seconds": spent(seconds, before)}
+
+
+def spent(seconds: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    """Seconds per stage since `before`."""
+    return {name: round(value - before.get(name, 0.0), 4) for name, value in seconds.items()}
+
+
+def photographs(run: DemoRun, jobs: Sequence[ImageJob], output: Path) -> None:
+    """Label every image; one that cannot be read is reported and the others are still done.
+
+    Raises InputError at the end when any failed. Stopped by Ctrl-C, a full disk or the like, it keeps what is
+    finished and says how to go on.
+    """
+    words = list(dict.fromkeys(word for job in jobs for word in job.labels))
+    if run.preset == "tiny" and (unknown := unknown_words(words)):
+        print(f"note: the tiny model never saw the words: {', '.join(unknown)}", file=sys.stderr)
+    clear_remains(output)
+    folders = [output / name for name in output_names([job.image for job in jobs])]
+    if len(jobs) == 1:
+        single(run, jobs[0], folders[0])
+    else:
+        batch(run, jobs, folders, output)
+
+
+def single(run: DemoRun, job: ImageJob, folder: Path) -> None:
+    """One image, told at length."""
+    if run.earlier(job, folder) is not None:
+        print(f"{job.image}: already finished with these settings: {folder}")
+        return
+    image, written = run.photograph(job, folder)
+    print(f"{job.image}: {len(image.tokens)} regions -> {folder / 'picture.png'}")
+    if BOXES_FILE in image.more_files:
+        print_boxes(image.more_files[BOXES_FILE]["boxes"])
+    print_shares(image.result, image.tokens.dense is not None)
+    print_files(folder, written)
+
+
+def batch(run: DemoRun, jobs: Sequence[ImageJob], folders: Sequence[Path], output: Path) -> None:
+    """Many images, a line each, then a table."""
+    done: list[Outcome] = []
+    try:
+        for job, folder in zip(tqdm(jobs, "images", unit="image"), folders, strict=True):
+            done.append(attempt(run, job, folder))
+            tqdm.write(done[-1].line(), file=sys.stderr if done[-1].status == "failed" else sys.stdout)
+    except (KeyboardInterrupt, OutputError):
+        told = f"{len(done)} of {len(jobs)} images dealt with; to go on: the same command with --resume"
+        print(told, file=sys.stderr)
+        raise
+    finally:
+        if done:
+            print_table(done)
+    write_summary(output, done)
+    if failed := sum(outcome.status == "failed" for outcome in done):
+        raise InputError(f"{failed} of {len(jobs)} images could not be labelled; see the lines above")
+
+
+def attempt(run: DemoRun, job: ImageJob, folder: Path) -> "Outcome":
+    """One image of a batch: done, there already, or failed. OutputError passes through: it would hit them all."""
+    start = time.perf_counter()
+    try:
+        written, status = run.earlier(job, folder), "resumed"
+        if written is None:
+            (_, written), status = run.photograph(job, folder), "done"
+    except OutputError:
+        raise
+    except InputError as error:
+        return Outcome(str(job.image), str(folder), "failed", message=str(error))
+    return Outcome.of_run(str(job.image), str(folder), status, written, time.perf_counter() - start)
+
+
+# ---------------------------------------------------------------------- one image on the screen
+
+
+def print_shares(result: Segmentation, dense_fallback: bool) -> None:
+    """A line per label with its share of the pixels, and one for pixels that no region covers."""
+    shares = label_shares(result)
+    shown = [shares[i] for i in told_labels(shares, MOST_LABELS)]
+    width = max(len(name) for name, _ in shown)
+    for name, share in shown:
+        print(f"  {name:<{width}}  {share:6.1%}")
+    if len(shown) < len(shares):
+        print(f"  ({len(shares) - len(shown)} more labels: labels.json)")
+    bare = float((result.region_map < 0).mean())
+    if bare > 0:
+        how = "labelled from dense features" if dense_fallback else f"counted as {result.labels[0]}, the first label"
+        print(f"  ({bare:.1%} of the pixels lie in no region: {how})")
+
+
+def print_boxes(rows: Sequence[dict]) -> None:
+    """A line per box with its best label and score; of very many only the first."""
+    for row in rows[:MOST_BOXES]:
+        best = row["labels"][0] if row["labels"] else None
+        said = f"{best['name']} {best['score']:.0%}" if best else "no token: no patch lies in its mask"
+        print(f"  box {row['box']} at {', '.join(f'{value:g}' for value in row['xyxy'])}: {said}")
+    if len(rows) > MOST_BOXES:
+        print(f"  ({len(rows) - MOST_BOXES} more boxes: boxes.json)")
+
+
+def print_files(folder: Path, run: Mapping) -> None:
+    """Which files there are, what was left out, where an earlier run is kept; seconds per stage and in all."""
+    listed = sorted({name.split("/")[0] + "/" * ("/" in name) for name in run["files"]})
+    print(f"files in {folder}: {', '.join(listed)}")
+    if "kept" in run:
+        print(f"note: {folder} held something else or another run; kept as {run['kept']}")
+    maps = run.get("similarity_maps")
+    if maps and maps["written"] < maps["labels"]:
+        print(f"note: similarity maps of the first {MOST_SIMILARITY_MAPS} of {maps['labels']} labels only")
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in run["seconds"].items())
+    print(f"seconds: {parts}; {sum(run['seconds'].values()):.2f} in all")
+
+
+# ---------------------------------------------------------------------- the table of a batch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image of a batch, as summary.csv has it.
+
+    status: done, resumed or failed; message: why, or where an earlier run is kept. seconds: of this run.
+    """
+
+    image: str
+    folder: str
+    status: str
+    width: int = 0
+    height: int = 0
+    regions: int = 0
+    labels: str = ""
+    seconds: float = 0.0
+    message: str = ""
+
+    @classmethod
+    def of_run(cls, image: str, folder: str, status: str, run: Mapping, seconds: float) -> "Outcome":
+        """From what run.json holds."""
+        sizes = {name: int(run[name]) for name in ("width", "height", "regions")}
+        labels = ", ".join(f"{name} {share:.0%}" for name, share in run["shares"][:3])
+        message = f"an earlier run is kept as {run['kept']}" if "kept" in run else ""
+        return cls(image, folder, status, **sizes, labels=labels, seconds=seconds, message=message)
+
+    def line(self) -> str:
+        """The outcome as one line of running text."""
+        if self.status == "failed":
+            return f"skipped: {self.message}"
+        head = f"{self.image}: {self.regions} regions -> {self.folder}"
+        return f"{head} ({'; '.join(filter(None, [self.status, self.labels, self._time, self.message]))})"
+
+    @property
+    def _time(self) -> str:
+        return f"{self.seconds:.2f} s"
+
+    def cells(self) -> list[str]:
+        """The columns of HEADER; the messages stand in lines above the table on the screen."""
+        size, regions = (f"{self.width} x {self.height}", str(self.regions)) if self.width else ("", "")
+        return [self.image, size, regions, self.labels, self._time, self.status]
+
+
+def totals(outcomes: Sequence[Outcome]) -> str:
+    """`8 images: 5 done, 2 resumed, 1 failed; 12.3 s`."""
+    counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "resumed", "failed")}
+    told = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    return f"{len(outcomes)} images: {told}; {sum(o.seconds for o in outcomes):.1f} s"
+
+
+def print_table(outcomes: Sequence[Outcome]) -> None:
+    """The table on the screen; of a long one the failures only."""
+    shown = outcomes if len(outcomes) <= MOST_ROWS else [o for o in outcomes if o.status == "failed"][:MOST_ROWS]
+    print(f"\n{text_table(HEADER, [[_clip(cell) for cell in outcome.cells()] for outcome in shown])}")
+    if len(shown) < len(outcomes):
+        print(f"({len(outcomes) - len(shown)} more rows)")
+    print(totals(outcomes))
+
+
+def _clip(text: str, width: int = 56) -> str:
+    """One line of at most `width` characters; of a long path the end is what tells it apart."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width // 3]}…{text[-(width - width // 3 - 1) :]}"
+
+
+def write_summary(output: Path, outcomes: Sequence[Outcome]) -> None:
+    """summary.csv and summary.md; an earlier summary with other images than these is kept under another name."""
+    files = {"summary.csv": csv_text(outcomes), "summary.md": markdown(outcomes)}
+    with writing(output):
+        if not _images_of(output / "summary.csv") <= {outcome.image for outcome in outcomes}:
+            kept = [set_aside(output / name) for name in files if (output / name).exists()]
+            print(f"note: an earlier summary of other images is kept as {', '.join(map(str, kept))}")
+        for name, text in files.items():
+            write_atomically(output / name, text.encode("utf-8", "backslashreplace"))
+    print(f"the same table: {output / 'summary.md'}, {output / 'summary.csv'}")
+
+
+def csv_text(outcomes: Sequence[Outcome]) -> str:
+    """One line per image with every column."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [f.name for f in fields(Outcome)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**asdict(outcome), "seconds": f"{outcome.seconds:.2f}"} for outcome in outcomes)
+    return text.getvalue()
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """The table for people, and the totals."""
+    table = markdown_table([*HEADER, "note"], [[*outcome.cells(), outcome.message] for outcome in outcomes])
+    return "\n".join([*table, "", totals(outcomes), ""])
+
+
+def _images_of(path: Path) -> set[str]:
+    """The images an earlier summary.csv tells of; a file that is not one counts as other images."""
+    if not path.exists():
+        return set()
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return {""}
+    return {row.get("image") or "" for row in rows}

@@ -1,0 +1,112 @@
+"""Labels as users give them: checked, split into the queries they are asked by, and how well regions answer them."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from textregion.errors import InputError
+
+if TYPE_CHECKING:
+    from textregion.types import RegionTokens
+else:
+    RegionTokens = Any  # stands above this module
+
+LONGEST_LABEL = 1000  # characters; models read about 70 words, and time grows with the square of a word's length
+TEMPERATURE = 50.0  # of the softmax over queries (method 8.3)
+
+
+def as_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Check a list of labels: at least one, every one a string that can be seen, of at most LONGEST_LABEL characters.
+
+    InputError for anything else, a lone string and control characters included (white space is fine).
+    """
+    if isinstance(labels, str):
+        raise InputError(f"got the single string {labels[:40]!r} as labels, expected a list of strings")
+    if not isinstance(labels, Iterable):
+        raise InputError(f"got {labels!r} as labels, expected a list of strings")
+    labels = tuple(labels)
+    if not labels:
+        raise InputError("got no labels, expected at least one word or phrase")
+    for label in labels:
+        if not isinstance(label, str) or not any(c.isprintable() and c not in " ;" for c in label):
+            raise InputError(f"got {str(label)[:40]!r} as a label, expected a word or phrase")
+        if len(label) > LONGEST_LABEL:
+            raise InputError(f"got a label of {len(label)} characters, expected at most {LONGEST_LABEL}: {label[:40]}…")
+        if any(unicodedata.category(c) in ("Cc", "Cs") and not c.isspace() for c in label):
+            raise InputError(
+                f"got the label {label[:40]!r} with control characters or broken text, expected plain words"
+            )
+    return labels
+
+
+@dataclass(frozen=True)
+class LabelPrompts:
+    """L labels, each asked for by one or more queries.
+
+    names: L display names (a label's first word). queries: Q words or phrases.
+    query_label: for each query the index of its label, ascending.
+    """
+
+    names: tuple[str, ...]
+    queries: tuple[str, ...]
+    query_label: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, labels: "Sequence[str] | LabelPrompts") -> "LabelPrompts":
+        """Labels as given by a user or a class file: synonyms within one label are separated by ";".
+
+        White space within a label becomes one space. Duplicate labels stay (the first wins a tie). InputError for an
+        empty list or a blank label.
+        """
+        if isinstance(labels, LabelPrompts):
+            return labels
+        groups = [[q for part in label.split(";") if (q := " ".join(part.split()))] for label in as_labels(labels)]
+        return cls(
+            tuple(group[0] for group in groups),
+            tuple(query for group in groups for query in group),
+            tuple(index for index, group in enumerate(groups) for _ in group),
+        )
+
+    @property
+    def has_synonyms(self) -> bool:
+        """Whether any label has more than one query."""
+        return len(self.queries) > len(self.names)
+
+    def best_query(self, values: Float[Tensor, "R Q"]) -> Float[Tensor, "R L"]:
+        """The largest value among each label's queries."""
+        label = torch.tensor(self.query_label, device=values.device).expand_as(values)
+        best = values.new_full((len(values), len(self.names)), -torch.inf)
+        return best.scatter_reduce(1, label, values, "amax")
+
+
+def label_probabilities(logits: Float32[Tensor, "Q y x"], prompts: LabelPrompts) -> Float32[Tensor, "L y x"]:
+    """Softmax of 50 * logits over all queries, then the maximum over each label's queries (method 8.3, 8.4b)."""
+    probability = (TEMPERATURE * logits).softmax(0)
+    if not prompts.has_synonyms:
+        return probability
+    label = torch.tensor(prompts.query_label, device=logits.device)[:, None, None].expand_as(probability)
+    out = probability.new_zeros(len(prompts.names), *probability.shape[1:])
+    return out.scatter_reduce(0, label, probability, "amax")
+
+
+def region_scores(
+    tokens: RegionTokens, text: Float[Tensor, "Q D"], labels: "Sequence[str] | LabelPrompts"
+) -> tuple[Float32[np.ndarray, "R L"], Float32[np.ndarray, "R L"]]:
+    """Cosine and probability of every label for every region, as a pixel that only this region covers has them.
+
+    text: embeddings of the labels' queries (`LabelPrompts.parse(labels).queries`), in their order. A label's
+    cosine is that of its best query; its probability the largest of its queries' in the softmax of 50 * logits
+    over all queries (method 8.3). InputError when text and labels do not belong together.
+    """
+    prompts = LabelPrompts.parse(labels)
+    if len(text) != len(prompts.queries):
+        raise InputError(f"got {len(text)} text embeddings for {len(prompts.queries)} queries; encode the queries")
+    cosine = prompts.best_query(tokens.similarity(text))
+    probability = label_probabilities(tokens.logits(text).T[:, :, None], prompts)[:, :, 0].T
+    return cosine.float().cpu().numpy(), probability.float().cpu().numpy()

@@ -1,0 +1,335 @@
+"""What is written for one image: RESULT_FILES in one folder that is either whole or not there, never over another run.
+
+While results are written they lie in a hidden folder beside their place; `run.json` goes in last and the folder is
+renamed. A process that dies leaves at most such a hidden folder, which the next run clears away.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from textregion.boxes import GivenBoxes
+from textregion.errors import InputError
+from textregion.labels import TEMPERATURE, LabelPrompts, region_scores
+from textregion.outputs import annotations, pictures
+from textregion.region_crops import RegionCrop, crop_regions_above
+from textregion.regionspot.text import encode_names
+from textregion.render import RgbImage
+from textregion.storage import set_aside
+from textregion.types import RegionTokens, Segmentation
+from textregion.versions import package_versions
+
+RUN_FILE = "run.json"
+BOXES_FILE = "boxes.json"
+RESERVED = ("summary.csv", "summary.md")  # files of the output folder itself
+MOST_SIMILARITY_MAPS = 40
+RESULT_FILES = {
+    "picture.png": "image, regions and labels side by side",
+    "overlay.png": "labels over the image in its own size, legend below",
+    "labels.png": "label map: a pixel's value is its label's index",
+    "labels.json": "names, colours, shares and confidence of the labels",
+    "regions.png": "every region with its best labels and scores",
+    "regions.json": "the same as data: box, area, scores",
+    "coco.json": "COCO file of the labels' masks (RLE)",
+    "coco_regions.json": "COCO file of the regions' masks (RLE), which may overlap",
+    BOXES_FILE: "what is in every box, with --boxes",
+    "boxes.png": "the same drawn into the image",
+    "global_patches.png": "score of every patch, with --visualize_global_patch",
+    "similarity/": "one map per label, with --similarity_maps",
+    "tokens.safetensors": "the region tokens for RegionTokens.load, with --save_tokens",
+    RUN_FILE: "settings, versions, seconds, content hash; written last",
+}
+QUICK = 2  # zlib's level: a third of the time of the default, a tenth more bytes
+_numbers = count()
+
+
+class OutputError(InputError):
+    """Results cannot be written: full disk, no permission. There is no point in going on with further images."""
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image and what the segmenter made of it.
+
+    name: the image's file name. labels: as asked for, with synonyms. note: the line under the pictures.
+    more_panels: of picture.png. more_files: further pictures (PNG) and dictionaries (JSON) by file name.
+    """
+
+    name: str
+    pixels: RgbImage
+    tokens: RegionTokens
+    result: Segmentation
+    labels: Sequence[str]
+    note: str = ""
+    more_panels: Sequence[tuple[str, RgbImage]] = ()
+    more_files: Mapping[str, Image.Image | dict] = field(default_factory=dict)
+
+
+def write_results(
+    folder: Path,
+    image: LabelledImage,
+    segmenter,
+    run: dict,
+    visualize_global_patch: bool = False,
+    similarity_maps: bool = False,
+    save_tokens: bool = False,
+) -> dict:
+    """Write all files of one image into its folder; returns what run.json holds.
+
+    segmenter: the TextRegionSegmenter that made the result. run: at least {"fingerprint"}; the rest is added.
+    The flags ask for the further files of RESULT_FILES. OutputError when something cannot
+    be written; the folder is then as it was before.
+    """
+    prompts = LabelPrompts.parse(image.labels)
+    text = segmenter.encode_text(prompts.queries)
+    with segmenter.timer("write"):
+        crops, shapes = crop_regions_above(image.tokens.masks, [0.0, pictures.DRAWN_ABOVE])
+        with finished_folder(folder, run) as place:
+            for name, content in _files(image, text, prompts, crops, shapes):
+                write_file(place / name, content)
+            image.result.save_png(place / "labels.png")
+            scores, threshold = image.tokens.patch_scores, segmenter.config.global_patch_threshold
+            if visualize_global_patch and scores is not None and threshold is not None:
+                picture = pictures.global_patch_picture(image.pixels, scores.cpu().numpy(), threshold)
+                write_file(place / "global_patches.png", picture)
+            if save_tokens:
+                image.tokens.save(place / "tokens.safetensors")
+            if similarity_maps:
+                run["similarity_maps"] = _write_similarity(place / "similarity", image, text, prompts, crops)
+            run.update(
+                summary(image), versions=package_versions(), finished=f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+            )
+    return run
+
+
+def summary(image: LabelledImage) -> dict:
+    """Size, regions and shares, for run.json and the table of a batch."""
+    height, width = image.pixels.shape[:2]
+    shares = sorted(annotations.label_shares(image.result), key=lambda item: -item[1])
+    return {
+        "width": width,
+        "height": height,
+        "regions": len(image.tokens),
+        "shares": [[name, round(float(share), annotations.DIGITS)] for name, share in shares[:10] if share > 0],
+        "uncovered": annotations.uncovered_share(image.result),
+    }
+
+
+def write_file(path: Path, content: Image.Image | dict) -> None:
+    """A picture as PNG, anything else as JSON. OSError passes through."""
+    if isinstance(content, Image.Image):
+        content.save(path, compress_level=QUICK)
+    else:
+        path.write_bytes(json_bytes(content))
+
+
+def _files(
+    image: LabelledImage,
+    text: Float[Tensor, "Q D"],
+    prompts: LabelPrompts,
+    crops: Sequence[RegionCrop],
+    shapes: Sequence[RegionCrop],
+) -> Iterator[tuple[str, Image.Image | dict]]:
+    """Names and contents of what is always written. crops, shapes: all pixels of the regions, and those drawn."""
+    pixels, tokens, result = image.pixels, image.tokens, image.result
+    yield "picture.png", pictures.main_picture(pixels, tokens, result, shapes, image.note, image.more_panels)
+    yield "overlay.png", pictures.overlay_picture(pixels, result)
+    yield "labels.json", annotations.labels_json(result)
+    yield "coco.json", annotations.coco_json([(image.name, result)])
+    rows = annotations.region_rows(tokens, text, prompts, crops=crops)
+    yield "regions.json", {**annotations.image_json(pixels.shape[:2]), "regions": rows}
+    yield "regions.png", pictures.region_sheet(pixels, rows, shapes)
+    yield "coco_regions.json", annotations.coco_regions_json(image.name, tokens, rows, prompts.names, crops)
+    yield from image.more_files.items()
+
+
+def _write_similarity(
+    place: Path,
+    image: LabelledImage,
+    text: Float[Tensor, "Q D"],
+    prompts: LabelPrompts,
+    crops: Sequence[RegionCrop],
+) -> dict[str, int]:
+    """One picture per label, the first MOST_SIMILARITY_MAPS of them; returns how many were written and asked for."""
+    place.mkdir()
+    cosine, _ = region_scores(image.tokens, text, prompts)
+    low, high = (float(cosine.min()), float(cosine.max())) if cosine.size else (0.0, 1.0)
+    names = list(islice(file_names(prompts.names), MOST_SIMILARITY_MAPS))
+    for index, name in enumerate(names):
+        values = annotations.similarity_map(image.tokens, np.ascontiguousarray(cosine[:, index]), crops)
+        picture = pictures.similarity_picture(image.pixels, values, prompts.names[index], low, high)
+        write_file(place / f"{name}.png", picture)
+    return {"written": len(names), "labels": len(prompts.names)}
+
+
+def file_names(labels: Sequence[str]) -> Iterator[str]:
+    """`<index>_<label>` for every label, with only letters, digits, "-" and "_", short enough for every disk."""
+    digits = max(2, len(str(len(labels) - 1)))
+    for index, label in enumerate(labels):
+        safe = re.sub(r"[^\w-]+", "_", label).strip("_").encode("utf-8", "ignore")[:80].decode("utf-8", "ignore")
+        yield f"{index:0{digits}d}_{safe}" if safe else f"{index:0{digits}d}"
+
+
+def name_boxes(
+    segmenter, image: RgbImage, tokens: RegionTokens, given: GivenBoxes, labels: Sequence[str], method: str
+) -> dict[str, Image.Image | dict]:
+    """Files that name an image's boxes from their tokens: boxes.json and boxes.png, by name.
+
+    RegionSpot's tokens are compared with its own embeddings of the names and CLIP's scale (RegionSpot 1.11, 1.12),
+    TextRegion's as everywhere (method 8.3).
+    """
+    prompts = LabelPrompts.parse(labels)
+    if method == "regionspot":
+        text, scale = encode_names(segmenter.backbone, prompts.queries), segmenter.regionspot.scale
+    else:
+        text, scale = segmenter.encode_text(prompts.queries), TEMPERATURE
+    rows = annotations.box_rows(tokens, given, text, prompts, scale)
+    content = {
+        **annotations.image_json(image.shape[:2]),
+        "method": method,
+        "scale": round(scale, 4),
+        "labels": list(prompts.names),
+        "boxes": rows,
+    }
+    return {BOXES_FILE: content, "boxes.png": pictures.boxes_picture(image, rows, f"Method: {method}.")}
+
+
+# ---------------------------------------------------------------------- the folder itself
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Failures to write become one line; what was written before stays."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"cannot write to {place} ({reason}); free space or choose another --output") from error
+
+
+def output_names(paths: Sequence[Path]) -> list[str]:
+    """One stable folder name per image: its stem, numbered where it is taken (also where only case differs)."""
+    taken, names = {name.casefold() for name in RESERVED}, []
+    for path in paths:
+        candidates = (path.stem if n == 1 else f"{path.stem}_{n}" for n in count(1))
+        names.append(next(name for name in candidates if name.casefold() not in taken))
+        taken.add(names[-1].casefold())
+    return names
+
+
+def read_run(folder: Path) -> dict | None:
+    """The run.json of a finished folder whose files are all there; None otherwise."""
+    try:
+        run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(run, dict) or not isinstance(run.get("files"), list):
+        return None
+    return run if all((folder / str(name)).is_file() for name in run["files"]) else None
+
+
+@contextmanager
+def finished_folder(folder: Path, run: dict) -> Iterator[Path]:
+    """A hidden folder to write into, which becomes `folder` when the body ends without an error.
+
+    run: what run.json is to hold, with at least "fingerprint"; the body may add to it. "folder" and "files" are
+    added here. An earlier `folder` with the same fingerprint is replaced; anything else at that place is moved
+    aside to `<name>.old-1` (or -2, …), and after the body run["kept"] says where. OutputError when it cannot be
+    written.
+    """
+    with writing(folder):
+        hidden = _hidden(folder.parent)
+        try:
+            hidden.mkdir(parents=True)
+            yield hidden
+            files = sorted(str(p.relative_to(hidden)) for p in hidden.rglob("*") if p.is_file())
+            run.update(folder=folder.name, files=files)
+            (hidden / RUN_FILE).write_bytes(json_bytes(run))
+            _flush(hidden)
+            if (aside := _move_into_place(hidden, folder, run["fingerprint"])) is not None:
+                run["kept"] = str(aside)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def json_bytes(content: object) -> bytes:
+    """JSON to be read by people too; what UTF-8 cannot hold (parts of undecodable file names) stays escaped."""
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def clear_remains(output: Path) -> None:
+    """Deal with the hidden folders of processes of this machine that died: whole ones whose place is free get it."""
+    for hidden in sorted(output.glob(".partial-*")):
+        match = re.fullmatch(r"\.partial-(.*)-(\d+)-\d+", hidden.name)
+        if match is None or match[1] != platform.node() or _alive(int(match[2])):
+            continue
+        run = read_run(hidden)
+        with writing(output):
+            if run is not None and not (output / Path(str(run["folder"])).name).exists():
+                hidden.rename(output / Path(str(run["folder"])).name)
+            else:
+                shutil.rmtree(hidden)
+
+
+def _hidden(parent: Path) -> Path:
+    return parent / f".partial-{platform.node()}-{os.getpid()}-{next(_numbers)}"
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _flush(folder: Path) -> None:
+    """Everything onto the disk before the folder gets its name: a power cut leaves no empty file in it either."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _move_into_place(hidden: Path, folder: Path, fingerprint: str) -> Path | None:
+    """Rename; returns where something else that was there is kept now.
+
+    Between two renames `folder` is missing for a moment; clear_remains puts it right after a crash just then.
+    """
+    if not folder.exists():
+        hidden.rename(folder)
+        return None
+    if _is_same_run(folder, fingerprint):
+        earlier = folder.rename(_hidden(folder.parent))
+        hidden.rename(folder)
+        shutil.rmtree(earlier, ignore_errors=True)
+        return None
+    aside = set_aside(folder)
+    hidden.rename(folder)
+    return aside
+
+
+def _is_same_run(folder: Path, fingerprint: str) -> bool:
+    """Whether a folder holds a finished run of this fingerprint and nothing besides."""
+    run = read_run(folder)
+    if run is None or run.get("fingerprint") != fingerprint:
+        return False
+    there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    return there == {*run["files"], RUN_FILE}

@@ -1,0 +1,118 @@
+"""Arrays to pictures, run-length codes and detections. Images are (H, W, 3) uint8 RGB; nothing here knows a model."""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from textregion.errors import InputError
+
+if TYPE_CHECKING:
+    from supervision import Detections
+else:
+    Detections = Any  # of an optional package, imported only when it is asked for
+
+RgbImage = UInt8[np.ndarray, "_ _ 3"]
+GOLDEN_RATIO = 0.61803398875
+
+
+def palette(count: int) -> UInt8[np.ndarray, "L 3"]:
+    """`count` well separated colours; colour k does not depend on `count`."""
+    colours = []
+    for k in range(count):
+        hue, level = (0.02 + k * GOLDEN_RATIO) % 1, (0.95, 0.75, 0.85)[k % 3]
+        colours.append([round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.55 + 0.35 * ((k // 3) % 2), level)])
+    return np.array(colours, np.uint8).reshape(count, 3)
+
+
+def label_map_image(label_map: Int[np.ndarray, "H W"], colours: UInt8[np.ndarray, "L 3"]) -> Image.Image:
+    """Label indices as an 8-bit palette image, or 16-bit grey when there are more than 256 labels."""
+    if len(colours) > 256:
+        return Image.fromarray(label_map.astype(np.uint16))
+    image = Image.fromarray(label_map.astype(np.uint8))
+    image.putpalette(colours.tobytes())
+    return image
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"],
+    label_map: Int[np.ndarray, "H W"],
+    colours: UInt8[np.ndarray, "L 3"],
+    uncovered: Bool[np.ndarray, "H W"],
+    opacity: float = 0.6,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image (any size) in grey under the labels' colours, fainter where `uncovered`. opacity: 0..1."""
+    height, width = label_map.shape
+    base = grey(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+    tint = colours[label_map]
+    blended = blend(base, tint, opacity)
+    if uncovered.any():
+        blended[uncovered] = blend(base, tint, opacity / 2)[uncovered]
+    return outline(blended, label_map)
+
+
+def blend(base: RgbImage, tint: RgbImage, opacity: float) -> RgbImage:
+    """(1 - opacity) * base + opacity * tint, rounded."""
+    return cv2.addWeighted(base, 1 - opacity, tint, opacity, 0)
+
+
+def grey(image: RgbImage) -> RgbImage:
+    """The image without colour, so that a tint laid over it keeps its hue."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def outline(image: RgbImage, index_map: Int[np.ndarray, "H W"]) -> RgbImage:
+    """A thin white line wherever the index changes."""
+    edge = np.zeros(index_map.shape, bool)
+    edge[:, 1:] |= index_map[:, 1:] != index_map[:, :-1]
+    edge[1:] |= index_map[1:] != index_map[:-1]
+    out = image.copy()
+    out[edge] = 255
+    return out
+
+
+def to_rle(mask: Shaped[np.ndarray, "H W"]) -> dict:
+    """COCO's compressed run-length code of a mask of 0 and 1: {"size": [H, W], "counts": text}."""
+    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
+
+
+def from_rle(rle: Mapping) -> Bool[np.ndarray, "H W"]:
+    """The mask of a compressed run-length code."""
+    return coco_mask.decode(rle).astype(bool)
+
+
+def encode_mask(mask: Shaped[np.ndarray, "H W"]) -> dict:
+    """{"segmentation": compressed RLE with text counts, "area", "bbox": [x, y, width, height]} of a mask, in pixels."""
+    rle = to_rle(mask)
+    return {"segmentation": rle, "area": int(coco_mask.area(rle)), "bbox": [float(v) for v in coco_mask.toBbox(rle)]}
+
+
+def detections(
+    masks: Bool[np.ndarray, "N H W"],
+    confidence: Float[np.ndarray, " N"],
+    class_id: Int[np.ndarray, " N"],
+    names: Sequence[str],
+    data: Mapping[str, np.ndarray] | None = None,
+) -> Detections:
+    """N masks of one image as `supervision.Detections`; boxes are the masks' own, (0, 0, 0, 0) for an empty one.
+
+    confidence: in [0, 1]. names: of all classes, by `class_id`. data: further columns of N values. InputError with
+    the command that installs supervision when it is missing.
+    """
+    try:
+        import supervision
+    except ImportError as error:
+        raise InputError("the supervision package is missing; pip install supervision==0.31.2") from error
+    return supervision.Detections(
+        xyxy=supervision.mask_to_xyxy(masks, "exclusive").astype(np.float32).reshape(-1, 4),
+        mask=masks,
+        confidence=confidence.astype(np.float32),
+        class_id=class_id.astype(int),
+        data={"class_name": np.array([names[i] for i in class_id], str), **(data or {})},
+    )
