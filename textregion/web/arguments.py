@@ -40,14 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     port_help = f"its port, 0 for any free one (the first free one from {DEFAULT_PORT} on)"
     add("--port", type=port, metavar="N", help=port_help)
     limits = Limits()
+    most, kept = limits.max_bytes // MEGABYTE, limits.cache_bytes // MEGABYTE
     for flag, default, text in (
         ("max_pixels", limits.max_pixels, "larger images are refused by the page"),
-        ("max_megabytes", limits.max_bytes // MEGABYTE, "larger image files are refused by the page"),
-        (
-            "cache_megabytes",
-            limits.cache_bytes // MEGABYTE,
-            "memory for encoded images, so that new labels need no new encoding",
-        ),
+        ("max_megabytes", most, "larger image files are refused by the page"),
+        ("cache_megabytes", kept, "memory for encoded images, so that new labels need no new encoding"),
         ("queue_size", limits.queue_size, "requests that may wait; further ones are turned away"),
     ):
         add(f"--{flag}", type=positive, default=default, metavar="N", help=f"{text} ({default})")

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,6 @@ class EncodedImage:
     size: tuple[int, int]
     shown: UInt8[np.ndarray, "h w 3"]
     regions: RegionTokens
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that keeping it needs."""
-        values = [*vars(self.regions).values(), *vars(self.regions.masks).values()]
-        return self.shown.nbytes + sum(value.nbytes for value in values if isinstance(value, Tensor))
 
     def region_mask(self, region: int, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
         """Where one region lies, at a size (h, w)."""
@@ -95,12 +89,6 @@ class Answer:
     cosine: Float32[np.ndarray, "R L"]
     probability: Float32[np.ndarray, "R L"]
     grounding: GroundingResult | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that keeping it needs."""
-        arrays = [self.result.label_map, self.result.confidence, self.result.region_map, self.cosine, self.probability]
-        return sum(array.nbytes for array in arrays) + (0 if self.grounding is None else self.grounding.mask.nbytes)
 
     def region_at(self, point: tuple[float, float]) -> int | None:
         """The region behind a point, given as shares (x, y) of width and height in [0, 1]; None where none lies."""
@@ -171,8 +159,15 @@ class CachedSegmenter:
 
 
 def bounded_cache(max_bytes: int) -> LRUCache:
-    """Values with `nbytes`, those used longest ago dropped first; one of more than `max_bytes` is kept alone."""
-    return LRUCache(max_bytes, getsizeof=lambda value: min(value.nbytes, max_bytes))
+    """Results, those used longest ago dropped first; one of more than `max_bytes` is kept alone."""
+    return LRUCache(max_bytes, getsizeof=lambda result: min(array_bytes(result), max_bytes))
+
+
+def array_bytes(value: Any) -> int:
+    """Bytes of an array or tensor, or of all of them in a dataclass and in the dataclasses it holds."""
+    if is_dataclass(value):
+        return sum(array_bytes(part) for part in vars(value).values())
+    return value.nbytes if isinstance(value, (np.ndarray, Tensor)) else 0
 
 
 def read_upload(path: str | Path, max_bytes: int) -> bytes:

@@ -8,13 +8,15 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
 from textregion.cli.arguments import parse_arguments
 from textregion.cli.program import main
 from textregion.errors import InputError
 from textregion.web import server
 from textregion.web.arguments import DEFAULT_PORT, Limits, limits_of
-from textregion.web.gate import LOCAL_NAMES, allowed_hosts
+from textregion.web.gate import LOCAL_NAMES, Gate, allowed_hosts
 
 
 @pytest.fixture
@@ -109,3 +111,9 @@ def test_a_killed_server_leaves_no_files(pytestconfig, tmp_path):
 def test_only_local_names_where_only_this_machine_can_ask():
     assert allowed_hosts("127.0.0.1") == allowed_hosts("::1") == LOCAL_NAMES
     assert allowed_hosts("0.0.0.0") is None
+
+
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 403), ("0.0.0.0", 200)])
+def test_any_name_where_other_machines_can_ask(host, status, tmp_path):
+    gate = Gate(PlainTextResponse("here"), tmp_path, 1, allowed_hosts(host))
+    assert TestClient(gate, base_url="http://other.example").get("/").status_code == status
