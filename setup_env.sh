@@ -154,7 +154,7 @@ pip_install() {
     fail "pip could not install this (its message is above); run the script again to carry on from here"
 }
 
-# Prints where the browser is that the test of the web page would take (utils/browser.py); fails if there is none.
+# Prints where the browser is that the test of the web page would take (utils/screenshot.py); fails if there is none.
 find_browser() {
   local browser browsers=(chromium chromium-browser google-chrome)
   [ -z "${TEXTREGION_BROWSER:-}" ] || browsers=("$TEXTREGION_BROWSER")

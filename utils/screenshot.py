@@ -1,46 +1,77 @@
-"""A picture of the page, for the README: python -m utils.screenshot --output docs/page.png"""
+"""A picture of the page, for the README: python -m utils.screenshot --output docs/page.png
+
+It is taken with the machine's own Chromium, driven by Playwright, as the test of the page is run.
+"""
 
 import io
+import os
+import shutil
+import signal
+import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from textregion.cli.command_line import Parser, run_program
 from textregion.errors import InputError
 from textregion.storage import write_atomically
-from textregion.web.downloads import encode_png
-from textregion.web.gate import LOCAL_NAMES
-from textregion.web.server import build_app, check_gradio, listening, temporary_files
-from textregion.web.session import Workbench
-from utils.browser import HOW_TO_INSTALL, find_browser, open_browser
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+ROOT = Path(__file__).resolve().parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+HOW_TO_INSTALL = "install Debian's chromium (apt-get install chromium), or set TEXTREGION_BROWSER to a Chrome's path"
 WIDTH, HEIGHT = 1280, 1010
+
+
+def find_browser() -> str | None:
+    """The path of a Chromium or Chrome: TEXTREGION_BROWSER, else the first of BROWSERS on PATH; None if there is none.
+
+    TEXTREGION_BROWSER=none stands for none, even where one is installed.
+    """
+    wanted = os.environ.get("TEXTREGION_BROWSER", "")
+    if wanted.lower() == "none":
+        return None
+    return next((path for name in ([wanted] if wanted else BROWSERS) if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def open_browser(path: str) -> "Iterator[Browser]":
+    """A headless browser, started with FLAGS besides the ones Playwright needs itself; it ends with the block."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
 
 
 @contextmanager
 def served() -> Iterator[str]:
-    """The address of the page with the tiny models, served by a thread of this process."""
-    with temporary_files() as files, listening("127.0.0.1", 0) as listener:
-        check_gradio()
-        import uvicorn
-
-        from textregion.segmenter import TextRegionSegmenter
-
-        bench = Workbench(TextRegionSegmenter.from_preset("tiny"), "tiny")
-        app = build_app(bench, files, LOCAL_NAMES)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
+    """The address of the page with the tiny models, while the program serves it. InputError: the program's own."""
+    command = [sys.executable, "TextRegionSegmenter.py", "--serve", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as program:
+        said = ""
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            for said in program.stdout or ():
+                if said.startswith("page: "):
+                    break
+            else:
+                raise InputError(said.strip().removeprefix("error: "))
+            yield said.split()[1]
         finally:
-            server.should_exit = True
-            thread.join(timeout=10)
+            program.send_signal(signal.SIGINT)
 
 
 def photograph(page: Any, address: str) -> bytes:
@@ -69,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
             picture = Image.open(io.BytesIO(photograph(page, address))).convert("RGB")
         picture = picture.point(lambda value: value | 3)  # six bits a colour: two thirds of the file, no visible change
-        write_atomically(output, encode_png(picture))
+        png = io.BytesIO()
+        picture.save(png, "PNG")
+        write_atomically(output, png.getvalue())
         print(f"wrote {output}, {output.stat().st_size / 1000:.0f} kB")
 
     return run_program(body)

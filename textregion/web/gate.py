@@ -6,15 +6,19 @@ these are named here and everything else is refused before gradio sees it.
 
 import json
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from textregion.web.arguments import LOOPBACK, MEGABYTE
 
 API = "/gradio_api"
 ROUTES = {
@@ -29,7 +33,7 @@ ROUTES["HEAD"] = ROUTES["GET"]
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 MOST_JSON = 64 * 1024  # bytes of a request that is no upload
 UPLOAD_EXTRA = 64 * 1024  # bytes around the file in an upload
-CONTENT_POLICY = (
+CONTENT_POLICY = (  # nothing from the net is loaded, whatever the page asks for
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
@@ -41,12 +45,9 @@ HEADERS = (
 )
 
 
-class Refused(Exception):  # noqa: N818 (an answer, not an error of the program)
-    """A request that is not answered, with its HTTP status."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+def allowed_hosts(host: str) -> tuple[str, ...] | None:
+    """Names the page may be asked for by: local ones if it listens to this machine only, any (None) otherwise."""
+    return LOCAL_NAMES if host in LOOPBACK else None
 
 
 class Gate:
@@ -56,92 +57,84 @@ class Gate:
     be asked for by (against DNS rebinding); None allows any, for a server that others may reach.
     """
 
-    def __init__(self, app: App, files: Path, max_bytes: int, hosts: tuple[str, ...] | None = LOCAL_NAMES) -> None:
-        self.app, self.files, self.max_bytes, self.hosts = app, Path(files).resolve(), max_bytes, hosts
+    def __init__(self, app: ASGIApp, files: Path, max_bytes: int, hosts: Sequence[str] | None = LOCAL_NAMES) -> None:
+        self.app, self.files, self.max_bytes = app, Path(files).resolve(), max_bytes
+        self.check_host = TrustedHostMiddleware(accept_host, hosts, www_redirect=False)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with one line."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with one line; every answer has HEADERS besides its own."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
+            await send(message)
+
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
             try:
+                await self.check_host(scope, receive, refuse_host)
                 receive = await self.check(scope, receive)
-            except Refused as refused:
-                await answer(send, refused.status, str(refused))
+            except HTTPException as refused:
+                answer = JSONResponse({"detail": refused.detail}, refused.status_code)
+                await answer(scope, receive, send_with_headers)
             else:
-                await self.app(scope, receive, with_headers(send))
+                await self.app(scope, receive, send_with_headers)
 
-    async def check(self, scope: MutableMapping[str, Any], receive: Receive) -> Receive:
-        """What to read the request's body from. Refused if the request is none that the page makes."""
+    async def check(self, scope: Scope, receive: Receive) -> Receive:
+        """What to read the request's body from. HTTPException if the request is none that the page makes."""
         path, method = scope["path"], scope["method"]
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if self.hosts is not None and re.sub(r":\d+$", "", headers.get("host", "")) not in self.hosts:
-            raise Refused(403, "this page is for this machine only")
         if method not in ROUTES or not ROUTES[method].fullmatch(path):
-            raise Refused(404, "no such page")
+            raise HTTPException(404, "no such page")
         if path.startswith(f"{API}/file="):
             self.check_file(path.removeprefix(f"{API}/file="))
         if method != "POST":
             return receive
         if path.startswith(f"{API}/upload"):
-            return limited(receive, headers, self.max_bytes + UPLOAD_EXTRA)
-        return await self.check_body(receive)
+            return limited(receive, Headers(scope=scope), self.max_bytes + UPLOAD_EXTRA)
+        return await self.check_body(scope, receive)
 
     def check_file(self, name: Any) -> None:
-        """Refused for anything but a file under `files`: addresses, other folders, ways around by "..", links."""
-        if not isinstance(name, str):
-            raise Refused(403, "no such file")
-        for form in {name, unquote(name), unquote(unquote(name))}:
-            if not Path(form).is_absolute() or not self.holds(form):
-                raise Refused(403, "no such file")
+        """HTTPException for anything but a file under `files`: addresses, other folders, "..", links."""
+        if not isinstance(name, str) or not all(map(self.holds, {name, unquote(name), unquote(unquote(name))})):
+            raise HTTPException(403, "no such file")
 
     def holds(self, name: str) -> bool:
-        """Whether a path, its links followed, lies under `files` and is no folder."""
+        """Whether an absolute path, its links followed, lies under `files` and is no folder."""
         try:
             whole = Path(name).resolve()
-            return self.files in whole.parents and not whole.is_dir()
+            return Path(name).is_absolute() and self.files in whole.parents and not whole.is_dir()
         except (ValueError, OSError, RuntimeError):  # a null byte, a name too long, links in a circle
             return False
 
-    async def check_body(self, receive: Receive) -> Receive:
+    async def check_body(self, scope: Scope, receive: Receive) -> Receive:
         """The same JSON body again, after all files it names were checked."""
-        body = await read_body(receive, MOST_JSON)
+        body, parts = b"", []
         try:
-            content = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise Refused(400, "expected JSON") from error
-        for part in nested(content):
-            if "path" in part and part["path"] is not None:
+            async for block in Request(scope, receive).stream():
+                body += block
+                if len(body) > MOST_JSON:
+                    raise HTTPException(413, "this request is too large")
+            json.loads(body, object_hook=lambda part: parts.append(part) or part)
+        except (ClientDisconnect, ValueError, RecursionError) as error:
+            raise HTTPException(400, "expected JSON") from error
+        for part in parts:
+            if part.get("path") is not None:
                 self.check_file(part["path"])
                 if not Path(part["path"]).is_file():
-                    raise Refused(410, "this image is no longer kept here; upload it again")
+                    raise HTTPException(410, "this image is no longer kept here; upload it again")
             if str(part.get("url") or "").startswith("data:"):
-                raise Refused(403, "upload the image instead")
+                raise HTTPException(403, "upload the image instead")
         return replay(body, receive)
 
 
-def nested(content: Any) -> list[dict]:
-    """Every dictionary in a JSON value."""
-    found, left = [], [content]
-    while left:
-        part = left.pop()
-        if isinstance(part, dict):
-            found.append(part)
-        left.extend(part.values() if isinstance(part, dict) else part if isinstance(part, list) else ())
-    return found
+async def accept_host(scope: Scope, receive: Receive, send: Send) -> None:
+    """What TrustedHostMiddleware passes a good request on to: the gate has more to check."""
 
 
-async def read_body(receive: Receive, most: int) -> bytes:
-    """A request's whole body; Refused when it has more than `most` bytes."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise Refused(400, "the request broke off")
-        body, more = body + message.get("body", b""), message.get("more_body", False)
-        if len(body) > most:
-            raise Refused(413, "this request is too large")
-    return body
+async def refuse_host(message: Message) -> None:
+    """What TrustedHostMiddleware sends its own answer to: the gate's says why."""
+    raise HTTPException(403, "this page is for this machine only")
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
@@ -154,11 +147,14 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def limited(receive: Receive, headers: dict[str, str], most: int) -> Receive:
-    """A body that ends early, as if the client had gone, after `most` bytes; Refused at once if it is announced so."""
+def limited(receive: Receive, headers: Headers, most: int) -> Receive:
+    """A body that ends early, as if the client had gone, after `most` bytes.
+
+    HTTPException at once if more are announced.
+    """
     announced = headers.get("content-length", "0")
     if not announced.isdecimal() or int(announced) > most:
-        raise Refused(413, f"File size exceeds the limit of {(most - UPLOAD_EXTRA) / 2**20:g} MB")
+        raise HTTPException(413, f"File size exceeds the limit of {(most - UPLOAD_EXTRA) / MEGABYTE:g} MB")
     read = 0
 
     async def counted() -> Message:
@@ -168,21 +164,3 @@ def limited(receive: Receive, headers: dict[str, str], most: int) -> Receive:
         return {"type": "http.disconnect"} if read > most else message
 
     return counted
-
-
-def with_headers(send: Send) -> Send:
-    """Every answer with HEADERS, by which nothing from the net is loaded, whatever the page asks for."""
-
-    async def send_with(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
-        await send(message)
-
-    return send_with
-
-
-async def answer(send: Send, status: int, text: str) -> None:
-    """A whole answer of one line, as gradio's page shows it to the user."""
-    headers = [(b"content-type", b"application/json"), *HEADERS]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"detail": text}).encode()})

@@ -1,4 +1,4 @@
-"""The page: its layout, and which function answers which event. The only module that knows gradio's components."""
+"""The page: layout, events, and the app that serves it. The only module that knows gradio."""
 
 from collections.abc import Sequence
 from html import escape
@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 from gradio.components import Component
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
+from PIL import Image
 
 from textregion.errors import InputError
-from textregion.web import panels
-from textregion.web.pictures import SWITCHES
-from textregion.web.session import Workbench
-from textregion.web.views import EMPTY, FILES, LABELS, SENTENCE, Controls, View, save, sentence_case, share_of, view
+from textregion.tiny.scenes import draw_scene
+from textregion.web import views
+from textregion.web.arguments import Limits
+from textregion.web.cached_segmenter import CachedSegmenter
+from textregion.web.drawing import SWITCHES
+from textregion.web.gate import Gate, allowed_hosts
+from textregion.web.views import DOWNLOADS, LABELS, SENTENCE, Controls, PageContent, page_content
 
 TITLE = "TextRegion"
 EXPLANATION = "Label every region of an image with your own words. It is encoded once; new words take no new encoding."
@@ -22,11 +27,55 @@ TINY_NOTE = (
     "These are tiny demo models, trained on drawn scenes only. For photographs: "
     "<code>--serve --preset clip-vit-l14-336</code>"
 )
-SAVE_NAMES = {"picture": "Picture (PNG)", "labels": "Label map (PNG)", "numbers": "Scores and masks (JSON)"}
+EXAMPLES = (  # (seed, mode, text) of drawn scenes; None: all names in the scene
+    (11, LABELS, None),
+    (19, LABELS, None),
+    (15, SENTENCE, "the green hexagon"),
+    (18, LABELS, "blue shape, orange shape, pink shape, yellow shape, brick, grass"),
+    (9, SENTENCE, "the yellow ring"),
+    (20, LABELS, None),
+)
 CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 KEPT_SECONDS = 4 * 3600  # how long files are kept while the server runs; at its end all go
 FOLLOW_LINK = "() => { setTimeout(() => document.querySelector('#download')?.click(), 0); }"
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private", "preprocess": False}
+
+
+def build_app(segmenter: Any, preset: str, limits: Limits, files: Path, host: str) -> Gate:
+    """The ASGI app: the page behind its gate.
+
+    segmenter, preset, limits: see `CachedSegmenter`. files: see `server.temporary_files`. host: where it listens.
+    """
+    page = build_page(CachedSegmenter(segmenter, preset, limits), draw_examples(files))
+    page.queue(max_size=limits.queue_size, default_concurrency_limit=1, api_open=False)
+    app = gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        page,
+        path="/",
+        theme=theme(),
+        css=CSS,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=limits.max_bytes,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+    )
+    page.has_launched = True  # else gradio takes any path of this machine for an uploaded file
+    return Gate(app, files, limits.max_bytes, allowed_hosts(host))
+
+
+def draw_examples(files: Path) -> list[list[str]]:
+    """The example scenes as PNG files in a folder: (file, mode, text) each."""
+    rows = []
+    for seed, mode, text in EXAMPLES:
+        scene = draw_scene(seed, distinct_colours=True)
+        path = files / f"scene_{seed}.png"
+        Image.fromarray(scene.image).save(path)
+        rows.append([str(path), mode, text or ", ".join(scene.labels)])
+    return rows
 
 
 def theme() -> gr.themes.Base:
@@ -39,11 +88,13 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build_page(bench: Workbench, examples: Sequence[Sequence[str]]) -> gr.Blocks:
-    """The page around a workbench. examples: (image file, mode, text) each."""
+def build_page(model: CachedSegmenter, examples: Sequence[Sequence[str]]) -> gr.Blocks:
+    """The page around a model. examples: (image file, mode, text) each."""
+    models = TINY_NOTE if model.preset == "tiny" else f"Preset {escape(model.preset)}."
+    header = f'<h1>{TITLE}</h1><p>{EXPLANATION}</p><p class="tr-models">{models}</p>'
     page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(300, KEPT_SECONDS))
     with page:
-        gr.HTML(header(bench.preset), elem_classes="tr-head", padding=False)
+        gr.HTML(header, elem_classes="tr-head", padding=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=300):
                 controls, button = build_controls()
@@ -59,21 +110,15 @@ def build_page(bench: Workbench, examples: Sequence[Sequence[str]]) -> gr.Blocks
                 with gr.Row(visible=False, elem_id="saving") as saving:
                     savers = {
                         kind: gr.Button(name, size="sm", min_width=100, elem_id=f"save-{kind}")
-                        for kind, name in SAVE_NAMES.items()
+                        for kind, (name, _, _) in DOWNLOADS.items()
                     }
         link = gr.DownloadButton(visible="hidden", elem_id="download")
         point = gr.State(None)
-        connect(bench, controls, button, [*shown, saving], point)
+        connect(model, controls, button, [*shown, saving], point)
         drawn.click(lambda index: list(examples[index]), drawn, controls[:3], show_progress="hidden", **MODEL)
         for kind, saver in savers.items():
-            connect_download(bench, controls, kind, saver, link)
+            connect_download(model, controls, kind, saver, link)
     return page
-
-
-def header(preset: str) -> str:
-    """Title, one sentence, and which models these are."""
-    note = TINY_NOTE if preset == "tiny" else f"Preset {escape(preset)}."
-    return f'<h1>{TITLE}</h1><p>{EXPLANATION}</p><p class="tr-models">{note}</p>'
 
 
 def build_controls() -> tuple[list[Component], gr.Button]:
@@ -97,7 +142,7 @@ def build_controls() -> tuple[list[Component], gr.Button]:
 
 def build_results() -> list[Component]:
     """What a user gets, in the order of `updates`."""
-    notice = gr.HTML(panels.notice(EMPTY, "hint"), elem_id="notice", padding=False)
+    notice = gr.HTML(views.notice(views.EMPTY, "hint"), elem_id="notice", padding=False)
     picture = gr.Image(
         label="Result", interactive=False, format="png", buttons=["fullscreen"], height=480, elem_id="result"
     )
@@ -105,50 +150,48 @@ def build_results() -> list[Component]:
     return [notice, picture, legend, gr.HTML(elem_id="scores", padding=False)]
 
 
-def updates(result: View) -> list[Any]:
+def updates(content: PageContent) -> list[Any]:
     """New values for what `build_results` made, and whether there is anything to save."""
-    return [result.notice, result.picture, result.legend, result.scores, gr.update(visible=result.answered)]
+    return [content.notice, content.picture, content.legend, content.scores, gr.update(visible=content.answered)]
 
 
 def connect(
-    bench: Workbench, controls: list[Component], button: gr.Button, shown: list[Component], point: gr.State
+    model: CachedSegmenter, controls: list[Component], button: gr.Button, shown: list[Component], point: gr.State
 ) -> None:
     """Answer every change of a control and every click in the picture; a new image forgets the last click."""
-    image, mode, text, *looks = controls
+    image, mode, text, *others = controls
 
     def new_image(*values: Any) -> list[Any]:
-        return [*updates(view(bench, Controls(*values))), None]
+        return [*updates(page_content(model, Controls(*values))), None]
 
     def refresh(*values: Any) -> list[Any]:
-        return updates(view(bench, Controls(*values[:-1]), values[-1]))
+        return updates(page_content(model, Controls(*values[:-1]), values[-1]))
 
     def select(event: gr.SelectData, *values: Any) -> list[Any]:
         wanted = Controls(*values[:-1])
         try:
-            clicked = share_of(bench.open(wanted.path).shown.shape[:2], event.index)
+            clicked = views.share_of(model.open(wanted.path).shown.shape[:2], event.index)
         except InputError:
             clicked = values[-1]
-        return [*updates(view(bench, wanted, clicked)), clicked]
+        return [*updates(page_content(model, wanted, clicked)), clicked]
 
     image.change(new_image, controls, [*shown, point], show_progress_on=shown[1], trigger_mode="always_last", **MODEL)
-    for ask in (button.click, text.submit, mode.change, *(look.change for look in looks)):
+    for ask in (button.click, text.submit, mode.change, *(other.change for other in others)):
         ask(refresh, [*controls, point], shown, show_progress="hidden", trigger_mode="always_last", **MODEL)
-    shown[1].select(
-        select, [*controls, point], [*shown, point], show_progress="hidden", trigger_mode="always_last", **MODEL
-    )
+    asked, answer = [*controls, point], [*shown, point]
+    shown[1].select(select, asked, answer, show_progress="hidden", trigger_mode="always_last", **MODEL)
 
 
 def connect_download(
-    bench: Workbench, controls: list[Component], kind: str, button: gr.Button, link: gr.DownloadButton
+    model: CachedSegmenter, controls: list[Component], kind: str, button: gr.Button, link: gr.DownloadButton
 ) -> None:
     """Make a file when its button is clicked, then follow the hidden link to it."""
-    assert kind in FILES
 
     def make(*values: Any) -> str:
         try:
-            name, data = save(bench, Controls(*values), kind)
+            name, data = views.save(model, Controls(*values), kind)
         except InputError as error:
-            raise gr.Error(sentence_case(error), print_exception=False) from error
+            raise gr.Error(views.sentence_case(error), print_exception=False) from error
         return save_bytes_to_cache(data, name, get_upload_folder())
 
     made = button.click(make, controls, link, show_progress="minimal", **MODEL)

@@ -10,31 +10,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from textregion.cli.settings import segmenter_options
 from textregion.errors import InputError
-from textregion.tiny.scenes import draw_scene
-from textregion.web.arguments import DEFAULT_PORT, limits_of
-from textregion.web.gate import LOCAL_NAMES, Gate
-from textregion.web.session import Workbench
-from textregion.web.views import LABELS, SENTENCE
+from textregion.web.arguments import DEFAULT_PORT, LOOPBACK, limits_of
 
 if TYPE_CHECKING:
     import argparse
 
 INSTALL = "pip install -r configs/requirements/web.txt"
 PORTS_TRIED = 100
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# (seed, mode, text): None stands for all names in the drawn scene.
-EXAMPLES = (
-    (11, LABELS, None),
-    (19, LABELS, None),
-    (15, SENTENCE, "the green hexagon"),
-    (18, LABELS, "blue shape, orange shape, pink shape, yellow shape, brick, grass"),
-    (9, SENTENCE, "the yellow ring"),
-    (20, LABELS, None),
-)
 
 
 def serve(args: "argparse.Namespace", segmenter_class: type) -> None:
@@ -43,19 +27,13 @@ def serve(args: "argparse.Namespace", segmenter_class: type) -> None:
     if args.image_list or args.image_query_cfg or args.labels:
         raise InputError("with --serve images and labels are given on the page; leave --image, --labels, … out")
     with temporary_files() as files, listening(args.host, args.port) as listener:
-        check_gradio()
+        try:
+            from textregion.web.page import build_app
+        except ModuleNotFoundError as error:
+            raise InputError(f"--serve needs {error.name}, which is not installed; run: {INSTALL}") from error
         preset = args.preset or "tiny"
         segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
-        app = build_app(Workbench(segmenter, preset, limits), files, allowed_hosts(args.host))
-        run_app(app, listener)
-
-
-def check_gradio() -> None:
-    """InputError with the remedy when gradio is not installed."""
-    try:
-        import gradio  # noqa: F401 (its absence is the question)
-    except ModuleNotFoundError as error:
-        raise InputError(f"--serve needs {error.name}, which is not installed; run: {INSTALL}") from error
+        run_app(build_app(segmenter, preset, limits, files, args.host), listener)
 
 
 @contextmanager
@@ -72,67 +50,24 @@ def temporary_files() -> Iterator[Path]:
             "GRADIO_ANALYTICS_ENABLED": "False",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
-        before = {name: os.environ.get(name) for name in settings}
+        before = {name: os.environ[name] for name in settings if name in os.environ}
         os.environ.update(settings)
         try:
             yield path
         finally:
-            os.environ.update({name: value for name, value in before.items() if value is not None})
-            for name in (name for name, value in before.items() if value is None):
+            for name in settings:
                 del os.environ[name]
-
-
-def draw_examples(files: Path) -> list[list[str]]:
-    """The example scenes as PNG files in a folder: (file, mode, text) each."""
-    rows = []
-    for seed, mode, text in EXAMPLES:
-        scene = draw_scene(seed, distinct_colours=True)
-        path = files / f"scene_{seed}.png"
-        Image.fromarray(scene.image).save(path)
-        rows.append([str(path), mode, text or ", ".join(scene.labels)])
-    return rows
-
-
-def build_app(bench: Workbench, files: Path, hosts: tuple[str, ...] | None) -> Gate:
-    """The ASGI app: the page behind its gate. files: see `temporary_files`; hosts: see `Gate`."""
-    import gradio as gr
-    from fastapi import FastAPI
-
-    from textregion.web.page import CSS, build_page, theme
-
-    page = build_page(bench, draw_examples(files))
-    page.queue(max_size=bench.limits.queue_size, default_concurrency_limit=1, api_open=False)
-    app = gr.mount_gradio_app(
-        FastAPI(openapi_url=None),
-        page,
-        path="/",
-        theme=theme(),
-        css=CSS,
-        footer_links=[],
-        run_history=False,
-        show_error=False,
-        max_file_size=bench.limits.max_bytes,
-        ssr_mode=False,
-        enable_monitoring=False,
-        pwa=False,
-        mcp_server=False,
-    )
-    page.has_launched = True  # else gradio takes any path of this machine for an uploaded file
-    return Gate(app, files, bench.limits.max_bytes, hosts)
-
-
-def allowed_hosts(host: str) -> tuple[str, ...] | None:
-    """Names the page may be asked for by: local ones if it listens to this machine only, any otherwise."""
-    return LOCAL_NAMES if host in LOOPBACK else None
+            os.environ.update(before)
 
 
 @contextmanager
 def listening(host: str, port: int | None) -> Iterator[socket.socket]:
     """A socket that listens on the port, by default the first free one from DEFAULT_PORT on. InputError: none can."""
     ports = range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED) if port is None else [port]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in ports:
         try:
-            listener = socket.create_server((host, candidate), family=family_of(host))
+            listener = socket.create_server((host, candidate), family=family)
         except OSError as error:
             reason = error
             continue
@@ -142,11 +77,6 @@ def listening(host: str, port: int | None) -> Iterator[socket.socket]:
             yield listener
         return
     raise InputError(f"cannot listen on {host} port {ports[-1]} ({reason.strerror or reason}); choose another --port")
-
-
-def family_of(host: str) -> socket.AddressFamily:
-    """IPv4 or IPv6, whichever the host is."""
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def run_app(app: Any, listener: socket.socket) -> None:

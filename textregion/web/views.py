@@ -1,26 +1,33 @@
-"""From what the browser sends to what the page shows, still without gradio. Bad input becomes one line, never more."""
+"""From what the browser sends to what the page shows and saves, without gradio. Bad input becomes one line."""
 
-from collections.abc import Callable
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
+from PIL import Image
 
 from textregion.errors import InputError
-from textregion.outputs.pictures import draw_regions
+from textregion.outputs.annotations import coco_json, encode_mask, labels_json, region_rows
+from textregion.outputs.pictures import draw_regions, label_map_image
 from textregion.tiny.models import unknown_words
-from textregion.web import downloads, panels
-from textregion.web.pictures import Look, draw
-from textregion.web.session import Encoded, Question, Workbench, region_mask
+from textregion.web.cached_segmenter import Answer, CachedSegmenter, EncodedImage, Question, resize
+from textregion.web.drawing import REFERRED, SWITCHES, DrawingOptions, draw
 
 EMPTY = "Start with an image: drop one, or choose one of the drawn scenes."
+HINT = "Click anywhere in the picture to see how a region scores."
+MOST_ROWS = 12  # of scores
 LABELS, SENTENCE = "Labels", "Sentence"
-FILES: dict[str, Callable[..., tuple[str, bytes]]]
 
 
 @dataclass(frozen=True)
-class View:
+class PageContent:
     """What the page shows: a picture or none, and pieces of HTML. answered: whether there is something to save."""
 
     notice: str
@@ -53,84 +60,155 @@ class Controls:
         return path
 
     @property
-    def name(self) -> str:
-        """The file's name as the user knows it, harmless."""
-        return downloads.file_stem(str(self.upload.get("orig_name") or ""))
+    def file_stem(self) -> str:
+        """The user's file name without ending and without anything unusual."""
+        stem = Path(str(self.upload.get("orig_name") or "")).stem
+        return re.sub(r"[^\w-]+", "_", stem).strip("_")[:60] or "image"
 
     @property
     def question(self) -> Question:
-        """What is asked."""
-        return Question.of(self.text, self.mode == SENTENCE, self.threshold)
+        """What is asked. InputError when the values cannot be meant."""
+        if not isinstance(self.text, str) or not is_share(self.threshold):
+            raise InputError("got something else than a text and a threshold from 0 to 1; load the page again")
+        sentence = self.mode == SENTENCE
+        return Question(self.text, sentence, 0.0 if sentence else float(self.threshold))
 
     @property
-    def look(self) -> Look:
-        """How it is drawn."""
-        return Look.of(self.opacity, self.switches)
+    def drawing(self) -> DrawingOptions:
+        """How the answer is drawn. InputError when the values cannot be meant."""
+        if not is_share(self.opacity) or not isinstance(self.switches, list):
+            raise InputError("got something else than an opacity from 0 to 1 and switches; load the page again")
+        return DrawingOptions(float(self.opacity), *(name in self.switches for name in SWITCHES))
 
 
-def view(bench: Workbench, controls: Controls, point: tuple[float, float] | None = None) -> View:
+def is_share(value: Any) -> bool:
+    """Whether a value is a number from 0 to 1."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def page_content(model: CachedSegmenter, controls: Controls, point: tuple[float, float] | None = None) -> PageContent:
     """The page for these controls. point: where the picture was clicked last, as shares (x, y) of its sides."""
     if not controls.upload:
-        return View(panels.notice(EMPTY, "hint"))
+        return PageContent(notice(EMPTY, "hint"))
+    image = None
     try:
-        image = bench.open(controls.path)
+        image = model.open(controls.path)
+        if isinstance(controls.text, str) and not controls.text.strip(" ,;\n\t"):
+            what = "a sentence such as: the red star" if controls.mode == SENTENCE else "labels, separated by commas"
+            hint = notice(f"{len(image.regions)} regions found. Now type {what}.", "hint")
+            return PageContent(hint, draw_regions(image.shown, image.regions.masks))
+        return answered(model, image, controls, point)
     except InputError as error:
-        return View(panels.notice(sentence_case(error), "error"))
-    if isinstance(controls.text, str) and not controls.text.strip(" ,;\n\t"):
-        return unasked(image, controls)
-    try:
-        return answered(bench, image, controls, point)
-    except InputError as error:
-        return View(panels.notice(sentence_case(error), "error"), image.shown)
+        return PageContent(notice(sentence_case(error), "error"), None if image is None else image.shown)
 
 
-def unasked(image: Encoded, controls: Controls) -> View:
-    """An image without words: its regions, and what to do next."""
-    what = "a sentence such as: the red star" if controls.mode == SENTENCE else "labels, separated by commas"
-    text = f"{len(image.regions)} regions found. Now type {what}."
-    return View(panels.notice(text, "hint"), draw_regions(image.shown, image.regions.masks))
-
-
-def answered(bench: Workbench, image: Encoded, controls: Controls, point: tuple[float, float] | None) -> View:
+def answered(
+    model: CachedSegmenter, image: EncodedImage, controls: Controls, point: tuple[float, float] | None
+) -> PageContent:
     """An image with words."""
-    question, look = controls.question, controls.look
-    answer = bench.ask(image, question)
+    question, drawing = controls.question, controls.drawing
+    answer = model.ask(image, question)
     region = None if point is None else answer.region_at(point)
-    selected = None if region is None else region_mask(image.regions.masks, region, image.shown.shape[:2])
-    picture = draw(image.shown, answer, look, *downloads.patch_scores(bench, image), selected)
-    unknown = unknown_words(list(answer.words)) if bench.preset == "tiny" else []
-    note = panels.summary(image, unknown, look.heat_map)
-    return View(note, picture, panels.legend(answer), panels.scores(answer, region, point is not None), True)
+    selected = None if region is None else image.region_mask(region, image.shown.shape[:2])
+    picture = draw(image.shown, answer, drawing, model.global_patches(image), selected)
+    unknown = unknown_words(list(answer.words)) if model.preset == "tiny" else []
+    note = summary(image, unknown, drawing.heat_map)
+    return PageContent(note, picture, legend(answer), scores(answer, region, point is not None), True)
 
 
-def save(bench: Workbench, controls: Controls, kind: str) -> tuple[str, bytes]:
-    """(file name, content) of a download; kind: a key of FILES. InputError as `view` shows it."""
-    return FILES[kind](bench, bench.open(controls.path), controls)
+def notice(text: str, kind: str = "news") -> str:
+    """One line below the controls; kind: "news", "hint" or "error"."""
+    role = "alert" if kind == "error" else "status"
+    return f'<p class="tr-notice tr-{kind}" role="{role}">{escape(text)}</p>'
 
 
-def save_picture(bench: Workbench, image: Encoded, controls: Controls) -> tuple[str, bytes]:
-    """The picture as shown, without the clicked region."""
-    data = downloads.picture_png(bench, image, controls.path, controls.question, controls.look)
-    return f"{controls.name}_picture.png", data
+def summary(image: EncodedImage, unknown: list[str], heat_map: bool) -> str:
+    """How much was found, which words the tiny model never learned, and what a heat map means."""
+    height, width = image.size
+    text = f"{len(image.regions)} regions in {width} × {height} pixels."
+    if unknown:
+        text += f" The tiny model never saw: {', '.join(unknown)}."
+    if heat_map:
+        text += " Heat map: how much more a patch is like its own regions than like others; hatched: left out."
+    return notice(text, "hint" if unknown else "news")
 
 
-def save_label_map(bench: Workbench, image: Encoded, controls: Controls) -> tuple[str, bytes]:
-    """The label map."""
-    return f"{controls.name}_labels.png", downloads.label_map_png(bench, image, controls.question)
+def legend(answer: Answer) -> str:
+    """Each label with its colour and its share of the picture, largest first; for a sentence its score and box."""
+    if answer.grounding is not None:
+        return grounding_line(answer)
+    counts = np.bincount(answer.result.label_map.ravel(), minlength=len(answer.names))
+    shares, colours = counts / answer.result.label_map.size, answer.result.palette
+    items = [
+        f'<li>{swatch(colours[i])}<span class="tr-name">{escape(answer.names[i])}</span>'
+        f'<span class="tr-share">{shares[i]:.1%}</span></li>'
+        for i in np.argsort(-shares, kind="stable")
+    ]
+    return f'<ul class="tr-legend">{"".join(items)}</ul>'
 
 
-def save_numbers(bench: Workbench, image: Encoded, controls: Controls) -> tuple[str, bytes]:
-    """Scores and masks."""
-    return f"{controls.name}.json", downloads.numbers_json(bench, image, controls.question, controls.name)
+def grounding_line(answer: Answer) -> str:
+    """The region a sentence refers to, in a line."""
+    found = answer.grounding
+    if found is None or found.region is None:
+        return notice("No region was found in this image.", "hint")
+    box = "" if found.box is None else " · box {:.0f}, {:.0f}, {:.0f} × {:.0f}".format(*found.box)
+    return (
+        f'<p class="tr-grounding">{swatch(REFERRED)}<span class="tr-name">{escape(answer.names[0])}</span>'
+        f'<span class="tr-share">region {found.region} · cosine {found.score:.3f}{box}</span></p>'
+    )
 
 
-FILES = {"picture": save_picture, "labels": save_label_map, "numbers": save_numbers}
+def scores(answer: Answer, region: int | None, clicked: bool) -> str:
+    """The scores of a region: every label, best first; for a sentence every region, best first."""
+    if answer.grounding is not None:
+        return sentence_scores(answer, region, clicked)
+    if region is None:
+        return notice("No region lies there: the first label is used." if clicked else HINT, "hint")
+    cosine, colours = answer.cosine[region], answer.result.palette
+    rows = [
+        (swatch(colours[i]) + escape(answer.names[i]), float(cosine[i]), f"{answer.probability[region, i]:.1%}")
+        for i in np.argsort(-cosine, kind="stable")[:MOST_ROWS]
+    ]
+    return table(f"Region {region}", ("label", "cosine", "probability"), rows, cosine)
 
 
-def share_of(answer_size: tuple[int, int], index: Any) -> tuple[float, float]:
+def sentence_scores(answer: Answer, region: int | None, clicked: bool) -> str:
+    """How well each region fits the sentence; the clicked one is marked."""
+    if clicked and region is None:
+        return notice("No region lies there.", "hint")
+    cosine, rows = answer.cosine[:, 0], []
+    for rank, r in enumerate(np.argsort(-cosine, kind="stable"), start=1):
+        if rank <= MOST_ROWS or r == region:
+            name = f"<b>region {r}, clicked</b>" if r == region else f"region {r}"
+            rows.append((name, float(cosine[r]), f"{rank} of {len(cosine)}"))
+    return table("Regions for this sentence", ("region", "cosine", "rank"), rows, cosine)
+
+
+def table(
+    title: str, heads: tuple[str, str, str], rows: Sequence[tuple[str, float, str]], cosine: Float32[np.ndarray, " n"]
+) -> str:
+    """A table of (HTML, cosine, text), with bars from the least to the largest of `cosine`."""
+    low, high = float(cosine.min(initial=0)), float(cosine.max(initial=1e-6))
+    body = "".join(
+        f'<tr><td>{name}</td><td class="tr-number">{value:.3f}</td>'
+        f'<td class="tr-bar"><i style="width:{100 * (value - low) / max(high - low, 1e-6):.0f}%"></i></td>'
+        f'<td class="tr-number">{text}</td></tr>'
+        for name, value, text in rows
+    )
+    head = f"<tr><th>{heads[0]}</th><th>{heads[1]}</th><th></th><th>{heads[2]}</th></tr>"
+    return f'<table class="tr-scores"><caption>{title}</caption><thead>{head}</thead><tbody>{body}</tbody></table>'
+
+
+def swatch(colour: np.ndarray | tuple[int, int, int]) -> str:
+    """A small square of an RGB colour, 0..255 each."""
+    return f'<i class="tr-swatch" style="background:#{bytes(int(c) for c in colour).hex()}"></i>'
+
+
+def share_of(size: tuple[int, int], index: Any) -> tuple[float, float]:
     """A click at pixel (x, y) of a picture (h, w) as shares of its sides. InputError for anything else."""
     numbers = isinstance(index, (list, tuple)) and len(index) == 2 and all(isinstance(n, (int, float)) for n in index)
-    height, width = answer_size
+    height, width = size
     if not numbers or not (0 <= index[0] <= width and 0 <= index[1] <= height):
         raise InputError("that click was not in the picture; click again")
     return min(index[0] / width, 1.0), min(index[1] / height, 1.0)
@@ -140,3 +218,59 @@ def sentence_case(error: InputError) -> str:
     """The error's line as a sentence."""
     text = str(error)
     return text[:1].upper() + text[1:]
+
+
+def save(model: CachedSegmenter, controls: Controls, kind: str) -> tuple[str, bytes]:
+    """(file name, content) of a download; kind: a key of DOWNLOADS. InputError as `page_content` shows it."""
+    _, ending, make = DOWNLOADS[kind]
+    return f"{controls.file_stem}{ending}", make(model, model.open(controls.path), controls)
+
+
+def picture_png(model: CachedSegmenter, image: EncodedImage, controls: Controls) -> bytes:
+    """What the page shows but the clicked region, in the image's own resolution or the page's, whichever is larger."""
+    size = max(image.size, image.shown.shape[:2])
+    answer = model.answer(image, controls.question, size)
+    pixels = resize(model.pixels(controls.path), size)
+    return encode_png(Image.fromarray(draw(pixels, answer, controls.drawing, model.global_patches(image))))
+
+
+def label_map_png(model: CachedSegmenter, image: EncodedImage, controls: Controls) -> bytes:
+    """Label indices in the image's own resolution, as palette PNG; for a sentence 255 in its region, 0 elsewhere."""
+    answer = model.answer(image, controls.question, image.size)
+    if answer.grounding is not None:
+        return encode_png(Image.fromarray(answer.grounding.mask.astype(np.uint8) * 255))
+    return encode_png(label_map_image(answer.result))
+
+
+def numbers_json(model: CachedSegmenter, image: EncodedImage, controls: Controls) -> bytes:
+    """Labels, every region's scores, and the masks as COCO (outputs/annotations.py), in the image's own resolution.
+
+    For a sentence: the region it refers to, its box, score and mask, and every region's score.
+    """
+    name, question = controls.file_stem, controls.question
+    answer = model.answer(image, question, image.size)
+    rows = region_rows(image.regions, model.embed(answer.words), answer.words, top=len(answer.names))
+    content = {"file": name, "preset": model.preset}
+    if answer.grounding is None:
+        content |= {"threshold": question.threshold, **labels_json(answer.result), "regions": rows}
+        content["coco"] = coco_json([(name, answer.result)])
+    else:
+        found = answer.grounding
+        mask = None if found.region is None else encode_mask(found.mask)
+        content |= {"sentence": answer.names[0], "region": found.region, "box": found.box, "score": found.score}
+        content |= {"mask": mask, "regions": rows}
+    return json.dumps(content, indent=1, ensure_ascii=False).encode()
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+DOWNLOADS: dict[str, tuple[str, str, Callable[..., bytes]]] = {  # button, end of the file's name, what makes it
+    "picture": ("Picture (PNG)", "_picture.png", picture_png),
+    "labels": ("Label map (PNG)", "_labels.png", label_map_png),
+    "numbers": ("Scores and masks (JSON)", ".json", numbers_json),
+}

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from textregion.tiny.scenes import draw_scene
-from textregion.web.session import Workbench
+from textregion.web.arguments import Limits
+from textregion.web.cached_segmenter import CachedSegmenter
 from TextRegionSegmenter import TextRegionSegmenter
-from utils.browser import HOW_TO_INSTALL, find_browser, open_browser
+from utils.screenshot import HOW_TO_INSTALL, find_browser, open_browser
 
 ROOT = Path(__file__).resolve().parents[3]
 WATCHED = """
@@ -120,9 +121,9 @@ def tiny_segmenter():
 
 
 @pytest.fixture(scope="session")
-def bench(tiny_segmenter):
-    """A workbench around the tiny models that keeps what it encoded from test to test."""
-    return Workbench(tiny_segmenter, "tiny")
+def model(tiny_segmenter):
+    """The tiny models, which keep what they encoded from test to test."""
+    return CachedSegmenter(tiny_segmenter, "tiny", Limits())
 
 
 @pytest.fixture(scope="session")

@@ -122,8 +122,17 @@ def test_gradios_own_files_lead_no_further(ask, folder):
 
 
 def test_other_hosts_names_and_methods_are_refused(ask):
-    assert ask("GET", "/", Host="evil.example:80")[0] == 403
-    assert ask("GET", "/", Host="localhost:80")[0] == 200
+    for host in (
+        "evil.example:80",
+        "localhost.evil.example",
+        "evil.example@localhost",
+        "127.0.0.1.evil.example:80",
+        "",
+    ):
+        status, body, _ = ask("GET", "/", Host=host)
+        assert (status, json.loads(body)) == (403, {"detail": "this page is for this machine only"}), host
+    for host in ("localhost:80", "127.0.0.1", "[::1]:80"):
+        assert ask("GET", "/", Host=host)[0] == 200
     for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
         assert ask(method, "/")[0] == 404
 

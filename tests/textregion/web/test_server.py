@@ -8,15 +8,15 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
 from textregion.cli.arguments import parse_arguments
 from textregion.cli.program import main
 from textregion.errors import InputError
 from textregion.web import server
-from textregion.web.arguments import DEFAULT_PORT, limits_of
-from textregion.web.gate import LOCAL_NAMES
-from textregion.web.limits import Limits
-from utils.browser import find_browser
+from textregion.web.arguments import DEFAULT_PORT, Limits, limits_of
+from textregion.web.gate import LOCAL_NAMES, Gate, allowed_hosts
 
 
 @pytest.fixture
@@ -77,11 +77,11 @@ def test_an_address_that_is_not_ours_is_one_line():
 
 
 SMALL_SERVER = """
-from textregion.web.gate import answer
+from starlette.responses import PlainTextResponse
 from textregion.web.server import listening, run_app, temporary_files
 async def app(scope, receive, send):
     if scope["type"] == "http":
-        await answer(send, 200, "here")
+        await PlainTextResponse("here")(scope, receive, send)
 with temporary_files() as files, listening("127.0.0.1", 0) as listener:
     print(files)
     run_app(app, listener)
@@ -101,7 +101,7 @@ def test_a_killed_server_leaves_no_files(pytestconfig, tmp_path):
     assert files.parent == tmp_path
     address = process.stdout.readline().removeprefix("page: ").split()[0]
     with urlopen(address, timeout=20) as response:
-        assert response.read() == b'{"detail": "here"}'
+        assert response.read() == b"here"
     process.terminate()
     _, said = process.communicate(timeout=20)
     assert (process.returncode, said) == (0, "ended; all uploaded files are deleted\n")
@@ -109,20 +109,11 @@ def test_a_killed_server_leaves_no_files(pytestconfig, tmp_path):
 
 
 def test_only_local_names_where_only_this_machine_can_ask():
-    assert server.allowed_hosts("127.0.0.1") == server.allowed_hosts("::1") == LOCAL_NAMES
-    assert server.allowed_hosts("0.0.0.0") is None
+    assert allowed_hosts("127.0.0.1") == allowed_hosts("::1") == LOCAL_NAMES
+    assert allowed_hosts("0.0.0.0") is None
 
 
-def test_the_browser_is_the_named_one_or_none(monkeypatch, tmp_path):
-    monkeypatch.setenv("TEXTREGION_BROWSER", "none")
-    assert find_browser() is None
-    monkeypatch.setenv("TEXTREGION_BROWSER", str(tmp_path / "absent"))
-    assert find_browser() is None
-    chrome = tmp_path / "google-chrome"
-    chrome.write_text("#!/bin/sh\n")
-    chrome.chmod(0o755)
-    monkeypatch.setenv("TEXTREGION_BROWSER", str(chrome))
-    assert find_browser() == str(chrome)
-    monkeypatch.delenv("TEXTREGION_BROWSER")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert find_browser() == str(chrome)
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 403), ("0.0.0.0", 200)])
+def test_any_name_where_other_machines_can_ask(host, status, tmp_path):
+    gate = Gate(PlainTextResponse("here"), tmp_path, 1, allowed_hosts(host))
+    assert TestClient(gate, base_url="http://other.example").get("/").status_code == status

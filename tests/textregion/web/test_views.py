@@ -10,10 +10,8 @@ import torch
 from PIL import Image
 
 from textregion.errors import InputError
-from textregion.web import panels
-from textregion.web.downloads import file_stem
-from textregion.web.pictures import Look, largest_patch, write_names
-from textregion.web.views import EMPTY, LABELS, SENTENCE, Controls, save, share_of, view
+from textregion.web.drawing import DrawingOptions, largest_patch, write_names
+from textregion.web.views import EMPTY, HINT, LABELS, SENTENCE, Controls, page_content, save, share_of
 
 
 @pytest.fixture
@@ -27,34 +25,34 @@ def controls(scene_file):
     return make
 
 
-def test_an_empty_page_says_how_to_start(bench):
-    shown = view(bench, Controls(None, LABELS, "sand", 0, 0.6, []))
+def test_an_empty_page_says_how_to_start(model):
+    shown = page_content(model, Controls(None, LABELS, "sand", 0, 0.6, []))
     assert EMPTY in shown.notice
     assert (shown.picture, shown.answered) == (None, False)
 
 
 @pytest.mark.parametrize("text", ["", "  ", ",, ;\n,"])
 @pytest.mark.parametrize(("mode", "what"), [(LABELS, "type labels"), (SENTENCE, "type a sentence")])
-def test_an_image_without_words_shows_its_regions(bench, controls, text, mode, what):
-    shown = view(bench, controls(text, mode))
+def test_an_image_without_words_shows_its_regions(model, controls, text, mode, what):
+    shown = page_content(model, controls(text, mode))
     assert what in shown.notice
-    assert f"{len(bench.open(controls().path).regions)} regions found" in shown.notice
+    assert f"{len(model.open(controls().path).regions)} regions found" in shown.notice
     assert shown.picture.shape == (768, 768, 3)
     assert not shown.answered
 
 
-def test_words_give_a_picture_a_legend_and_a_hint(bench, controls):
-    shown = view(bench, controls("sand, zebra <i>"))
+def test_words_give_a_picture_a_legend_and_a_hint(model, controls):
+    shown = page_content(model, controls("sand, zebra <i>"))
     assert "never saw: zebra, i." in shown.notice
     assert "zebra &lt;i&gt;" in shown.legend
     assert "<i>" not in shown.legend.replace('<i class="tr-swatch"', "")
-    assert panels.HINT in shown.scores
+    assert HINT in shown.scores
     assert shown.answered
 
 
-def test_every_control_changes_the_picture(bench, controls):
+def test_every_control_changes_the_picture(model, controls):
     pictures = [
-        view(bench, controls(**change)).picture
+        page_content(model, controls(**change)).picture
         for change in (
             {},
             {"text": "brick, sand"},
@@ -69,19 +67,19 @@ def test_every_control_changes_the_picture(bench, controls):
         )
     ]
     assert len({picture.tobytes() for picture in pictures}) == len(pictures)
-    assert (pictures[-1] == bench.open(controls().path).shown).all()
+    assert (pictures[-1] == model.open(controls().path).shown).all()
 
 
-def test_a_click_marks_the_region_and_lists_its_scores(bench, controls):
+def test_a_click_marks_the_region_and_lists_its_scores(model, controls):
     asked = controls("sand, brick, yellow square")
-    answer = bench.ask(bench.open(asked.path), asked.question)
+    answer = model.ask(model.open(asked.path), asked.question)
     point = (0.3, 0.3)
     region = answer.region_at(point)
-    shown = view(bench, asked, point)
+    shown = page_content(model, asked, point)
     assert f"Region {region}" in shown.scores
     assert [f"{value:.3f}" in shown.scores for value in answer.cosine[region]] == [True] * 3
-    assert (shown.picture != view(bench, asked).picture).any()
-    in_sentence = view(bench, controls("the black ring", SENTENCE), point)
+    assert (shown.picture != page_content(model, asked).picture).any()
+    in_sentence = page_content(model, controls("the black ring", SENTENCE), point)
     assert f"region {region}, clicked" in in_sentence.scores
 
 
@@ -99,36 +97,37 @@ def test_a_click_marks_the_region_and_lists_its_scores(bench, controls):
         ({"switches": ()}, None),
     ],
 )
-def test_bad_words_are_one_line_beside_the_image(bench, controls, change, message):
-    shown = view(bench, controls(**change))
+def test_bad_words_are_one_line_beside_the_image(model, controls, change, message):
+    shown = page_content(model, controls(**change))
     assert ("tr-error" in shown.notice) == (message is not None)
     assert (message or "") in shown.notice
     assert shown.picture.shape == (768, 768, 3)
 
 
 @pytest.mark.parametrize("upload", [{"path": 3}, {"orig_name": "x"}, "text", ["list"], {"path": "/nowhere/x.png"}])
-def test_uploads_that_no_page_sends_are_one_line(bench, upload):
-    shown = view(bench, Controls(upload, LABELS, "sand", 0, 0.6, []))
+def test_uploads_that_no_page_sends_are_one_line(model, upload):
+    shown = page_content(model, Controls(upload, LABELS, "sand", 0, 0.6, []))
     assert "tr-error" in shown.notice
     assert shown.picture is None
 
 
-def test_switches_may_be_anything(bench, controls):
+def test_switches_may_be_anything(model, controls):
     asked = controls()
-    shown = view(bench, Controls(asked.upload, LABELS, "sand", 0, 0.6, "masks"))
+    shown = page_content(model, Controls(asked.upload, LABELS, "sand", 0, 0.6, "masks"))
     assert "tr-error" in shown.notice
-    assert Look.of(1, ["masks", "nonsense", 5]) == Look(1.0, masks=True, names=False, heat_map=False)
+    drawing = controls(opacity=1, switches=["masks", "nonsense", 5]).drawing
+    assert drawing == DrawingOptions(1.0, masks=True, names=False, heat_map=False)
 
 
-def test_saved_files(bench, controls):
+def test_saved_files(model, controls):
     asked = controls("sand, brick, black ring", threshold=0.3)
-    name, data = save(bench, asked, "picture")
+    name, data = save(model, asked, "picture")
     assert name == "my_scene_picture.png"
-    assert (np.array(Image.open(io.BytesIO(data))) == view(bench, asked).picture).all()
-    _, data = save(bench, asked, "labels")
-    result = bench.segmenter.segment(bench.open(asked.path).regions, ["sand", "brick", "black ring"], 0.3)
+    assert (np.array(Image.open(io.BytesIO(data))) == page_content(model, asked).picture).all()
+    _, data = save(model, asked, "labels")
+    result = model.segmenter.segment(model.open(asked.path).regions, ["sand", "brick", "black ring"], 0.3)
     assert (np.array(Image.open(io.BytesIO(data))) == result.label_map).all()
-    name, data = save(bench, asked, "numbers")
+    name, data = save(model, asked, "numbers")
     content = json.loads(data)
     assert (name, content["file"], content["preset"], content["threshold"]) == (
         "my_scene.json",
@@ -136,10 +135,10 @@ def test_saved_files(bench, controls):
         "tiny",
         0.3,
     )
-    assert len(content["regions"]) == len(bench.open(asked.path).regions)
+    assert len(content["regions"]) == len(model.open(asked.path).regions)
     for kind in ("picture", "labels", "numbers"):
         with pytest.raises(InputError, match="type one or more labels"):
-            save(bench, controls(" "), kind)
+            save(model, controls(" "), kind)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +153,16 @@ def test_saved_files(bench, controls):
     ],
 )
 def test_names_of_files_are_harmless(name, stem):
-    assert file_stem(name) == stem
-    assert len(file_stem("x" * 999)) == 60
+    assert Controls({"orig_name": name}, *[None] * 5).file_stem == stem
+    assert len(Controls({"orig_name": "x" * 999}, *[None] * 5).file_stem) == 60
+
+
+@pytest.mark.parametrize(
+    "values", [(None, LABELS, 0), ("a", LABELS, -0.1), ("a", LABELS, 2), ("a", LABELS, "0"), (3, SENTENCE, True)]
+)
+def test_questions_that_no_page_sends_are_refused(controls, values):
+    with pytest.raises(InputError, match="load the page again"):
+        _ = controls(*values).question
 
 
 @pytest.mark.parametrize("index", [None, [1], [1, 2, 3], ["1", "2"], [-1, 0], [0, 301], [float("nan"), 0]])
@@ -185,16 +192,16 @@ def test_names_stay_inside_and_apart():
     assert (write_names(blank, [("x" * 500, (100, 50))]) != 255).any()
 
 
-def test_an_image_without_regions_is_shown(bench, controls, monkeypatch):
-    image, nothing = bench.open(controls().path), torch.zeros(0, dtype=torch.long)
+def test_an_image_without_regions_is_shown(model, controls, monkeypatch):
+    image, nothing = model.open(controls().path), torch.zeros(0, dtype=torch.long)
     regions = image.regions
-    empty = replace(regions, tokens=regions.tokens[nothing], masks=regions.masks.select(nothing), kept=nothing)
+    empty = replace(regions, tokens=regions.tokens[nothing], masks=regions.masks.select(nothing), source_index=nothing)
     image = replace(image, key="empty", regions=empty)
-    monkeypatch.setattr(bench, "open", lambda _: image)
+    monkeypatch.setattr(model, "open", lambda _: image)
     for mode in (LABELS, SENTENCE):
-        shown = view(bench, controls("sand, brick", mode, switches=["masks", "names", "heat map"]), (0.5, 0.5))
+        shown = page_content(model, controls("sand, brick", mode, switches=["masks", "names", "heat map"]), (0.5, 0.5))
         assert "0 regions" in shown.notice
         assert "No region" in shown.scores
         assert shown.picture.shape == (768, 768, 3)
-    content = json.loads(save(bench, controls("a brick", SENTENCE), "numbers")[1])
+    content = json.loads(save(model, controls("a brick", SENTENCE), "numbers")[1])
     assert (content["region"], content["box"], content["mask"], content["regions"]) == (None, None, None, [])

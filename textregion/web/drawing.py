@@ -1,22 +1,20 @@
-"""The picture of an answer: colours, names, the region a sentence means, the region that was clicked."""
+"""The picture of an answer: colours, names, the region a sentence refers to, the region that was clicked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw
 
-from textregion.errors import InputError
 from textregion.outputs.pictures import heat_map
 from textregion.outputs.sheets import font, shorten
 from textregion.render import outline
 from textregion.types import Segmentation
-from textregion.web.session import Answer
+from textregion.web.cached_segmenter import Answer, GlobalPatches
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Pixels = UInt8[np.ndarray, "h w 3"]
 Mask = Bool[np.ndarray, "h w"]
 SWITCHES = ("masks", "names", "heat map")
 SMALLEST_NAMED = 0.002  # share of the picture below which a patch of a label gets no name
@@ -26,7 +24,7 @@ REFERRED = (255, 140, 0)
 
 
 @dataclass(frozen=True)
-class Look:
+class DrawingOptions:
     """How an answer is drawn: opacity 0..1 of the colours; masks, names, and the global-patch scores or not."""
 
     opacity: float = 0.6
@@ -34,52 +32,43 @@ class Look:
     names: bool = True
     heat_map: bool = False
 
-    @classmethod
-    def of(cls, opacity: Any, switches: Any) -> "Look":
-        """From values as a browser sends them, which may be anything. InputError when they cannot be meant."""
-        number = isinstance(opacity, (int, float)) and not isinstance(opacity, bool)
-        if not number or not 0 <= opacity <= 1 or not isinstance(switches, list):
-            raise InputError("got something else than an opacity from 0 to 1 and switches; load the page again")
-        return cls(float(opacity), *(name in switches for name in SWITCHES))
-
 
 def draw(
-    image: Picture,
+    image: Pixels,
     answer: Answer,
-    look: Look,
-    scores: Float32[np.ndarray, "Ph Pw"] | None = None,
-    threshold: float | None = None,
+    options: DrawingOptions,
+    global_patches: GlobalPatches | None = None,
     selected: Mask | None = None,
-) -> Picture:
+) -> Pixels:
     """The image with an answer of the same size over it.
 
-    scores, threshold: global-patch scores and the value below which patches were removed; None where removal is
-    off, and then there is no heat map. selected: the clicked region, which gets a bold outline.
+    global_patches: of the image; None where removal is off, and then there is no heat map.
+    selected: the clicked region, which gets a bold outline.
     """
-    if look.heat_map and scores is not None and threshold is not None:
-        image = heat_map(image, scores, scores < threshold)
-        picture = outline(image, answer.result.label_map) if look.masks else image
-    elif look.masks and answer.grounding is None:
-        picture = answer.result.overlay(image, look.opacity)
+    if options.heat_map and global_patches is not None:
+        image = heat_map(image, *global_patches)
+        picture = outline(image, answer.result.label_map) if options.masks else image
+    elif options.masks and answer.grounding is None:
+        picture = answer.result.overlay(image, options.opacity)
     else:
         picture = image.copy()
     if answer.grounding is not None:
-        picture = draw_referral(picture, answer, look)
+        picture = draw_grounding(picture, answer, options)
     if selected is not None:
         picture = bold_outline(picture, selected)
-    return draw_names(picture, answer.result) if look.names and answer.grounding is None else picture
+    return draw_names(picture, answer.result) if options.names and answer.grounding is None else picture
 
 
-def draw_referral(picture: Picture, answer: Answer, look: Look) -> Picture:
+def draw_grounding(picture: Pixels, answer: Answer, options: DrawingOptions) -> Pixels:
     """Everything but the region a sentence refers to in the dark (masks), and its box with the sentence (names)."""
     grounding, (height, width) = answer.grounding, picture.shape[:2]
     if grounding is None or grounding.box is None:
         return picture
     mask = cv2.resize(grounding.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-    if look.masks:
-        dark = (picture * (1 - 0.85 * look.opacity)).astype(np.uint8)
+    if options.masks:
+        dark = (picture * (1 - 0.85 * options.opacity)).astype(np.uint8)
         picture = bold_outline(np.where(mask[..., None], picture, dark), mask, REFERRED)
-    if not look.names:
+    if not options.names:
         return picture
     scale = np.array([width, height] * 2) / np.array([*grounding.mask.shape[::-1]] * 2)
     x, y, w, h = (np.array(grounding.box) * scale).round().astype(int).tolist()
@@ -87,7 +76,7 @@ def draw_referral(picture: Picture, answer: Answer, look: Look) -> Picture:
     return write_names(picture, [(answer.names[0], (x + w // 2, max(y, 0)))])
 
 
-def bold_outline(picture: Picture, mask: Mask, colour: tuple[int, int, int] = (255, 255, 255)) -> Picture:
+def bold_outline(picture: Pixels, mask: Mask, colour: tuple[int, int, int] = (255, 255, 255)) -> Pixels:
     """The picture with the border of a mask in a colour, on black so that it shows everywhere."""
     out, width = picture.copy(), line_width(picture)
     smooth = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), width) > 0.5  # masks are coarser than the picture
@@ -98,12 +87,12 @@ def bold_outline(picture: Picture, mask: Mask, colour: tuple[int, int, int] = (2
     return out
 
 
-def line_width(picture: Picture) -> int:
+def line_width(picture: Pixels) -> int:
     """Pixels of a bold line."""
     return max(2, max(picture.shape[:2]) // 250)
 
 
-def draw_names(picture: Picture, result: Segmentation) -> Picture:
+def draw_names(picture: Pixels, result: Segmentation) -> Pixels:
     """Each label's name on its largest patch, large patches first, none over another."""
     patches = []
     for index in np.flatnonzero(np.bincount(result.label_map.ravel()) > SMALLEST_NAMED * result.label_map.size):
@@ -123,7 +112,7 @@ def largest_patch(mask: Mask) -> tuple[int, tuple[int, int]]:
     return int(stats[best, cv2.CC_STAT_AREA]), (int(x), int(y))
 
 
-def write_names(picture: Picture, names: Sequence[tuple[str, tuple[int, int]]]) -> Picture:
+def write_names(picture: Pixels, names: Sequence[tuple[str, tuple[int, int]]]) -> Pixels:
     """Names on dark plates centred at points (x, y), kept inside the picture; none that would cover another."""
     height, width = picture.shape[:2]
     size = max(13, max(height, width) // 38)

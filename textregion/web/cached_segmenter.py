@@ -1,14 +1,17 @@
 """Images and questions of the page's users, without any gradio: encode each image once, answer from its tokens."""
 
 import hashlib
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from cachetools import LRUCache, cachedmethod
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
@@ -16,16 +19,16 @@ from textregion.errors import InputError
 from textregion.grounding import GroundingResult
 from textregion.images import load_image
 from textregion.labels import LabelPrompts, region_scores
-from textregion.types import RegionMasks, RegionTokens, Segmentation
-from textregion.web.cache import BoundedCache
-from textregion.web.limits import MEGABYTE, Limits, parse_labels, parse_sentence, read_upload
+from textregion.types import RegionTokens, Segmentation
+from textregion.web.arguments import MEGABYTE, Limits
 
+GlobalPatches = tuple[Float32[np.ndarray, "Ph Pw"], Bool[np.ndarray, "Ph Pw"]]  # scores, which were removed
 SHOWN_SIDES = (768, 1280)  # the long side of a picture on the page; smaller images are enlarged, larger ones shrunk
 ANSWER_BYTES = 128 * MEGABYTE  # of answers kept, so that sliders and switches only draw again
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedImage:
     """An image after encoding: its tokens and how the page shows it.
 
     key: SHA-256 of the file. size: (H, W) of the image. shown: the picture at the size of the page.
@@ -36,10 +39,9 @@ class Encoded:
     shown: UInt8[np.ndarray, "h w 3"]
     regions: RegionTokens
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that keeping it needs."""
-        return self.shown.nbytes + _tensor_bytes(self.regions) + _tensor_bytes(self.regions.masks)
+    def region_mask(self, region: int, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+        """Where one region lies, at a size (h, w)."""
+        return self.regions.masks.select(torch.tensor([region])).binary(size, threshold=0.5)[0].cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,22 @@ class Question:
     sentence: bool = False
     threshold: float = 0.0
 
-    @classmethod
-    def of(cls, text: Any, sentence: Any, threshold: Any) -> "Question":
-        """From values as a browser sends them, which may be anything. InputError when they cannot be meant."""
-        number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
-        if not isinstance(text, str) or not number or not 0 <= threshold <= 1:
-            raise InputError("got something else than a text and a threshold from 0 to 1; load the page again")
-        return cls(text, bool(sentence), 0.0 if sentence else float(threshold))
+    def names(self, limits: Limits) -> tuple[str, ...]:
+        """The labels without blanks and repetitions, or the one sentence. InputError: none, too many or too long."""
+        if self.sentence:
+            names, example = (" ".join(self.text.split()),), "what to look for: the red star"
+        else:
+            parts = (part.strip(" ;\t") for part in self.text.replace("\n", ",").split(","))
+            names = tuple(dict.fromkeys(filter(None, parts)))
+            example = "one or more labels, separated by commas: dog, sofa, floor"
+        if not any(names):
+            raise InputError(f"type {example}")
+        if len(names) > limits.max_labels:
+            raise InputError(f"got {len(names)} labels, more than the limit of {limits.max_labels}; leave some out")
+        for name in names:
+            if len(name) > (most := limits.max_characters):
+                raise InputError(f"got {len(name)} characters in {name[:30]!r}…, more than the limit of {most}")
+        return names
 
 
 @dataclass(frozen=True)
@@ -78,13 +89,6 @@ class Answer:
     probability: Float32[np.ndarray, "R L"]
     grounding: GroundingResult | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that keeping it needs."""
-        result = self.result
-        maps = result.label_map.nbytes + result.confidence.nbytes + result.region_map.nbytes
-        return maps + 2 * self.cosine.nbytes + (0 if self.grounding is None else self.grounding.mask.nbytes)
-
     def region_at(self, point: tuple[float, float]) -> int | None:
         """The region behind a point, given as shares (x, y) of width and height in [0, 1]; None where none lies."""
         height, width = self.result.region_map.shape
@@ -93,57 +97,90 @@ class Answer:
         return None if region < 0 else region
 
 
-class Workbench:
+class CachedSegmenter:
     """One model and the images of all users. What is kept is found by the content of an image's file alone.
 
     segmenter: a TextRegionSegmenter. preset: its name, for the page and the files. encodings: images encoded so far.
     """
 
-    def __init__(self, segmenter: Any, preset: str, limits: Limits | None = None) -> None:
-        self.segmenter, self.preset, self.limits = segmenter, preset, limits or Limits()
+    def __init__(self, segmenter: Any, preset: str, limits: Limits) -> None:
+        self.segmenter, self.preset, self.limits = segmenter, preset, limits
         self.encodings = 0
-        self._images: BoundedCache[Encoded] = BoundedCache(self.limits.cache_bytes, lambda image: image.nbytes)
-        self._answers: BoundedCache[Answer] = BoundedCache(ANSWER_BYTES, lambda answer: answer.nbytes)
+        self._images, self._answers = bounded_cache(self.limits.cache_bytes), bounded_cache(ANSWER_BYTES)
+        self._condition = threading.Condition()
 
-    def open(self, path: str | Path) -> Encoded:
+    def open(self, path: str | Path) -> EncodedImage:
         """An uploaded image, encoded unless the same file was before. InputError: unreadable or above the limits."""
         data = read_upload(path, self.limits.max_bytes)
-        key = hashlib.sha256(data).hexdigest()
-        return self._images.get(key, lambda: self._encode(key, data))
+        return self._encode(hashlib.sha256(data).hexdigest(), data)
 
-    def _encode(self, key: str, data: bytes) -> Encoded:
+    @cachedmethod(attrgetter("_images"), lambda self, key, data: key, condition=attrgetter("_condition"))
+    def _encode(self, key: str, data: bytes) -> EncodedImage:
         pixels = decode(data, self.limits.max_pixels)
+        height, width = pixels.shape[:2]
         regions = self.segmenter.encode_image(pixels)
         self.encodings += 1
-        print(
-            f"encoded image {self.encodings}: {pixels.shape[1]} x {pixels.shape[0]} pixels, {len(regions)} regions",
-            flush=True,
-        )
-        return Encoded(key, pixels.shape[:2], enlarge(pixels, shown_size(pixels.shape[:2])), regions)
+        print(f"encoded image {self.encodings}: {width} x {height} pixels, {len(regions)} regions", flush=True)
+        return EncodedImage(key, (height, width), resize(pixels, shown_size((height, width))), regions)
 
     def pixels(self, path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
         """An uploaded image in its own resolution."""
         return decode(read_upload(path, self.limits.max_bytes), self.limits.max_pixels)
 
-    def ask(self, image: Encoded, question: Question) -> Answer:
+    @cachedmethod(
+        attrgetter("_answers"), lambda self, image, question: (image.key, question), condition=attrgetter("_condition")
+    )
+    def ask(self, image: EncodedImage, question: Question) -> Answer:
         """The answer at the size of the page; never encodes the image again. InputError: no or bad words."""
-        return self._answers.get((image.key, question), lambda: self.answer(image, question, image.shown.shape[:2]))
+        return self.answer(image, question, image.shown.shape[:2])
 
-    def answer(self, image: Encoded, question: Question, size: tuple[int, int]) -> Answer:
+    def answer(self, image: EncodedImage, question: Question, size: tuple[int, int]) -> Answer:
         """The answer at a size (H, W) in pixels."""
+        words = names = question.names(self.limits)
         if question.sentence:
-            names = (parse_sentence(question.text, self.limits),)
             words = (names[0].lower().replace(";", ","),)  # lower case as `refer` reads it; ";" would part synonyms
-        else:
-            names = words = parse_labels(question.text, self.limits)
         result = self.segmenter.segment(image.regions, words, question.threshold, output_size=size)
         cosine, probability = region_scores(image.regions, self.embed(words), words)
         grounding = self.segmenter.refer(image.regions, words[0]) if question.sentence else None
         return Answer(names if question.sentence else result.labels, words, result, cosine, probability, grounding)
 
     def embed(self, words: Sequence[str]) -> Float[Tensor, "Q D"]:
-        """Text embeddings of the words' queries, as textregion/outputs/annotations.py wants them."""
+        """Text embeddings of the words' queries, as `region_scores` wants them."""
         return self.segmenter.encode_text(LabelPrompts.parse(words).queries)
+
+    def global_patches(self, image: EncodedImage) -> GlobalPatches | None:
+        """The global patches of an image (method 6); None where their removal is off."""
+        scores, threshold = image.regions.patch_scores, self.segmenter.config.global_patch_threshold
+        if scores is None or threshold is None:
+            return None
+        scores = scores.cpu().numpy()
+        return scores, scores < threshold
+
+
+def bounded_cache(max_bytes: int) -> LRUCache:
+    """Results, those used longest ago dropped first; one of more than `max_bytes` is kept alone."""
+    return LRUCache(max_bytes, getsizeof=lambda result: min(array_bytes(result), max_bytes))
+
+
+def array_bytes(value: Any) -> int:
+    """Bytes of an array or tensor, or of all of them in a dataclass and in the dataclasses it holds."""
+    if is_dataclass(value):
+        return sum(array_bytes(part) for part in vars(value).values())
+    return value.nbytes if isinstance(value, (np.ndarray, Tensor)) else 0
+
+
+def read_upload(path: str | Path, max_bytes: int) -> bytes:
+    """The bytes of an uploaded file. InputError when it is gone, empty or too large; its path is never named."""
+    try:
+        size = Path(path).stat().st_size
+        if size > max_bytes:
+            raise InputError(f"this file has {size / MEGABYTE:.1f} MB, more than the limit of {max_bytes / MEGABYTE:g}")
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError("this image is no longer kept here; upload it again") from error
+    if not data:
+        raise InputError("this file is empty; choose a PNG, JPEG or WebP image")
+    return data
 
 
 def decode(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -161,17 +198,7 @@ def shown_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
 
-def enlarge(pixels: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+def resize(pixels: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """The image at another size (h, w)."""
     smaller = size[0] < pixels.shape[0]
     return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
-
-
-def region_mask(masks: RegionMasks, region: int, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Where one region lies, at a size (h, w)."""
-    return masks.select(torch.tensor([region])).binary(size, threshold=0.5)[0].cpu().numpy()
-
-
-def _tensor_bytes(owner: RegionTokens | RegionMasks) -> int:
-    values = (getattr(owner, field.name) for field in fields(owner))
-    return sum(value.nbytes for value in values if isinstance(value, Tensor))
