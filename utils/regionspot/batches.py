@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from textregion.images import load_image
-from textregion.regionspot.clip_map import squash
+from textregion.regionspot.model import squash
 from utils.regionspot.token_cache import CachedImage, TokenCache
 
 SHORT_EDGES = (400, 500, 600)  # before the published random crop, in pixels

@@ -20,9 +20,8 @@ from textregion.backbones import Backbone
 from textregion.cli.command_line import output_folder, run_program
 from textregion.errors import InputError
 from textregion.regionspot.box_tokens import BoxTokenSource, Sam1BoxTokens, Sam2BoxTokens, load_sam1
-from textregion.regionspot.checkpoint import load_head, save_head
-from textregion.regionspot.head import RegionSpotHead
-from textregion.regionspot.model import RegionSpot, check_backbone, map_width
+from textregion.regionspot.loading import load_head, save_head
+from textregion.regionspot.model import RegionSpot, RegionSpotHead, check_backbone, map_width
 from textregion.regionspot.text import encode_names
 from textregion.storage import load_tensors, save_tensors
 from textregion.text_cache import model_fingerprint

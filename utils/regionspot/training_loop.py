@@ -13,9 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from textregion.errors import InputError
-from textregion.regionspot.clip_map import clip_map
-from textregion.regionspot.head import unit
-from textregion.regionspot.model import RegionSpot
+from textregion.regionspot.model import RegionSpot, clip_map, unit
 from textregion.storage import write_atomically
 from utils.regionspot.batches import Batch
 from utils.regionspot.loss import focal_loss

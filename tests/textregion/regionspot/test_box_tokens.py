@@ -59,7 +59,7 @@ def test_sam2_is_what_a_hook_sees_in_the_package_s_own_predictor(tiny_sam2, sam2
 
 
 def test_sam2_masks_are_those_of_boxes_everywhere_else(tiny_sam2, sam2_tokens):
-    masks, same = sam2_tokens.encode(WIDE, SMALL)[1], masks_from_boxes(sam2_tokens.generator, WIDE, SMALL)
+    masks, same = sam2_tokens.encode(WIDE, SMALL)[1], masks_from_boxes(sam2_tokens.sam, WIDE, SMALL)
     assert torch.equal(masks.soft, same.soft)
     assert torch.equal(masks.stability, same.stability)
 

@@ -6,7 +6,7 @@ import torch
 from golden_data import HERE
 from safetensors.torch import load_file
 
-from textregion.regionspot.head import RegionSpotHead, unit
+from textregion.regionspot.model import RegionSpotHead, unit
 from utils.regionspot.loss import focal_loss
 
 FOLDER = HERE / "regionspot"

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from textregion.backbones import ClipBackbone
-from textregion.regionspot.head import RegionSpotHead
-from textregion.regionspot.model import RegionSpot
+from textregion.regionspot.model import RegionSpot, RegionSpotHead
 from textregion.regionspot.text import encode_names
 from textregion.tiny.models import load_clip
 from utils.regionspot.accuracy import score

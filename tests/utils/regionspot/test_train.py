@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from textregion.regionspot.checkpoint import load_head
+from textregion.regionspot.loading import load_head
 from utils.regionspot.batches import StepBatches
 from utils.regionspot.train import main
 from utils.regionspot.training_loop import read_log
