@@ -4,7 +4,6 @@ A head works with the SAM that its training saw: published ones need SAM v1 ViT-
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -26,19 +25,7 @@ from textregion.types import RegionMasks
 
 SINGLE_MASK = 1  # SAM v1's decoder returns one row for the IoU, then the single mask's token
 TINY_TRUNK = (32, 9)
-
-
-@dataclass(frozen=True)
-class BoxTokens:
-    """What SAM says about n boxes of one image.
-
-    tokens: (n, T) float32, the decoder's token of the single mask. logits: (n, h, w), the low-res mask logits of the
-    whole image, clamped to +-32, half precision. predicted_iou: (n,) float32.
-    """
-
-    tokens: Float32[Tensor, "n T"]
-    logits: Float[Tensor, "n h w"]
-    predicted_iou: Float32[Tensor, " n"]
+Decoded = tuple[Float32[Tensor, "n T"], Float[Tensor, "n h w"], Float32[Tensor, " n"]]
 
 
 class BoxTokenSource(ABC):
@@ -56,19 +43,24 @@ class BoxTokenSource(ABC):
         return self
 
     @torch.inference_mode()
-    def encode(self, image: UInt8[np.ndarray, "H W 3"], boxes: ArrayLike | Tensor) -> tuple[BoxTokens, RegionMasks]:
+    def encode(
+        self, image: UInt8[np.ndarray, "H W 3"], boxes: ArrayLike | Tensor
+    ) -> tuple[Float32[Tensor, "n T"], RegionMasks]:
         """Tokens and masks of boxes (n, 4), x1 y1 x2 y2 in pixels; n = 0 is fine. InputError as of `boxes_inside`."""
-        size, device = (image.shape[0], image.shape[1]), self.sam.device
+        size = (image.shape[0], image.shape[1])
         inside = boxes_inside(boxes, size)
         if len(inside) == 0:
-            shapes = (0, self.token_width), (0, 1, 1), (0,)
-            return BoxTokens(*(torch.zeros(shape, device=device) for shape in shapes)), RegionMasks.empty(size, device)
-        found = self.decode(image, inside)
-        return found, soft_masks(found.logits, found.predicted_iou, size, size)
+            return torch.zeros(0, self.token_width, device=self.sam.device), RegionMasks.empty(size, self.sam.device)
+        tokens, logits, predicted_iou = self.decode(image, inside)
+        return tokens, soft_masks(logits, predicted_iou, size, size)
 
     @abstractmethod
-    def decode(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float32[Tensor, "n 4"]) -> BoxTokens:
-        """What SAM says about n >= 1 boxes that lie inside the image."""
+    def decode(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float32[Tensor, "n 4"]) -> Decoded:
+        """What SAM says about n >= 1 boxes that lie inside the image.
+
+        (tokens, logits, predicted IoU): the decoder's token of the single mask, float32; the low-res mask logits of the
+        whole image, clamped to +-32, half precision; float32.
+        """
 
 
 class Sam2BoxTokens(BoxTokenSource):
@@ -86,11 +78,11 @@ class Sam2BoxTokens(BoxTokenSource):
             )
         super().__init__(sam, name or f"sam2:{_size(sam.model)}", decoder.transformer_dim)
 
-    def decode(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float32[Tensor, "n 4"]) -> BoxTokens:
+    def decode(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float32[Tensor, "n 4"]) -> Decoded:
         """As `BoxTokenSource.decode`."""
         points, labels = box_prompts(boxes, (image.shape[0], image.shape[1]))
         logits, predicted_iou, tokens = self.sam.decode_with_tokens(self.sam.encode(image), points, labels, False)
-        return BoxTokens(tokens[:, 0], logits[:, 0], predicted_iou[:, 0])
+        return tokens[:, 0], logits[:, 0], predicted_iou[:, 0]
 
 
 def _size(model: nn.Module) -> str:
@@ -113,7 +105,7 @@ class Sam1BoxTokens(BoxTokenSource):
         super().__init__(sam.eval().requires_grad_(False), name, sam.mask_decoder.transformer_dim)
         self.boxes_at_once = at_least("boxes_at_once", boxes_at_once)
 
-    def decode(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float32[Tensor, "n 4"]) -> BoxTokens:
+    def decode(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float32[Tensor, "n 4"]) -> Decoded:
         """As `BoxTokenSource.decode`; InputError for an image so thin that its resize would leave it without a row."""
         predictor = from_package("segment_anything").SamPredictor(self.sam)
         size, transform = (image.shape[0], image.shape[1]), predictor.transform
@@ -122,14 +114,15 @@ class Sam1BoxTokens(BoxTokenSource):
         predictor.set_image(image)
         scaled = transform.apply_boxes_torch(boxes, size).to(self.sam.device)
 
-        def decode(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        def decode(start: int, stop: int) -> Decoded:
             return self._decode(predictor, scaled[start:stop])
 
         parts = in_parts(decode, len(scaled), self.boxes_at_once, self.sam.device)
-        return BoxTokens(*(torch.cat(values) for values in zip(*parts, strict=True)))
+        tokens, logits, predicted_iou = (torch.cat(values) for values in zip(*parts, strict=True))
+        return tokens, logits, predicted_iou
 
-    def _decode(self, predictor, boxes: Float32[Tensor, "n 4"]) -> tuple[Tensor, Tensor, Tensor]:
-        """(tokens, logits, predicted IoU) of boxes in pixels of the predictor's resized image."""
+    def _decode(self, predictor, boxes: Float32[Tensor, "n 4"]) -> Decoded:
+        """The same of boxes in pixels of the predictor's resized image."""
         prompts, decoder, outputs = self.sam.prompt_encoder, self.sam.mask_decoder, []
         sparse, dense = prompts(points=None, boxes=boxes, masks=None)
         with decoder.transformer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output)):

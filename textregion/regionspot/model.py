@@ -168,8 +168,8 @@ class RegionSpot:
         InputError for an unreadable image or bad boxes.
         """
         pixels = load_image(image)
-        found, masks = self.box_tokens.encode(pixels, boxes)
-        tokens = self.embed(found.tokens, self.clip_map(pixels))
+        sam_tokens, masks = self.box_tokens.encode(pixels, boxes)
+        tokens = self.embed(sam_tokens, self.clip_map(pixels))
         kept = torch.arange(len(tokens), device=tokens.device)
         grid = (self.side // self.backbone.patch_size,) * 2
         scale, bias = self.backbone.logit_scale, self.backbone.logit_bias

@@ -7,7 +7,7 @@ from golden_data import HERE
 from safetensors.torch import load_file
 
 from textregion.regionspot.model import RegionSpotHead, unit
-from utils.regionspot.loss import focal_loss
+from utils.regionspot.training import focal_loss
 
 FOLDER = HERE / "regionspot"
 LOGIT_SCALE = 20.0

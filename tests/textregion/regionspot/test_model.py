@@ -39,7 +39,7 @@ def test_encode_is_its_parts_by_hand(tiny_clip, box_tokens, side):
     mean, std = (torch.tensor(values)[:, None, None] for values in (tiny_clip.mean, tiny_clip.std))
     features = clip_map(tiny_clip.model.visual, ((square - mean) / std)[None])
     tokens, masks = box_tokens.encode(IMAGE, BOXES)
-    embedded = model.head(tokens.tokens[None], features)[0]
+    embedded = model.head(tokens[None], features)[0]
     found = model.encode(IMAGE, BOXES)
     torch.testing.assert_close(found.tokens, embedded / embedded.norm(dim=1, keepdim=True), atol=1e-5, rtol=0)
     assert torch.equal(found.masks.soft, masks.soft)
@@ -51,7 +51,7 @@ def test_encode_is_its_parts_by_hand(tiny_clip, box_tokens, side):
 def test_box_tokens_map_and_embed_are_the_steps_of_encode(model):
     tokens, features = model.box_tokens.encode(IMAGE, BOXES)[0], model.clip_map(IMAGE)
     assert features.shape == (17, 32)
-    torch.testing.assert_close(model.embed(tokens.tokens, features), model.encode(IMAGE, BOXES).tokens)
+    torch.testing.assert_close(model.embed(tokens, features), model.encode(IMAGE, BOXES).tokens)
 
 
 def test_antialias_reaches_the_map(tiny_clip, box_tokens, model):

@@ -10,10 +10,9 @@ from PIL import Image
 
 from textregion.errors import InputError
 from textregion.regionspot.model import unit
-from utils.regionspot.batches import collate, repeated
-from utils.regionspot.loss import focal_loss
-from utils.regionspot.token_cache import CachedImage
-from utils.regionspot.training_loop import Plan, Trainer, batch_loss, cut_log, draw_curve, read_log
+from utils.regionspot.batches import Plan, collate, repeated
+from utils.regionspot.data import CachedImage
+from utils.regionspot.training import Trainer, batch_loss, cut_log, draw_curve, focal_loss, read_log
 
 
 def test_the_published_schedule():
