@@ -219,9 +219,7 @@ class TokenCache:
 
     def __init__(self, folder: str | Path, dataset: BoxDataset, model: RegionSpot, keep_maps: bool = False) -> None:
         self.folder = Path(folder) / dataset.name
-        self.dataset = dataset
-        self.model = model
-        self.keep_maps = keep_maps
+        self.dataset, self.model, self.keep_maps = dataset, model, keep_maps
 
     def path(self, image: BoxImage) -> Path:
         """The file of an image; spread over 256 folders, as there may be millions."""
