@@ -18,8 +18,7 @@ from hypothesis import settings  # noqa: E402
 
 from textregion.masks.sam2 import Sam2MaskGenerator  # noqa: E402
 from textregion.regionspot.box_tokens import Sam2BoxTokens  # noqa: E402
-from textregion.regionspot.head import RegionSpotHead  # noqa: E402
-from textregion.regionspot.model import RegionSpot  # noqa: E402
+from textregion.regionspot.model import RegionSpot, RegionSpotHead  # noqa: E402
 from textregion.tiny.models import load_clip, load_sam2  # noqa: E402
 
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=12)

@@ -22,8 +22,8 @@ from eval.lvis.truth import read_truth
 from eval.prepare.tiny_lvis import write_tiny_lvis
 from eval.sharding import Processes
 from eval.tasks import Run, evaluate_with, from_rle
-from textregion.regionspot.checkpoint import save_head
-from textregion.regionspot.head import RegionSpotHead
+from textregion.regionspot.loading import save_head
+from textregion.regionspot.model import RegionSpotHead
 from textregion.regionspot.text import encode_names
 from TextRegionSegmenter import TextRegionSegmenter
 

@@ -1,19 +1,150 @@
-"""RegionSpot for a backbone that is already there: which head, which SAM."""
+"""Heads on disk, our own files and the authors' checkpoints, and the head and the SAM that belong to a backbone.
+
+Our own safetensors files say what they were made for. The authors' weights are under their own licence (CC BY-NC 4.0);
+none are shipped here.
+"""
 
 from pathlib import Path
 from typing import Any
 
-from textregion.backbones import Backbone
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from textregion.backbones import Backbone, ClipBackbone
+from textregion.checkpoints import load_strictly, read_state
 from textregion.errors import InputError
 from textregion.masks.base import MaskGenerator
 from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.regionspot.box_tokens import BoxTokenSource, Sam1BoxTokens, Sam2BoxTokens, load_sam1
-from textregion.regionspot.checkpoint import PUBLISHED_SAM, is_own, load_head, load_published, read_origin
-from textregion.regionspot.model import RegionSpot, check_backbone
+from textregion.regionspot.model import HEADS, RegionSpot, RegionSpotHead, check_backbone, check_widths, input_side
+from textregion.storage import load_tensors, save_tensors
 
 METHODS = ("textregion", "regionspot")  # of TextRegionSegmenter.encode_boxes
 TINY = "tiny"  # the backbone that the shipped head belongs to
 SHIPPED_HEAD = Path(__file__).parent / "weights" / "tiny_head.safetensors"
+KIND = "RegionSpotHead"
+NEEDED = ("clip", "side", "sam")
+PREFIX = "model."
+FROZEN = ("clip_model.", "sam.")  # what a published file may carry along
+PUBLISHED_SAM = "sam1:vit_b"
+PUBLISHED_LAYERS = 3
+# (D, E) of published heads -> the input sides there are, each with the CLIP it belongs to (RegionSpot 6).
+PUBLISHED = {
+    (768, 512): {224: "clip-vit-b16"},
+    (1024, 768): {224: "clip-vit-l14", 336: "clip-vit-l14-336"},
+}
+
+
+def save_head(path: str | Path, head: RegionSpotHead, origin: dict[str, Any], half: bool = False) -> None:
+    """Write a head and what it belongs to, in one step.
+
+    origin: `clip` (the backbone's name), `side` (of CLIP's input in pixels) and `sam` (the box tokens' name) are
+    needed; `antialias` and anything else that fits into JSON (how it was trained) may be added. half: store float16.
+    """
+    if missing := [name for name in NEEDED if name not in origin]:
+        raise InputError(f"got an origin without {', '.join(missing)}; expected {', '.join(NEEDED)}")
+    state = {name: value.half() if half else value for name, value in head.state_dict().items()}
+    options = {"isolate": head.isolate, "use_class_token": head.use_class_token}
+    save_tensors(path, state, {"kind": KIND, "options": options, "origin": origin})
+
+
+def load_head(
+    path: str | Path, clip: str | None = None, sam: str | None = None, side: int | None = None, **options: bool | float
+) -> tuple[RegionSpotHead, dict[str, Any]]:
+    """A head that `save_head` wrote, float32, in eval mode, and its origin.
+
+    clip, sam, side: what the origin must say, where given. options: isolate, use_class_token, default as saved;
+    dropout. InputError in one line: missing, damaged, something else, or made for another CLIP, SAM or input side.
+    """
+    state, saved, origin = _read(path)
+    for what, name in (("clip", clip), ("sam", sam)):
+        if name is not None and origin[what] != name:
+            raise InputError(f"{path} was trained with {origin[what]}, got {name}; use what it was trained with")
+    if side not in (None, origin["side"]):
+        raise InputError(f"{path} was trained at input side {origin['side']}, got {side}; leave it out")
+    return _build(state, path, **{**saved, **options}), origin
+
+
+def read_origin(path: str | Path) -> dict[str, Any]:
+    """What a head that `save_head` wrote was made for, without building it; errors as of `load_head`."""
+    return _read(path)[2]
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, bool], dict[str, Any]]:
+    """(tensors, options, origin) of a file of `save_head`."""
+    state, meta = load_tensors(path, KIND)
+    origin = meta.get("origin")
+    if "options" not in meta or not isinstance(origin, dict) or any(name not in origin for name in NEEDED):
+        raise InputError(f"{path} does not say what it was made for; save it again with save_head")
+    return state, meta["options"], origin
+
+
+def load_published(
+    path: str | Path, clip: ClipBackbone, side: int | None = None, **options: bool
+) -> tuple[RegionSpotHead, dict[str, Any]]:
+    """A checkpoint of the authors' program (RegionSpot 6), strictly, and its origin as of `save_head`.
+
+    path: a `.pth` file whose key `model` holds `model.to_clip.weight`, …; the frozen CLIP and SAM that it may carry are
+    passed over. clip: the CLIP to use it with. side: CLIP's input side it was trained at, 224 or 336; needed where the
+    shapes fit both (ViT-L/14). options: isolate, use_class_token; default as published.
+    InputError in one line: missing, damaged, with code in it, any key missing, unexpected or of another shape, or made
+    for another CLIP.
+    """
+    check_backbone(clip)
+    state = read_state(path)
+    if not all(name.startswith(PREFIX) for name in state):
+        raise InputError(f"{path} is no RegionSpot checkpoint: its names do not start with {PREFIX!r}")
+    state = {name.removeprefix(PREFIX): value for name, value in state.items()}
+    own = {name: value for name, value in state.items() if not name.startswith(FROZEN)}
+    head = _build(own, path, PUBLISHED_LAYERS, **options)
+    check_widths(head, clip)
+    return head, {"clip": clip.name, "side": _side(path, head, clip, side), "sam": PUBLISHED_SAM}
+
+
+def _side(path: str | Path, head: RegionSpotHead, clip: ClipBackbone, side: int | None) -> int:
+    """The input side a published head was trained at, after checking that this CLIP is the one of that side."""
+    sides = PUBLISHED.get((head.to_clip.out_features, head.projector.out_features))
+    if sides is None:
+        return side or input_side(clip)
+    if side is None and len(sides) > 1:
+        known = " or ".join(f"{side} ({name})" for side, name in sides.items())
+        raise InputError(f"the shapes of {path} do not tell its input side; give regionspot_side {known}")
+    side = side or next(iter(sides))
+    if side not in sides:
+        raise InputError(f"got regionspot_side {side}, {path} can be of {' or '.join(map(str, sides))}")
+    if input_side(clip) != side:
+        raise InputError(f"a head of input side {side} belongs to {sides[side]}, got {clip.name}; take that preset")
+    return side
+
+
+def _build(
+    state: dict[str, Tensor], source: str | Path, layers: int | None = None, **options: bool | float
+) -> RegionSpotHead:
+    """A head with these weights, float32, in eval mode; all sizes are read off the shapes, then all must fit.
+
+    layers: how many it must have, default as many as there are. options: of RegionSpotHead.
+    """
+    try:
+        clip_width, token_width = state["to_clip.weight"].shape
+        embed_width, _ = state["projector.weight"].shape
+        hidden, _ = state["decoder.layers.0.linear1.weight"].shape
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{source} is no RegionSpot head: {error} is missing or no matrix") from error
+    if clip_width % HEADS:
+        raise InputError(f"{source} is no RegionSpot head: its width {clip_width} is no multiple of {HEADS}")
+    layers = layers or len({name.split(".")[2] for name in state if name.startswith("decoder.layers.")})
+    head = RegionSpotHead(clip_width, embed_width, token_width, hidden, layers, **options)
+    load_strictly(head, {name: value.float() for name, value in state.items()}, "a RegionSpot head", source)
+    return head.eval()
+
+
+def is_own(path: str | Path) -> bool:
+    """Whether a file is one that `save_head` wrote, by its metadata."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "textregion" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def load_regionspot(
@@ -39,12 +170,10 @@ def load_regionspot(
         raise InputError(f"no RegionSpot head at {path}; check the path")
     own = is_own(path)
     source = box_tokens_of(read_origin(path)["sam"] if own else PUBLISHED_SAM, path, mask_generator, sam1_checkpoint)
-    if not own:
-        head, origin = load_published(path, backbone, side, **options)
+    if own:
+        head, origin = load_head(path, backbone.name, source.name, side, **options)
     else:
-        head, origin = load_head(path, backbone.name, source.name, **options)
-        if side not in (None, origin["side"]):
-            raise InputError(f"{path} was trained at input side {origin['side']}, got {side}; leave it out")
+        head, origin = load_published(path, backbone, side, **options)
     return RegionSpot(backbone, source, head, origin["side"], origin.get("antialias", False))
 
 

@@ -1,23 +1,122 @@
-"""Frozen CLIP, frozen SAM and the trained head, joined: boxes of an image become region tokens (RegionSpot 1)."""
+"""RegionSpot: the trained head, the CLIP map it looks at, and both joined with SAM (RegionSpot 1)."""
 
+from math import isqrt
+
+import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32, UInt8
 from numpy.typing import ArrayLike
-from torch import Tensor
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from textregion.backbones import ClipBackbone
 from textregion.errors import InputError, at_least
 from textregion.images import ImageInput, load_image
-from textregion.regionspot.box_tokens import BoxTokens, BoxTokenSource
-from textregion.regionspot.clip_map import clip_map, squash
-from textregion.regionspot.head import RegionSpotHead, unit
+from textregion.regionspot.box_tokens import BoxTokenSource
+from textregion.runtime import to_device
 from textregion.types import RegionTokens
 
+TOKEN_WIDTH = 256
+HEADS = 8
 RECIPE = "regionspot"
 
 
+class RegionSpotHead(nn.Module):
+    """Region embeddings from SAM's box tokens and CLIP's feature map (RegionSpot 1.2, 1.7, 1.9).
+
+    clip_width: D of CLIP's map. embed_width: E of the space shared with text. token_width: T of SAM's tokens.
+    hidden: width inside the decoder's MLPs. dropout: 0..1, in training only. isolate: a box sees no other box, so that
+    its embedding does not depend on its companions; as published (False) it does (RegionSpot 4, D3). use_class_token:
+    whether boxes may look at the first row of CLIP's map; as published, yes. Names of parameters are those of published
+    checkpoints.
+    """
+
+    def __init__(
+        self,
+        clip_width: int,
+        embed_width: int,
+        token_width: int = TOKEN_WIDTH,
+        hidden: int = 2048,
+        layers: int = 3,
+        dropout: float = 0.1,
+        isolate: bool = False,
+        use_class_token: bool = True,
+    ) -> None:
+        super().__init__()
+        self.isolate = isolate
+        self.use_class_token = use_class_token
+        self.to_clip = nn.Linear(token_width, clip_width)
+        layer = nn.TransformerDecoderLayer(clip_width, HEADS, hidden, dropout, "relu", batch_first=True)
+        self.decoder = nn.TransformerDecoder(layer, layers, nn.LayerNorm(clip_width))
+        self.projector = nn.Linear(clip_width, embed_width)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B n T"],
+        clip_map: Float[Tensor, "B L D"],
+        padding: Bool[Tensor, "B n"] | None = None,
+    ) -> Float[Tensor, "B n E"]:
+        """Region embeddings, not normalised.
+
+        padding: True where a row of `tokens` is no box: no box sees such a row, and its result means nothing. Every
+        image needs at least one box.
+        """
+        if not self.use_class_token:
+            clip_map = clip_map[:, 1:]
+        alone = None
+        if self.isolate:  # a box that sees itself alone sees no padding either
+            alone, padding = ~torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device), None
+        decoded = self.decoder(self.to_clip(tokens), clip_map, tgt_mask=alone, tgt_key_padding_mask=padding)
+        return self.projector(decoded)
+
+
+def unit(embeddings: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows E"]:
+    """Rows of length 1: s / (||s|| + 1e-7) (RegionSpot 1.12)."""
+    return embeddings / (embeddings.norm(dim=-1, keepdim=True) + 1e-7)
+
+
+def squash(
+    image: UInt8[np.ndarray, "H W 3"], side: int, antialias: bool = False, device: torch.device | str = "cpu"
+) -> Float32[Tensor, "3 S S"]:
+    """The whole image as a square of `side` pixels, aspect not kept, RGB in 0..1, bilinear (RegionSpot 1.5).
+
+    antialias: as current torchvision does by default; the published demo did not.
+    """
+    pixels = to_device(image, torch.device(device)).permute(2, 0, 1)[None].float() / 255
+    return F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False, antialias=antialias)[0]
+
+
+@torch.inference_mode()
+def clip_map(visual: VisionTransformer, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B L D"]:
+    """Output of the last block as it is: no ln_post, no projection; L = 1 + (S / patch)^2, class token first.
+
+    visual: an open_clip image tower with a class token. images: normalised, of its dtype; S is any multiple of the
+    patch size. At the tower's own input size this is what a forward hook on `visual.transformer` sees.
+    """
+    patches = visual.conv1(images)
+    tokens = patches.flatten(2).transpose(1, 2)
+    start = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+    positions = position_embedding(visual.positional_embedding, patches.shape[-1])
+    tokens = torch.cat([start, tokens], 1) + positions.to(tokens.dtype)
+    return visual.transformer(visual.ln_pre(tokens))
+
+
+def position_embedding(embedding: Float[Tensor, "N D"], side: int) -> Float[Tensor, "L D"]:
+    """Class row kept, patch rows resized to side x side, bicubic without antialias (RegionSpot 1.4).
+
+    Not the resize of TextRegion's crops (method 3.2), and not open_clip's, which antialiases.
+    """
+    known = isqrt(len(embedding) - 1)
+    if known == side:
+        return embedding
+    grid = embedding[1:].float().T.unflatten(1, (known, known))[None]
+    grid = F.interpolate(grid, (side, side), mode="bicubic", align_corners=False, antialias=False)
+    return torch.cat([embedding[:1], grid[0].flatten(1).T.to(embedding.dtype)])
+
+
 class RegionSpot:
-    """Recognises boxes.
+    """Frozen CLIP, frozen SAM and the trained head, joined: boxes of an image become region tokens.
 
     backbone: the CLIP whose map the head sees. box_tokens: the SAM whose tokens it sees. head: trained with both.
     side: of the square that CLIP sees, in pixels, default the backbone's own input size. antialias: whether the image
@@ -41,7 +140,7 @@ class RegionSpot:
         self.box_tokens = box_tokens.to(backbone.device)
         self.head = head.eval().requires_grad_(False).to(backbone.device)
         self.antialias = bool(antialias)
-        check_widths(head, map_width(backbone), backbone.width, f"CLIP {backbone.name}")
+        check_widths(head, backbone)
         if head.to_clip.in_features != box_tokens.token_width:
             raise InputError(
                 f"the head reads SAM tokens of width {head.to_clip.in_features}, {box_tokens.name} has "
@@ -69,18 +168,12 @@ class RegionSpot:
         InputError for an unreadable image or bad boxes.
         """
         pixels = load_image(image)
-        found, masks = self.box_tokens.encode(pixels, boxes)
-        tokens = self.embed(found.tokens, self.clip_map(pixels))
+        sam_tokens, masks = self.box_tokens.encode(pixels, boxes)
+        tokens = self.embed(sam_tokens, self.clip_map(pixels))
         kept = torch.arange(len(tokens), device=tokens.device)
         grid = (self.side // self.backbone.patch_size,) * 2
         scale, bias = self.backbone.logit_scale, self.backbone.logit_bias
         return RegionTokens(tokens, masks, kept, grid, self.backbone.name, RECIPE, scale, bias)
-
-    @torch.inference_mode()
-    def frozen(self, image: ImageInput, boxes: ArrayLike | Tensor) -> tuple[BoxTokens, Float32[Tensor, "L D"]]:
-        """All that the frozen models say: what the head needs, and what training keeps (RegionSpot 2)."""
-        pixels = load_image(image)
-        return self.box_tokens.encode(pixels, boxes)[0], self.clip_map(pixels)
 
     @torch.inference_mode()
     def clip_map(self, image: ImageInput) -> Float32[Tensor, "L D"]:
@@ -103,13 +196,13 @@ def check_backbone(backbone: object) -> None:
         raise InputError(f"RegionSpot works with CLIP models, got {kind}; take a preset such as clip-vit-l14-336")
 
 
-def check_widths(head: RegionSpotHead, clip_width: int, embed_width: int, what: str) -> None:
+def check_widths(head: RegionSpotHead, backbone: ClipBackbone) -> None:
     """InputError when the head was made for a CLIP of other widths."""
-    own = (head.to_clip.out_features, head.projector.out_features)
-    if own != (clip_width, embed_width):
+    width, embed_width = head.to_clip.out_features, head.projector.out_features
+    if (width, embed_width) != (map_width(backbone), backbone.width):
         raise InputError(
-            f"the head is for a CLIP of widths {own[0]} and {own[1]}, {what} has {clip_width} and {embed_width}; "
-            "give the CLIP it was trained with"
+            f"the head is for a CLIP of widths {width} and {embed_width}, CLIP {backbone.name} has "
+            f"{map_width(backbone)} and {backbone.width}; give the CLIP it was trained with"
         )
 
 

@@ -28,20 +28,14 @@ def encode_names(backbone: Backbone, names: Sequence[str], clean: bool = False) 
     normalised before the mean. clean: `clean_name` first; published heads were trained and scored on raw names
     ("bat_(animal)"). InputError for no names or a blank one.
     """
-    names = [clean_name(name) for name in as_labels(names)] if clean else list(as_labels(names))
-    starts = range(0, len(names), NAMES_AT_ONCE)
-    parts = [
-        _encode(backbone, names[start : start + NAMES_AT_ONCE])
-        for start in tqdm(starts, "names", disable=len(starts) < 4)
-    ]
+    names = [clean_name(name) if clean else name for name in as_labels(names)]
+    starts, parts = range(0, len(names), NAMES_AT_ONCE), []
+    for start in tqdm(starts, "names", disable=len(starts) < 4):
+        chunk = names[start : start + NAMES_AT_ONCE]
+        prompts = backbone.tokenizer([template(name) for name in chunk for template in TEMPLATES])
+        vectors = prompt_vectors(backbone.model, prompts.to(backbone.device)).unflatten(0, (len(chunk), -1))
+        parts.append(F.normalize(vectors.mean(1), dim=-1))
     return torch.cat(parts)
-
-
-def _encode(backbone: Backbone, names: Sequence[str]) -> Float32[Tensor, "K E"]:
-    prompts = [template(name) for name in names for template in TEMPLATES]
-    tokens = backbone.tokenizer(prompts).to(backbone.device)
-    vectors = prompt_vectors(backbone.model, tokens).unflatten(0, (len(names), len(TEMPLATES)))
-    return F.normalize(vectors.mean(1), dim=-1)
 
 
 def clean_name(name: str) -> str:

@@ -3,28 +3,68 @@
 python -m utils.regionspot.compare --preset tiny --data tiny=tiny/lvis_tiny_val.json:tiny/images
 """
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float32
+from torch import Tensor
 from tqdm import tqdm
 
 from textregion.cli.command_line import Parser, run_program
 from textregion.regionspot.loading import load_regionspot
+from textregion.regionspot.model import RegionSpot
 from textregion.regionspot.text import encode_names
-from utils.regionspot.accuracy import Score, score
-from utils.regionspot.arguments import parse_data
-from utils.regionspot.data import BoxDataset, read_dataset
-from utils.regionspot.token_cache import TokenCache
-
-if TYPE_CHECKING:
-    from textregion.segmenter import TextRegionSegmenter
+from textregion.segmenter import TextRegionSegmenter
+from utils.regionspot.data import BoxDataset, TokenCache, parse_data, read_dataset
 
 
-def textregion_accuracy(segmenter: "TextRegionSegmenter", dataset: BoxDataset) -> float:
+@dataclass(frozen=True)
+class Score:
+    """boxes: how many. names: K. accuracy, shuffled: share recognised, with their own and with shuffled tokens.
+
+    The second share says what CLIP's map alone gives away (which things are in the image, not which is where): only
+    the gap between both shows that the head uses the tokens.
+    """
+
+    boxes: int
+    names: int
+    accuracy: float
+    shuffled: float
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.accuracy:.1f} % of {self.boxes} boxes recognised among {self.names} names, "
+            f"{100 * self.shuffled:.1f} % with tokens shuffled between images (chance {100 / self.names:.1f} %)"
+        )
+
+
+@torch.inference_mode()
+def score(model: RegionSpot, cache: TokenCache, text: Float32[Tensor, "K E"], seed: int = 0) -> Score:
+    """Top-1 accuracy on the boxes of a filled cache, the boxes of an image together, as in use.
+
+    text: unit vectors of the data set's names. seed: of the shuffling.
+    """
+    images = cache.usable()
+    tokens = [cache.read(image).tokens for image in images]
+    order = torch.randperm(sum(map(len, tokens)), generator=torch.Generator().manual_seed(seed))
+    dealt = torch.cat(tokens)[order].split([len(own) for own in tokens])
+    text = text.to(model.backbone.device)
+    right = torch.zeros(2, dtype=torch.long)
+    for image, *choices in tqdm(list(zip(images, tokens, dealt, strict=True)), "scoring", disable=None, leave=False):
+        kept = cache.read(image).clip_map
+        clip_map = model.clip_map(cache.dataset.path(image)) if kept is None else kept.float().to(text.device)
+        for place, own in enumerate(choices):
+            found = (model.embed(own.to(text.device), clip_map) @ text.T).argmax(-1).cpu()
+            right[place] += (found == torch.from_numpy(image.labels)).sum()
+    return Score(len(order), len(text), *(right / len(order)).tolist())
+
+
+def textregion_accuracy(segmenter: TextRegionSegmenter, dataset: BoxDataset) -> float:
     """Share of all boxes whose best name by TextRegion's token is their own; a box without a token counts as wrong."""
     text = segmenter.encode_text(list(dataset.names))
     right = 0
@@ -35,7 +75,7 @@ def textregion_accuracy(segmenter: "TextRegionSegmenter", dataset: BoxDataset) -
     return right / sum(len(image.labels) for image in dataset.images)
 
 
-def regionspot_score(segmenter: "TextRegionSegmenter", dataset: BoxDataset, cache: Path) -> Score:
+def regionspot_score(segmenter: TextRegionSegmenter, dataset: BoxDataset, cache: Path) -> Score:
     """RegionSpot's, with the boxes' own tokens and with shuffled ones. InputError when an image cannot be used."""
     model = segmenter.regionspot or load_regionspot(segmenter.backbone, segmenter.mask_generator)
     tokens = TokenCache(cache, dataset, model)
@@ -55,30 +95,30 @@ def table(dataset: BoxDataset, textregion: float, regionspot: Score) -> str:
     return head + "\n".join(f"| {name} | {100 * share:.1f} % |" for name, share in rows)
 
 
+def compare(options: argparse.Namespace) -> None:
+    """Print one table per data set. InputError for bad input."""
+    datasets = [read_dataset(name, *paths) for name, paths in parse_data(options.data).items()]
+    names = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    segmenter = TextRegionSegmenter.from_preset(options.preset, **given)
+    with tempfile.TemporaryDirectory() as nowhere:
+        for dataset in datasets:
+            found = regionspot_score(segmenter, dataset, options.cache or Path(nowhere))
+            print(f"{dataset.describe()}\n\n{table(dataset, textregion_accuracy(segmenter, dataset), found)}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     parser = Parser(prog="python -m utils.regionspot.compare", description=__doc__)
-    parser.add_argument("--data", nargs="+", required=True, metavar="NAME=FILE:FOLDER", help="boxes with names (COCO)")
-    parser.add_argument("--preset", default="tiny", help="which models (default tiny)")
-    parser.add_argument("--regionspot_checkpoint", metavar="FILE", help="the head (default: the shipped one of tiny)")
-    parser.add_argument("--sam1_checkpoint", metavar="FILE", help="SAM v1, which published heads need")
-    parser.add_argument("--regionspot_side", type=int, metavar="PX", help="CLIP's input side of a published head")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep SAM's tokens there (default: nowhere)")
+    add = parser.add_argument
+    add("--data", nargs="+", required=True, metavar="NAME=FILE:FOLDER", help="boxes with names (COCO)")
+    add("--preset", default="tiny", help="which models (default tiny)")
+    add("--regionspot_checkpoint", metavar="FILE", help="the head (default: the shipped one of tiny)")
+    add("--sam1_checkpoint", metavar="FILE", help="SAM v1, which published heads need")
+    add("--regionspot_side", type=int, metavar="PX", help="CLIP's input side of a published head")
+    add("--cache", type=Path, metavar="DIR", help="keep SAM's tokens there (default: nowhere)")
     options = parser.parse_args(arguments)
-
-    def body() -> None:
-        from textregion.segmenter import TextRegionSegmenter
-
-        datasets = [read_dataset(name, *paths) for name, paths in parse_data(options.data).items()]
-        names = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side")
-        given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-        segmenter = TextRegionSegmenter.from_preset(options.preset, **given)
-        with tempfile.TemporaryDirectory() as nowhere:
-            for dataset in datasets:
-                found = regionspot_score(segmenter, dataset, options.cache or Path(nowhere))
-                print(f"{dataset.describe()}\n\n{table(dataset, textregion_accuracy(segmenter, dataset), found)}\n")
-
-    return run_program(body)
+    return run_program(lambda: compare(options))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,40 @@
-"""Boxes with names to train on: any COCO-format file (Objects365, V3Det, OpenImages, LVIS, COCO, the tiny world).
+"""What is trained on: boxes with names from files, and SAM's tokens of them on disk.
 
-Only boxes and categories are read; masks stay unread. What cannot be used is counted, not raised: a file of millions
-of boxes has some of everything.
+Boxes come from any COCO-format file (Objects365, V3Det, OpenImages, LVIS, COCO, the tiny world). Only boxes and
+categories are read; masks stay unread. What cannot be used is counted, not raised: a file of millions of boxes has some
+of everything.
+
+SAM is frozen, so its tokens are computed once instead of in every step (RegionSpot 2.4), a safetensors file an image.
+CLIP's maps can be kept too; without augmentation they never change either. A file says what it was made from; what is
+damaged or was made from something else is made again, so an interrupted or outdated cache completes itself.
 """
 
+import hashlib
 import json
+import logging
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+from tqdm import tqdm
 
 from textregion.errors import InputError
+from textregion.images import load_image
+from textregion.regionspot.model import RegionSpot
+from textregion.storage import complete, file_hash, load_tensors, save_tensors
 
 EXPECTED = "a COCO-format file with images, annotations and categories"
 CROWD_FLAGS = ("iscrowd", "is_group_of")  # boxes around many things at once (COCO, Objects365; OpenImages)
+KIND = "RegionSpotTokens"
+PROMPT = "box, single mask"  # the one way of prompting; another one would need another word here
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,20 @@ class BoxDataset:
         return f"{line}; passed over: {counted}" if counted else line
 
 
+def parse_data(specs: Sequence[str]) -> dict[str, tuple[Path, Path]]:
+    """{name: (annotations, images' folder)} of NAME=FILE:FOLDER; InputError for another form or a repeated name."""
+    found: dict[str, tuple[Path, Path]] = {}
+    for spec in specs:
+        name, equals, rest = spec.partition("=")
+        file, colon, folder = rest.rpartition(":")
+        if not (name and equals and colon and file and folder) or "/" in name:
+            raise InputError(f"got the data set {spec!r}, expected NAME=annotations.json:images_folder")
+        if name in found:
+            raise InputError(f"got two data sets named {name!r}; give each a name of its own")
+        found[name] = (Path(file), Path(folder))
+    return found
+
+
 def read_dataset(name: str, annotations: str | Path, folder: str | Path, merge_names: bool = True) -> BoxDataset:
     """Read a COCO-format file. Names are the categories' own, in the order of their ids (RegionSpot 2.4).
 
@@ -82,31 +112,24 @@ def read_dataset(name: str, annotations: str | Path, folder: str | Path, merge_n
     if not folder.is_dir():
         raise InputError(f"{name}: no folder {folder}; expected the one with the images of {path}")
     content = _read_json(path)
-    classes, names, skipped = _classes(path, content["categories"], merge_names)
+    classes, names = _classes(path, content["categories"], merge_names)
     sizes = _images(path, content["images"])
-    boxes: dict[Any, list[tuple[float, ...]]] = {}
-    categories: dict[Any, list[int]] = {}
+    skipped = +Counter({"categories merged into one of equal name": len(classes) - len(names)})
+    found: dict[int | str, list[tuple[tuple[float, ...], int]]] = defaultdict(list)
     for row in content["annotations"]:
-        found = _box(row, sizes, classes)
-        if isinstance(found, str):
-            skipped[found] += 1
+        box = _box(row, sizes, classes)
+        if isinstance(box, str):
+            skipped[box] += 1
         else:
-            boxes.setdefault(row["image_id"], []).append(found)
-            categories.setdefault(row["image_id"], []).append(row["category_id"])
-    images = tuple(
-        BoxImage(
-            number,
-            sizes[number][0],
-            np.array(boxes[number], np.float32),
-            np.array(categories[number], np.int64),
-            np.array([classes[category] for category in categories[number]], np.int64),
-        )
-        for number in sizes
-        if number in boxes
-    )
-    if len(images) < len(sizes):
-        skipped["images without boxes"] = len(sizes) - len(images)
-    dataset = BoxDataset(name, folder, names, images, skipped)
+            found[row["image_id"]].append((box, row["category_id"]))
+    skipped += Counter({"images without boxes": len(sizes) - len(found)})
+    images = []
+    for number, (file, *_) in sizes.items():
+        if number in found:
+            boxes, ids = zip(*found[number], strict=True)
+            labels = np.array([classes[category] for category in ids], np.int64)
+            images.append(BoxImage(number, file, np.array(boxes, np.float32), np.array(ids, np.int64), labels))
+    dataset = BoxDataset(name, folder, names, tuple(images), skipped)
     if not images:
         raise InputError(f"{path} has no usable box ({dataset.describe()}); expected {EXPECTED}")
     return dataset
@@ -126,60 +149,164 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _classes(
-    path: Path, rows: Sequence[Mapping[str, Any]], merge: bool
-) -> tuple[dict[Any, int], tuple[str, ...], Counter[str]]:
-    """({category id: class}, names of the classes, {"categories of an equal name merged": how many})."""
-    if not rows or len({row.get("id") for row in rows}) < len(rows):
-        raise InputError(f"{path} has {len(rows)} categories, expected at least one, each with an id of its own")
+def _classes(path: Path, rows: Sequence[Mapping[str, Any]], merge: bool) -> tuple[dict[int, int], tuple[str, ...]]:
+    """({category id: class}, names of the classes)."""
     for row in rows:
         if not isinstance(row.get("id"), int) or not isinstance(row.get("name"), str) or not row["name"].strip():
             raise InputError(f"{path} has the category {row!r}, expected a whole number as id and a name")
     named = {row["id"]: row["name"].strip() for row in sorted(rows, key=lambda row: row["id"])}
+    if not rows or len(named) < len(rows):
+        raise InputError(f"{path} has {len(rows)} categories, expected at least one, each with an id of its own")
     if not merge:
-        return {number: place for place, number in enumerate(named)}, tuple(named.values()), Counter()
-    names = tuple(dict.fromkeys(named.values()))
-    places = {name: place for place, name in enumerate(names)}
-    merged = {"categories merged into one of equal name": len(named) - len(names)}
-    return {number: places[name] for number, name in named.items()}, names, +Counter(merged)
+        return {number: place for place, number in enumerate(named)}, tuple(named.values())
+    places = {name: place for place, name in enumerate(dict.fromkeys(named.values()))}
+    return {number: places[name] for number, name in named.items()}, tuple(places)
 
 
-def _images(path: Path, rows: Iterable[Mapping[str, Any]]) -> dict[Any, tuple[str, float, float]]:
+def _images(path: Path, rows: Iterable[Mapping[str, Any]]) -> dict[int | str, tuple[str, float, float]]:
     """{image id: (file name, height, width)}; the name is the end of `coco_url` where there is no `file_name`."""
     found = {}
     for row in rows:
+        number, sides = row.get("id"), [row.get(side) for side in ("height", "width")]
         file = row.get("file_name") or "/".join(PurePosixPath(str(row.get("coco_url", ""))).parts[-2:])
-        size = [row.get(side) for side in ("height", "width")]
-        if row.get("id") is None or not file or not all(isinstance(side, (int, float)) and side > 0 for side in size):
-            raise InputError(
-                f"{path} has the image {row!r}, expected id, height, width and file_name or coco_url"[:400]
-            )
-        found[row["id"]] = (str(file), *size)
+        sized = all(isinstance(side, (int, float)) and side > 0 for side in sides)
+        if not isinstance(number, (int, str)) or not file or not sized:
+            line = f"{path} has the image {row!r}, expected id, height, width and file_name or coco_url"
+            raise InputError(line[:400])
+        found[number] = (str(file), *sides)
     return found
 
 
 def _box(
-    row: Mapping[str, Any], sizes: Mapping[Any, tuple[str, float, float]], classes: Mapping[Any, int]
+    row: Mapping[str, Any], sizes: Mapping[int | str, tuple[str, float, float]], classes: Mapping[int, int]
 ) -> tuple[float, ...] | str:
     """x1 y1 x2 y2 within the image, or why the annotation cannot be used."""
-    if not _known(row.get("image_id"), sizes):
+    image, category = row.get("image_id"), row.get("category_id")
+    if not isinstance(image, (int, str)) or image not in sizes:
         return "annotations of unknown images"
-    if not _known(row.get("category_id"), classes):
+    if not isinstance(category, int) or category not in classes:
         return "boxes of unknown categories"
     if any(row.get(flag) for flag in CROWD_FLAGS):
         return "crowds"
     try:
         x, y, width, height = map(float, row["bbox"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return "boxes without four numbers"
     if not all(map(math.isfinite, (x, y, width, height))):
         return "boxes without four numbers"
     if width <= 0 or height <= 0:
         return "boxes without area"
-    _, tall, wide = sizes[row["image_id"]]
+    _, tall, wide = sizes[image]
     x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + width, wide), min(y + height, tall)
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else "boxes outside their image"
 
 
-def _known(number: Any, numbers: Mapping[Any, Any]) -> bool:
-    return isinstance(number, (int, str)) and number in numbers
+@dataclass(frozen=True)
+class CachedImage:
+    """What training needs of one image. tokens: (n, T). labels: (n,). clip_map: (L, D) float16, or None if not kept."""
+
+    tokens: Float32[Tensor, "n T"]
+    labels: Int64[Tensor, " n"]
+    clip_map: Float[Tensor, "L D"] | None
+
+
+class TokenCache:
+    """The files of one data set.
+
+    folder: of all data sets' caches. model: its SAM makes the tokens, its CLIP the maps; the head is not used.
+    keep_maps: keep CLIP's maps too (float16: 0.3 MB an image for ViT-B/16, 1.2 MB for ViT-L/14 at 336).
+    """
+
+    def __init__(self, folder: str | Path, dataset: BoxDataset, model: RegionSpot, keep_maps: bool = False) -> None:
+        self.folder = Path(folder) / dataset.name
+        self.dataset, self.model, self.keep_maps = dataset, model, keep_maps
+
+    def path(self, image: BoxImage) -> Path:
+        """The file of an image; spread over 256 folders, as there may be millions."""
+        digest = hashlib.sha256(str(image.id).encode()).hexdigest()
+        return self.folder / digest[:2] / f"{digest[:32]}.safetensors"
+
+    def read(self, image: BoxImage) -> CachedImage:
+        """What `fill` wrote. InputError when it is not there or damaged."""
+        tensors, _ = load_tensors(self.path(image), KIND)
+        with complete(self.path(image), KIND):
+            clip_map = tensors["clip_map"] if self.keep_maps else None
+            return CachedImage(tensors["tokens"], torch.from_numpy(image.labels), clip_map)
+
+    def fill(self, images: Sequence[BoxImage], quiet: bool = False) -> Counter[str]:
+        """Make what is not there yet, image by image, and tell {"made", "kept", "unusable": how many}.
+
+        Images that are missing, unreadable or smaller than the file says are told in the log and left out; `usable`
+        gives the others. InputError when the folder cannot be written.
+        """
+        counts: Counter[str] = Counter()
+        for image in tqdm(images, f"tokens of {self.dataset.name}", unit="image", disable=True if quiet else None):
+            counts[self._ensure(image)] += 1
+        return counts
+
+    def _ensure(self, image: BoxImage) -> str:
+        """Make one image's file unless it is there: "made", "kept" or "unusable"."""
+        try:
+            source = self.dataset.path(image)
+            if self._is_current(image, source):
+                return "kept"
+            tensors, meta = self._compute(image, source)
+        except (InputError, OSError) as error:
+            logger.warning("%s: image %s is left out: %s", self.dataset.name, image.id, error)
+            self.path(image).unlink(missing_ok=True)  # an older one would be taken for good
+            return "unusable"
+        try:
+            save_tensors(self.path(image), tensors, meta)
+        except OSError as error:
+            raise InputError(f"cannot write the token cache {self.folder} ({error}); free space") from error
+        return "made"
+
+    def usable(self) -> list[BoxImage]:
+        """The images that have a file. InputError when none has."""
+        found = [image for image in self.dataset.images if self.path(image).is_file()]
+        if not found:
+            raise InputError(f"{self.dataset.name}: none of its {len(self.dataset)} images could be used; see the log")
+        return found
+
+    def _models(self) -> dict[str, str | int | bool]:
+        """What made the tensors."""
+        model = self.model
+        clip = {"clip": model.backbone.name, "side": model.side, "antialias": model.antialias}
+        return {"sam": model.box_tokens.name, "prompt": PROMPT, **(clip if self.keep_maps else {})}
+
+    def _is_current(self, image: BoxImage, source: Path) -> bool:
+        """Whether the file was made from this image, these boxes and these models.
+
+        The image is hashed only when its size or time of change is another than it was.
+        """
+        path = self.path(image)
+        if not path.is_file():
+            return False
+        try:
+            tensors, meta = load_tensors(path, KIND)
+            with complete(path, KIND):
+                same = all(np.array_equal(tensors[name], getattr(image, name)) for name in ("boxes", "category_ids"))
+                made_by, stamp, digest = meta["models"], meta["stamp"], meta["source"]
+        except InputError as error:
+            logger.warning("%s; made again", error)
+            return False
+        whole = "tokens" in tensors and ("clip_map" in tensors or not self.keep_maps)
+        if not (whole and same and self._models().items() <= made_by.items()):
+            return False
+        return stamp == _stamp(source) or digest == file_hash(source)
+
+    def _compute(self, image: BoxImage, source: Path) -> tuple[dict[str, Tensor], dict]:
+        """Content of one file and what it says of itself. InputError: unreadable image, boxes outside it."""
+        meta = {"kind": KIND, "source": file_hash(source), "stamp": _stamp(source), "models": self._models()}
+        pixels = load_image(source)
+        tensors = {"boxes": torch.from_numpy(image.boxes), "category_ids": torch.from_numpy(image.category_ids)}
+        tensors["tokens"] = self.model.box_tokens.encode(pixels, image.boxes)[0].float()
+        if self.keep_maps:
+            tensors["clip_map"] = self.model.clip_map(pixels).half()
+        return tensors, meta
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size and time of change."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]

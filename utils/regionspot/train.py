@@ -6,33 +6,29 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from textregion.backbones import Backbone
-from textregion.cli.command_line import output_folder, run_program
+from textregion.cli.command_line import Parser, output_folder, positive, run_program
 from textregion.errors import InputError
-from textregion.regionspot.box_tokens import BoxTokenSource, Sam1BoxTokens, Sam2BoxTokens, load_sam1
-from textregion.regionspot.checkpoint import load_head, save_head
-from textregion.regionspot.head import RegionSpotHead
-from textregion.regionspot.model import RegionSpot, check_backbone, map_width
+from textregion.regionspot.box_tokens import Sam1BoxTokens, Sam2BoxTokens, load_sam1
+from textregion.regionspot.loading import load_head, save_head
+from textregion.regionspot.model import RegionSpot, RegionSpotHead, check_backbone, map_width
 from textregion.regionspot.text import encode_names
+from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import load_tensors, save_tensors
 from textregion.text import model_fingerprint
-from utils.regionspot.accuracy import score
-from utils.regionspot.arguments import make_parser, parse_data, plan_of
-from utils.regionspot.batches import StepBatches
-from utils.regionspot.data import read_dataset
-from utils.regionspot.token_cache import TokenCache
-from utils.regionspot.training_loop import Plan, Trainer, cut_log, draw_curve
-from utils.regionspot.training_state import checkpoints, load_state
+from utils.regionspot.batches import Plan, StepBatches, loader
+from utils.regionspot.compare import score
+from utils.regionspot.data import TokenCache, parse_data, read_dataset
+from utils.regionspot.training import Trainer, checkpoints, cut_log, draw_curve, load_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,54 +36,136 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(days=2)  # processes wait for the slowest one's share of the cache
 HEAD = "head.safetensors"
 TEXT_KIND = "RegionSpotNames"
-D1 = "--published-augmentation: SAM's tokens are those of the unchanged image and no longer fit the one CLIP sees"
+CHANGEABLE = ("save_every", "keep", "log_every")  # what a run may change when it goes on
+
+DESCRIPTION = """Train RegionSpot's head on boxes with names; CLIP and SAM stay frozen.
+
+SAM's tokens of all boxes are computed once and kept (--cache), then the head is trained. The defaults are the published
+ones, made for millions of images: 450000 steps. On several GPUs start it with
+  accelerate launch -m utils.regionspot.train ...      or      torchrun --nproc_per_node 8 -m utils.regionspot.train ...
+
+The tiny world, on a CPU in minutes:
+  python -m eval.prepare.tiny_lvis --output tiny --scenes 400 --train-scenes 6000
+  python -m utils.regionspot.train --preset tiny --data tiny=tiny/lvis_tiny_train.json:tiny/images \\
+    --val tiny=tiny/lvis_tiny_val.json:tiny/images --cache-maps --layers 1 --hidden 256 --isolate \\
+    --steps 2600 --batch 32 --lr 1e-3 --output outputs/regionspot_tiny
+
+Objects365, then three data sets from there on (two stages, as published):
+  python -m utils.regionspot.train --preset clip-vit-b16 --output stage1 --data o365=o365.json:o365/images
+  python -m utils.regionspot.train --preset clip-vit-b16 --output stage2 --init stage1/head.safetensors \\
+    --data o365=o365.json:o365/images v3det=v3det.json:v3det/images openimages=openimages.json:openimages/images
+"""
 
 
-def import_accelerate() -> ModuleType:
-    """The optional package; InputError saying how to install it."""
-    try:
-        import accelerate
-    except ModuleNotFoundError as error:
-        raise InputError("training needs accelerate; pip install -r configs/requirements/regionspot.txt") from error
-    return accelerate
+def make_parser() -> Parser:
+    """All options; what they mean for a run is in `plan_of` and below."""
+    parser = Parser(prog="python -m utils.regionspot.train", description=DESCRIPTION)
+    add, spec = parser.add_argument_group("data").add_argument, "NAME=FILE:FOLDER"
+    add(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar=spec,
+        help="COCO-format annotations and their images' folder; several data sets are equally likely in each step",
+    )
+    add("--val", nargs="+", default=[], metavar=spec, help="boxes to score at the end")
+    add("--keep-equal-names", action="store_true", help="categories of one name stay apart (published)")
+    add("--output", type=Path, required=True, metavar="DIR", help="head, log, curve and checkpoints")
+    add("--cache", type=Path, metavar="DIR", help="SAM's tokens (default OUTPUT/cache)")
+    add(
+        "--cache-maps",
+        action="store_true",
+        help="keep CLIP's maps too: faster steps for 0.3 (ViT-B/16) to 1.2 MB (ViT-L/14 at 336) per image",
+    )
+    add("--workers", type=int, default=0, metavar="N", help="processes that read images (default 0: none)")
+    _add_models(parser)
+    _add_schedule(parser)
+    return parser
 
 
-def load_parts(options: argparse.Namespace) -> tuple[Backbone, BoxTokenSource]:
-    """The frozen CLIP, and the SAM that answers with tokens, on the CPU."""
-    from textregion.segmenter import TextRegionSegmenter
+def _add_models(parser: Parser) -> None:
+    add = parser.add_argument_group("models").add_argument
+    add("--preset", default="clip-vit-b16", help="which CLIP and SAM 2 (default clip-vit-b16)")
+    add("--clip_checkpoint", metavar="FILE", help="CLIP's weights, instead of looking for them")
+    add("--sam2_checkpoint", metavar="FILE", help="SAM 2's weights, instead of looking for them")
+    add("--clip_download_root", metavar="DIR", help="folder of weights or hub cache")
+    sam1 = "SAM v1 ViT-B for the tokens, as published, instead of the preset's SAM 2"
+    add("--sam1_checkpoint", metavar="FILE", help=sam1)
+    add("--side", type=positive, metavar="PX", help="CLIP's input side (default: the model's own)")
+    add("--init", type=Path, metavar="FILE", help="start from this head (default: random, PyTorch's)")
+    add("--hidden", type=positive, default=2048, help="width of the head's MLPs (default 2048)")
+    add("--layers", type=positive, default=3, help="decoder layers of the head (default 3)")
+    add("--dropout", type=float, default=Plan.dropout, help="0 to below 1 (default 0.1)")
+    add("--isolate", action="store_true", help="a box sees no other box, so its vector does not depend on them")
+    add("--no-class-token", action="store_true", help="hide the class token of CLIP's map from boxes")
+    add("--half", action="store_true", help="store the head as float16, half the size")
 
+
+def _add_schedule(parser: Parser) -> None:
+    add = parser.add_argument_group("training").add_argument
+    add("--steps", type=positive, default=Plan.steps, metavar="N", help="default 450000")
+    add("--batch", type=positive, default=Plan.batch, metavar="N", help="images of all processes (default 16)")
+    rate = "AdamW's learning rate (default 2.5e-5)"
+    add("--lr", type=float, default=Plan.learning_rate, dest="learning_rate", metavar="LR", help=rate)
+    add("--weight-decay", type=float, default=Plan.weight_decay, help="default 1e-4")
+    add("--clip-norm", type=float, default=Plan.clip_norm, help="largest gradient norm (default 1)")
+    add("--warm-up", type=int, metavar="N", help="steps (default 1000, at most a twentieth of --steps)")
+    drops = "where the learning rate falls to a tenth (default at 7/9 and 14/15 of --steps: 350000 420000)"
+    add("--drops", type=positive, nargs="*", metavar="STEP", help=drops)
+    add("--seed", type=int, default=Plan.seed, help="of weights, batches and dropout (default 40244023)")
+    precisions = ("no", "bf16", "fp16")
+    add("--precision", choices=precisions, default=Plan.precision, help="mixed precision of the head (default no)")
+    add("--device", choices=("auto", "cpu"), default="auto", help="default auto: GPUs where there are any")
+    padding = "repeat boxes up to the batch's largest count, all counting, instead of masked padding"
+    add("--published-padding", action="store_true", help=padding)
+    augmentation = "flip and crop CLIP's image; SAM's cached tokens then no longer fit it"
+    add("--published-augmentation", action="store_true", help=augmentation)
+    add("--resume", action="store_true", help="go on exactly from the last checkpoint in --output")
+    add("--save-every", type=positive, default=Plan.save_every, metavar="N", help="steps (default 1000)")
+    add("--keep", type=positive, default=Plan.keep, metavar="N", help="checkpoints (default 2)")
+    add("--log-every", type=positive, default=Plan.log_every, metavar="N", help="steps (default 20)")
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """The training plan; warm-up and drops keep their published places in a shorter run."""
+    given = {field.name: getattr(options, field.name) for field in fields(Plan)}
+    if given["warm_up"] is None:
+        given["warm_up"] = min(Plan.warm_up, options.steps // 20)
+    drops = (options.steps * 7 // 9, options.steps * 14 // 15) if options.drops is None else options.drops
+    plan = Plan(**{**given, "drops": tuple(drops)})
+    if not 0 <= plan.dropout < 1:
+        raise InputError(f"got --dropout {plan.dropout}, expected 0 to below 1")
+    for name, value in (("--lr", plan.learning_rate), ("--clip-norm", plan.clip_norm)):
+        if not 0 < value < float("inf"):
+            raise InputError(f"got {name} {value}, expected a number above 0")
+    if min(plan.warm_up, plan.weight_decay, options.workers, plan.seed) < 0:
+        raise InputError("got a negative --warm-up, --weight-decay, --workers or --seed, expected 0 or more")
+    return plan
+
+
+def make_model(options: argparse.Namespace) -> RegionSpot:
+    """The frozen CLIP, the SAM that answers with tokens, and the head to train, on the CPU.
+
+    The head is that of --init, or has PyTorch's starting values, all layers alike.
+    """
     names = ("clip_checkpoint", "clip_download_root", "sam2_checkpoint")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.sam1_checkpoint is not None:
         given["mask_generator"] = None
     segmenter = TextRegionSegmenter.from_preset(options.preset, device="cpu", dtype="float32", **given)
-    check_backbone(segmenter.backbone)
+    backbone = segmenter.backbone
+    check_backbone(backbone)
     if options.sam1_checkpoint is not None:
-        return segmenter.backbone, Sam1BoxTokens(load_sam1(options.sam1_checkpoint))
-    return segmenter.backbone, Sam2BoxTokens(segmenter.mask_generator)
-
-
-def make_model(options: argparse.Namespace) -> RegionSpot:
-    """Frozen parts and the head to train: from --init, or PyTorch's starting values, all layers alike."""
-    backbone, source = load_parts(options)
-    own = {"isolate": options.isolate, "use_class_token": not options.no_class_token}
-    hidden, layers, side, antialias, state = options.hidden, options.layers, options.side, False, None
+        source = Sam1BoxTokens(load_sam1(options.sam1_checkpoint))
+    else:
+        source = Sam2BoxTokens(segmenter.mask_generator)
+    own = {"isolate": options.isolate, "use_class_token": not options.no_class_token, "dropout": options.dropout}
     if options.init is not None:
-        start, origin = load_head(options.init, backbone.name, source.name)
-        if side not in (None, origin["side"]):
-            raise InputError(f"{options.init} was trained at input side {origin['side']}, got {side}; leave it out")
-        side, antialias, state = origin["side"], origin.get("antialias", False), start.state_dict()
-        hidden, layers = start.decoder.layers[0].linear1.out_features, len(start.decoder.layers)
+        head, origin = load_head(options.init, backbone.name, source.name, options.side, **own)
+        return RegionSpot(backbone, source, head, origin["side"], origin.get("antialias", False))
     widths = map_width(backbone), backbone.width, source.token_width
-    head = RegionSpotHead(*widths, hidden, layers, options.dropout, **own)
-    if state is not None:
-        head.load_state_dict(state)
-    return RegionSpot(backbone, source, head, side, antialias)
-
-
-def cache_folder(options: argparse.Namespace) -> Path:
-    """Where tokens and names are kept."""
-    return options.cache or options.output / "cache"
+    head = RegionSpotHead(*widths, options.hidden, options.layers, **own)
+    return RegionSpot(backbone, source, head, options.side)
 
 
 def fill_caches(
@@ -99,7 +177,7 @@ def fill_caches(
     for name, (annotations, images) in parse_data(specs).items():
         dataset = read_dataset(name, annotations, images, merge_names=not options.keep_equal_names)
         accelerator.print(dataset.describe())
-        caches.append(TokenCache(cache_folder(options) / annotations.stem, dataset, model, options.cache_maps))
+        caches.append(TokenCache(options.cache / annotations.stem, dataset, model, options.cache_maps))
         own = dataset.images[accelerator.process_index :: accelerator.num_processes]
         counts = caches[-1].fill(own, quiet=not accelerator.is_main_process)
         unusable = accelerator.reduce(torch.tensor(counts["unusable"], device=accelerator.device), "sum").item()
@@ -120,7 +198,7 @@ def name_vectors(folder: Path, backbone: Backbone, names: Sequence[str]) -> Floa
     return text
 
 
-def settings_of(model: RegionSpot, caches: Sequence[TokenCache], options: argparse.Namespace, plan: Plan) -> dict:
+def settings_of(model: RegionSpot, caches: Sequence[TokenCache], init: Path | None, plan: Plan) -> dict:
     """What decides the course of a training: a run goes on only with the same."""
     head = model.head
     return {
@@ -133,19 +211,8 @@ def settings_of(model: RegionSpot, caches: Sequence[TokenCache], options: argpar
         "use_class_token": head.use_class_token,
         "hidden": head.decoder.layers[0].linear1.out_features,
         "layers": len(head.decoder.layers),
-        "dropout": options.dropout,
-        "init": str(options.init) if options.init else None,
-        "steps": plan.steps,
-        "batch": options.batch,
-        "learning_rate": plan.learning_rate,
-        "weight_decay": plan.weight_decay,
-        "warm_up": plan.warm_up,
-        "drops": list(plan.drops),
-        "clip_norm": plan.clip_norm,
-        "seed": options.seed,
-        "precision": options.precision,
-        "published_padding": plan.repeat_boxes,
-        "published_augmentation": options.published_augmentation,
+        "init": str(init) if init else None,
+        **{name: value for name, value in asdict(plan).items() if name not in CHANGEABLE},
     }
 
 
@@ -154,53 +221,48 @@ def check(options: argparse.Namespace) -> None:
     if options.published_augmentation and options.cache_maps:
         raise InputError("got --published-augmentation and --cache-maps; a kept map cannot change, leave one out")
     if options.published_augmentation:
-        warnings.warn(D1, stacklevel=2)
+        line = "SAM's tokens are those of the unchanged image and no longer fit the one CLIP sees"
+        warnings.warn(f"--published-augmentation: {line}", stacklevel=2)
     if checkpoints(options.output) and not options.resume:
         raise InputError(f"{options.output} holds a run; go on with --resume or choose another --output")
 
 
 def train(options: argparse.Namespace) -> None:
     """The whole program: caches, training, head, curve, scores. InputError for bad input."""
-    accelerate = import_accelerate()
+    try:
+        import accelerate
+    except ModuleNotFoundError as error:
+        raise InputError("training needs accelerate; pip install -r configs/requirements/regionspot.txt") from error
     plan = plan_of(options)
+    options.cache = options.cache or options.output / "cache"
     output_folder(options.output)
     check(options)
     patience = accelerate.InitProcessGroupKwargs(timeout=PATIENCE)
     accelerator = accelerate.Accelerator(
-        cpu=options.device == "cpu", mixed_precision=options.precision, kwargs_handlers=[patience]
+        cpu=options.device == "cpu", mixed_precision=plan.precision, kwargs_handlers=[patience]
     )
-    if options.batch < accelerator.num_processes:
-        raise InputError(f"got --batch {options.batch} for {accelerator.num_processes} processes, expected one each")
-    torch.manual_seed(options.seed)  # the same starting values in every process
+    process, processes = accelerator.process_index, accelerator.num_processes
+    if plan.batch < processes:
+        raise InputError(f"got --batch {plan.batch} for {processes} processes, expected one each")
+    torch.manual_seed(plan.seed)  # the same starting values in every process
     model = make_model(options)
     caches = fill_caches(accelerator, model, options.data, options)
     with accelerator.main_process_first():
-        texts = [name_vectors(cache_folder(options), model.backbone, cache.dataset.names) for cache in caches]
-    settings = settings_of(model, caches, options, plan) | {"processes": accelerator.num_processes}
+        texts = [name_vectors(options.cache, model.backbone, cache.dataset.names) for cache in caches]
+    settings = settings_of(model, caches, options.init, plan) | {"processes": processes}
     trainer = Trainer(accelerator, model, texts, plan, options.output, settings)
-    torch.manual_seed(options.seed + accelerator.process_index)  # another dropout in each
+    torch.manual_seed(plan.seed + process)  # another dropout in each
     start = load_state(accelerator, options.output, settings) if options.resume else 0
     if accelerator.is_main_process:
         cut_log(options.output, start)
-    share = accelerator.process_index, accelerator.num_processes
-    batches = StepBatches(
-        caches, plan.steps, options.batch, options.seed, *share, plan.repeat_boxes, options.published_augmentation
-    )
-    trainer.train(loader(batches, start, options.workers), start)
+    trainer.train(loader(StepBatches(caches, plan, process, processes), start, options.workers), start)
     if accelerator.is_main_process:
-        finish(model, caches, settings, options)
+        finish(model, settings, options)
     accelerator.wait_for_everyone()
     validate(accelerator, model, options)
 
 
-def loader(batches: StepBatches, start: int, workers: int) -> DataLoader:
-    """The batches from a step on, made ahead by other processes if there are any."""
-    steps = range(start, len(batches))
-    own = torch.Generator()  # so that starting the loader leaves the random state of dropout alone
-    return DataLoader(batches, batch_size=None, sampler=steps, num_workers=workers, generator=own)
-
-
-def finish(model: RegionSpot, caches: Sequence[TokenCache], settings: dict, options: argparse.Namespace) -> None:
+def finish(model: RegionSpot, settings: dict, options: argparse.Namespace) -> None:
     """Write the head and the curve."""
     origin = {name: settings[name] for name in ("clip", "side", "sam", "antialias")}
     path = options.output / HEAD
@@ -212,7 +274,7 @@ def validate(accelerator: "Accelerator", model: RegionSpot, options: argparse.Na
     """Score the data sets of --val, which every process helps to encode."""
     for cache in fill_caches(accelerator, model, options.val, options):
         if accelerator.is_main_process:
-            text = name_vectors(cache_folder(options), model.backbone, cache.dataset.names)
+            text = name_vectors(options.cache, model.backbone, cache.dataset.names)
             print(f"{cache.dataset.name}: {score(model, cache, text)}")
 
 

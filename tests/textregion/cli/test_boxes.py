@@ -16,9 +16,8 @@ from textregion.errors import InputError
 from textregion.labels import TEMPERATURE
 from textregion.outputs.folder import name_boxes
 from textregion.regionspot import loading
-from textregion.regionspot.checkpoint import save_head
-from textregion.regionspot.head import RegionSpotHead
-from textregion.regionspot.model import probabilities
+from textregion.regionspot.loading import save_head
+from textregion.regionspot.model import RegionSpotHead, probabilities
 from textregion.regionspot.text import encode_names
 from textregion.segmenter import TextRegionSegmenter
 from textregion.tiny.scenes import draw_scene

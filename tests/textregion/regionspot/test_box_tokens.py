@@ -43,6 +43,7 @@ def source(request, sam1_tokens, sam2_tokens):
 # ---------------------------------------------------------------------- SAM 2
 
 
+@torch.inference_mode()
 def test_sam2_is_what_a_hook_sees_in_the_package_s_own_predictor(tiny_sam2, sam2_tokens):
     predictor, seen = SAM2ImagePredictor(tiny_sam2), []
     predictor._bb_feat_sizes = [(64, 64), (32, 32), (16, 16)]
@@ -50,16 +51,18 @@ def test_sam2_is_what_a_hook_sees_in_the_package_s_own_predictor(tiny_sam2, sam2
     hook = tiny_sam2.sam_mask_decoder.register_forward_hook(lambda module, inputs, output: seen.append(output[2]))
     _, scores, logits = predictor.predict(box=np.array(BOXES), multimask_output=False, return_logits=True)
     hook.remove()
-    found, masks = sam2_tokens.encode(SQUARE, BOXES)
-    assert found.tokens.shape == (3, sam2_tokens.token_width)
-    torch.testing.assert_close(found.tokens, seen[0][:, 0], atol=1e-4, rtol=1e-4)
-    np.testing.assert_allclose(found.logits.float().numpy(), logits[:, 0], atol=0.02)
-    np.testing.assert_allclose(found.predicted_iou.numpy(), scores[:, 0], atol=1e-4)
+    tokens, masks = sam2_tokens.encode(SQUARE, BOXES)
+    assert tokens.shape == (3, sam2_tokens.token_width)
+    torch.testing.assert_close(tokens, seen[0][:, 0], atol=1e-4, rtol=1e-4)
+    same, low_res, predicted_iou = sam2_tokens.decode(SQUARE, torch.tensor(BOXES))
+    assert torch.equal(same, tokens)
+    np.testing.assert_allclose(low_res.float().numpy(), logits[:, 0], atol=0.02)
+    np.testing.assert_allclose(predicted_iou.numpy(), scores[:, 0], atol=1e-4)
     assert (masks.image_size, masks.mask_size) == ((256, 256), (256, 256))
 
 
 def test_sam2_masks_are_those_of_boxes_everywhere_else(tiny_sam2, sam2_tokens):
-    masks, same = sam2_tokens.encode(WIDE, SMALL)[1], masks_from_boxes(sam2_tokens.generator, WIDE, SMALL)
+    masks, same = sam2_tokens.encode(WIDE, SMALL)[1], masks_from_boxes(sam2_tokens.sam, WIDE, SMALL)
     assert torch.equal(masks.soft, same.soft)
     assert torch.equal(masks.stability, same.stability)
 
@@ -82,6 +85,7 @@ def test_sam2_says_which_one_it_is(sam2_tokens, tiny_sam2):
 # ---------------------------------------------------------------------- SAM v1
 
 
+@torch.inference_mode()
 def test_sam1_is_the_second_row_of_the_package_s_own_decoder(sam1_tokens):
     predictor, seen = SamPredictor(sam1()), []
     predictor.set_image(WIDE)
@@ -89,27 +93,29 @@ def test_sam1_is_the_second_row_of_the_package_s_own_decoder(sam1_tokens):
     hook = sam1().mask_decoder.transformer.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
     full, scores, _ = predictor.predict_torch(None, None, boxes, multimask_output=False, return_logits=True)
     hook.remove()
-    found, masks = sam1_tokens.encode(WIDE, SMALL)
+    tokens, low_res, predicted_iou = sam1_tokens.decode(WIDE, torch.tensor(SMALL))
     assert seen[0].shape == (3, 1 + 4 + 2, 64)
-    torch.testing.assert_close(found.tokens, seen[0][:, 1], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.predicted_iou, scores[:, 0], atol=1e-5, rtol=1e-5)
-    brought = F.interpolate(found.logits[:, None].float(), WIDE.shape[:2], mode="bilinear")
+    torch.testing.assert_close(tokens, seen[0][:, 1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(predicted_iou, scores[:, 0], atol=1e-5, rtol=1e-5)
+    brought = F.interpolate(low_res[:, None].float(), WIDE.shape[:2], mode="bilinear")
     error, shifted = (brought - full).abs().mean(), (brought[..., 3:] - full[..., :-3]).abs().mean()
     assert error < 0.1 * full.std()  # one interpolation instead of two, of maps that are mostly noise
     assert shifted > 5 * error  # a shift by one low-res pixel
+    same, masks = sam1_tokens.encode(WIDE, SMALL)
+    assert torch.equal(same, tokens)
     assert masks.image_size == (61, 97)
 
 
+@torch.inference_mode()
 def test_the_token_makes_the_mask(sam1_tokens):
     """The token is the row that the decoder turns into the very mask that comes with it."""
-    found, _ = sam1_tokens.encode(SQUARE, BOXES)
     decoder, seen = sam1().mask_decoder, []
     hook = decoder.output_upscaling.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    sam1_tokens.encode(SQUARE, BOXES)
+    tokens, logits, _ = sam1_tokens.decode(SQUARE, torch.tensor(BOXES))
     hook.remove()
-    weights = decoder.output_hypernetworks_mlps[0](found.tokens)
+    weights = decoder.output_hypernetworks_mlps[0](tokens)
     torch.testing.assert_close(
-        torch.einsum("nc,nchw->nhw", weights, seen[0]).clamp(-32, 32), found.logits.float(), atol=0.02, rtol=0
+        torch.einsum("nc,nchw->nhw", weights, seen[0]).clamp(-32, 32), logits.float(), atol=0.02, rtol=0
     )
 
 
@@ -159,20 +165,20 @@ def test_an_image_too_thin_for_sam1(sam1_tokens):
 
 
 def test_no_box_is_a_normal_result(source):
-    found, masks = source.encode(WIDE, [])
-    assert found.tokens.shape == (0, source.token_width)
+    tokens, masks = source.encode(WIDE, [])
+    assert tokens.shape == (0, source.token_width)
     assert (len(masks), masks.image_size) == (0, (61, 97))
 
 
 def test_boxes_come_in_order_whatever_the_batch(tiny_sam2, sam1_tokens, sam2_tokens):
     one_by_one = Sam1BoxTokens(sam1(), boxes_at_once=1), Sam2BoxTokens(Sam2MaskGenerator(tiny_sam2, points_per_batch=1))
     for together, apart in zip((sam1_tokens, sam2_tokens), one_by_one, strict=True):
-        (found, masks), (same, same_masks) = together.encode(WIDE, SMALL), apart.encode(WIDE, SMALL)
-        torch.testing.assert_close(found.tokens, same.tokens, atol=1e-4, rtol=1e-4)
+        (tokens, masks), (same, same_masks) = together.encode(WIDE, SMALL), apart.encode(WIDE, SMALL)
+        torch.testing.assert_close(tokens, same, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(masks.soft.float(), same_masks.soft.float(), atol=0.02, rtol=0)
-        turned = together.encode(WIDE, SMALL[::-1])[0].tokens.flip(0)
-        torch.testing.assert_close(turned, found.tokens, atol=1e-4, rtol=1e-4)
-        assert not torch.allclose(found.tokens[0], found.tokens[2], atol=1e-2)
+        turned = together.encode(WIDE, SMALL[::-1])[0].flip(0)
+        torch.testing.assert_close(turned, tokens, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(tokens[0], tokens[2], atol=1e-2)
 
 
 def test_moving_returns_the_source(source):

@@ -9,7 +9,7 @@ from torchvision.transforms.functional import resize
 
 from textregion.backbones import SPECS
 from textregion.backbones.base import model_config
-from textregion.regionspot.clip_map import clip_map, position_embedding, squash
+from textregion.regionspot.model import clip_map, position_embedding, squash
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (41, 59, 3), dtype=np.uint8)
 

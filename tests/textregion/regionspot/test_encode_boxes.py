@@ -10,9 +10,8 @@ from textregion.masks import Sam2MaskGenerator
 from textregion.masks.prompts import masks_from_boxes
 from textregion.regionspot import loading
 from textregion.regionspot.box_tokens import Sam2BoxTokens
-from textregion.regionspot.checkpoint import save_head
-from textregion.regionspot.head import RegionSpotHead
-from textregion.regionspot.model import RegionSpot
+from textregion.regionspot.loading import save_head
+from textregion.regionspot.model import RegionSpot, RegionSpotHead
 from textregion.tiny.scenes import draw_scene
 from TextRegionSegmenter import TextRegionSegmenter
 

@@ -6,8 +6,8 @@ import torch
 from golden_data import HERE
 from safetensors.torch import load_file
 
-from textregion.regionspot.head import RegionSpotHead, unit
-from utils.regionspot.loss import focal_loss
+from textregion.regionspot.model import RegionSpotHead, unit
+from utils.regionspot.training import focal_loss
 
 FOLDER = HERE / "regionspot"
 LOGIT_SCALE = 20.0

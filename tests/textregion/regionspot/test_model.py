@@ -8,9 +8,7 @@ from tiny_models import sam1
 from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator
 from textregion.regionspot.box_tokens import Sam1BoxTokens, Sam2BoxTokens
-from textregion.regionspot.clip_map import clip_map, squash
-from textregion.regionspot.head import RegionSpotHead
-from textregion.regionspot.model import RegionSpot, probabilities
+from textregion.regionspot.model import RegionSpot, RegionSpotHead, clip_map, probabilities, squash
 from textregion.types import RegionTokens
 from TextRegionSegmenter import TextRegionSegmenter
 
@@ -41,7 +39,7 @@ def test_encode_is_its_parts_by_hand(tiny_clip, box_tokens, side):
     mean, std = (torch.tensor(values)[:, None, None] for values in (tiny_clip.mean, tiny_clip.std))
     features = clip_map(tiny_clip.model.visual, ((square - mean) / std)[None])
     tokens, masks = box_tokens.encode(IMAGE, BOXES)
-    embedded = model.head(tokens.tokens[None], features)[0]
+    embedded = model.head(tokens[None], features)[0]
     found = model.encode(IMAGE, BOXES)
     torch.testing.assert_close(found.tokens, embedded / embedded.norm(dim=1, keepdim=True), atol=1e-5, rtol=0)
     assert torch.equal(found.masks.soft, masks.soft)
@@ -50,10 +48,10 @@ def test_encode_is_its_parts_by_hand(tiny_clip, box_tokens, side):
     assert (found.backbone, found.recipe) == ("tiny", "regionspot")
 
 
-def test_frozen_and_embed_are_the_two_halves_of_encode(model):
-    tokens, features = model.frozen(IMAGE, BOXES)
+def test_box_tokens_map_and_embed_are_the_steps_of_encode(model):
+    tokens, features = model.box_tokens.encode(IMAGE, BOXES)[0], model.clip_map(IMAGE)
     assert features.shape == (17, 32)
-    torch.testing.assert_close(model.embed(tokens.tokens, features), model.encode(IMAGE, BOXES).tokens)
+    torch.testing.assert_close(model.embed(tokens, features), model.encode(IMAGE, BOXES).tokens)
 
 
 def test_antialias_reaches_the_map(tiny_clip, box_tokens, model):

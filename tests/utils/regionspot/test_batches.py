@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.regionspot.batches import choose, collate, flip_or_crop, padded, repeated
-from utils.regionspot.token_cache import CachedImage
+from utils.regionspot.batches import choose, collate, flip_or_crop, repeated
+from utils.regionspot.data import CachedImage
 
 
 def image(count: int, first: int = 0, with_map: bool = False) -> CachedImage:
@@ -31,7 +31,9 @@ def test_every_box_is_repeated_floor_or_ceiling_of_n_by_k_times(count, more):
     assert times.sum() == length
     assert times.tolist() == sorted(times.tolist())
     assert set(times.tolist()) <= {length // count, -(-length // count)}
-    assert padded(count, length).tolist() == [*range(count)] + [-1] * more
+    batch = collate([image(count), image(length)], dataset=0)
+    assert batch.labels[0].tolist()[:count] == [*range(count)]
+    assert batch.padding.tolist() == [[False] * count + [True] * more, [False] * length]
 
 
 def test_rows_are_padded_and_the_padding_is_told():

@@ -9,15 +9,13 @@ import pytest
 import torch
 
 from textregion.backbones import ClipBackbone
-from textregion.regionspot.head import RegionSpotHead
-from textregion.regionspot.model import RegionSpot
+from textregion.regionspot.model import RegionSpot, RegionSpotHead
 from textregion.regionspot.text import encode_names
 from textregion.tiny.models import load_clip
-from utils.regionspot.accuracy import score
-from utils.regionspot.batches import StepBatches
-from utils.regionspot.token_cache import TokenCache
-from utils.regionspot.train import loader
-from utils.regionspot.training_loop import Plan, Trainer, read_log
+from utils.regionspot.batches import Plan, StepBatches, loader
+from utils.regionspot.compare import score
+from utils.regionspot.data import TokenCache
+from utils.regionspot.training import Trainer, read_log
 
 TRAINED, FRESH = 500, 100
 STEPS = 800
@@ -36,10 +34,11 @@ def test_a_head_trained_from_scratch_recognises_boxes_of_fresh_scenes_by_their_t
         caches.append(TokenCache(tmp_path, colour_world.read(name, first, count), model, keep_maps=True))
         caches[-1].fill(caches[-1].dataset.images, quiet=True)
     text = encode_names(backbone, caches[0].dataset.names)
-    plan = Plan(STEPS, learning_rate=1e-3, warm_up=40, drops=(STEPS * 7 // 9,), save_every=STEPS)
+    drops = (STEPS * 7 // 9,)
+    plan = Plan(STEPS, batch=16, learning_rate=1e-3, warm_up=40, drops=drops, seed=7, save_every=STEPS)
     trainer = Trainer(accelerate.Accelerator(cpu=True), model, [text], plan, tmp_path, {})
     before = score(model, caches[1], text)
-    trainer.train(loader(StepBatches(caches[:1], STEPS, batch=16, seed=7), 0, workers=0))
+    trainer.train(loader(StepBatches(caches[:1], plan), 0, workers=0))
     after = score(model, caches[1], text)
     print(f"{before}\n{after}\n{read_log(tmp_path)[-1]}")
     assert after.boxes > 250

@@ -9,11 +9,10 @@ import torch
 from PIL import Image
 
 from textregion.errors import InputError
-from textregion.regionspot.head import unit
-from utils.regionspot.batches import collate, repeated
-from utils.regionspot.loss import focal_loss
-from utils.regionspot.token_cache import CachedImage
-from utils.regionspot.training_loop import Plan, Trainer, batch_loss, cut_log, draw_curve, read_log
+from textregion.regionspot.model import unit
+from utils.regionspot.batches import Plan, collate, repeated
+from utils.regionspot.data import CachedImage
+from utils.regionspot.training import Trainer, batch_loss, cut_log, draw_curve, focal_loss, read_log
 
 
 def test_the_published_schedule():
@@ -111,7 +110,7 @@ def test_a_loss_that_is_no_number_stops_in_one_line(trainer):
 def test_frozen_models_get_no_gradient(trainer):
     trained = trainer(steps=1)
     trained.train([collate(images(3, 2), 0)])
-    backbone, sam = trained.model.backbone.model, trained.model.box_tokens.generator.model
+    backbone, sam = trained.model.backbone.model, trained.model.box_tokens.sam.model
     assert all(parameter.grad is None for parameter in [*backbone.parameters(), *sam.parameters()])
     assert not backbone.training
     assert not sam.training

@@ -1,57 +1,42 @@
-"""Training the head on `accelerate`: one device or many, any precision, exact continuation (RegionSpot 2)."""
+"""Training the head on `accelerate`: one device or many, any precision, exact continuation (RegionSpot 2).
+
+Beside the loop: its loss, its checkpoints (all that going on exactly needs, written whole or not at all) and its log.
+"""
 
 import json
 import math
+import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 from tqdm import tqdm
 
-from textregion.errors import InputError
-from textregion.regionspot.clip_map import clip_map
-from textregion.regionspot.head import unit
-from textregion.regionspot.model import RegionSpot
+from textregion.errors import InputError, first_line
+from textregion.regionspot.model import RegionSpot, clip_map, unit
 from textregion.storage import write_atomically
-from utils.regionspot.batches import Batch
-from utils.regionspot.loss import focal_loss
-from utils.regionspot.training_state import save_state
+from utils.regionspot.batches import Batch, Plan
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-WARM_UP_START = 0.01
-DROP = 0.1
+CHECKPOINTS = "checkpoints"
+SETTINGS = "settings.json"
+LOG = "log.jsonl"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How to train; the defaults are published (RegionSpot 2.6).
+def focal_loss(logits: Float[Tensor, "*rows K"], labels: Int[Tensor, "*rows"]) -> Float32[Tensor, "*rows"]:
+    """Sigmoid focal loss of every box, summed over the class names; there is no background class (RegionSpot 2.1).
 
-    steps: at least 1. learning_rate: AdamW's, after a linear rise over `warm_up` steps; a tenth of it from each step in
-    `drops` on. weight_decay: on everything. clip_norm: largest gradient norm. repeat_boxes: pad and reduce as published
-    (see `batch_loss`). save_every, keep: steps between checkpoints, and how many stay. log_every: steps per line.
+    logits: scale * cosine with every name's text. labels: 0..K-1.
     """
-
-    steps: int = 450_000
-    learning_rate: float = 2.5e-5
-    weight_decay: float = 1e-4
-    warm_up: int = 1000
-    drops: tuple[int, ...] = (350_000, 420_000)
-    clip_norm: float = 1.0
-    repeat_boxes: bool = False
-    save_every: int = 1000
-    keep: int = 2
-    log_every: int = 20
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        rise = WARM_UP_START + (1 - WARM_UP_START) * min(1.0, step / self.warm_up) if self.warm_up else 1.0
-        return self.learning_rate * rise * DROP ** sum(step >= drop for drop in self.drops)
+    target = F.one_hot(labels, logits.shape[-1]).float()
+    return sigmoid_focal_loss(logits.float(), target, alpha=0.25, gamma=2).sum(-1)
 
 
 def batch_loss(
@@ -67,23 +52,6 @@ def batch_loss(
         return per_box.sum() / per_box.shape[1]
     own = per_box.masked_fill(padding, 0).sum(1)
     return (own / (~padding).sum(1)).sum()
-
-
-@dataclass
-class Sums:
-    """Running sums since the last line of the log: loss, images, right boxes, boxes."""
-
-    values: list[Tensor] = field(default_factory=list)
-
-    def add(self, loss: Tensor, images: int, right: Tensor, boxes: Tensor) -> None:
-        """Add one step's, without waiting for the device."""
-        self.values.append(torch.stack([loss.detach(), loss.new_tensor(images), right, boxes]).double())
-
-    def take(self, accelerator: "Accelerator") -> dict[str, float]:
-        """Mean loss per image and share of boxes recognised, over all processes; starts anew."""
-        loss, images, right, boxes = accelerator.reduce(torch.stack(self.values).sum(0).float(), "sum").tolist()
-        self.values.clear()
-        return {"loss": loss / images, "accuracy": right / boxes}
 
 
 class Trainer:
@@ -109,41 +77,42 @@ class Trainer:
         head = model.head.requires_grad_(True)
         optimizer = torch.optim.AdamW(head.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
         self.head, self.optimizer = accelerator.prepare(head, optimizer)
+        self._unlogged: list[Tensor] = []  # loss, images, right boxes, boxes of each step since the last line
 
     def train(self, batches: Iterable[Batch], start: int = 0) -> None:
         """Steps start + 1 to the plan's last, with their batches; the head is in eval mode afterwards."""
-        plan, sums, shown = self.plan, Sums(), {}
+        plan = self.plan
         self.head.train()
         hidden = None if self.accelerator.is_main_process else True
         with tqdm(batches, "training", plan.steps, unit="step", initial=start, disable=hidden) as bar:
             for step, batch in enumerate(bar, start=start + 1):
-                norm = self._step(batch.to(self.accelerator.device), step, sums)
+                norm = self._step(batch.to(self.accelerator.device), step)
                 saving = step % plan.save_every == 0 or step == plan.steps
                 if saving or step % plan.log_every == 0:
-                    shown = self._log(step, sums, norm)
-                    bar.set_postfix({"loss": f"{shown['loss']:.3f}", "accuracy": f"{shown['accuracy']:.3f}"})
+                    line = self._log(step, norm)
+                    bar.set_postfix({name: f"{line[name]:.3f}" for name in ("loss", "accuracy")})
                 if saving:
                     save_state(self.accelerator, self.folder, step, self.settings, plan.keep)
         self.head.eval()
 
-    def _step(self, batch: Batch, step: int, sums: Sums) -> Tensor:
+    def _step(self, batch: Batch, step: int) -> Tensor:
         """One update; returns the gradient's norm before clipping."""
+        published = self.plan.published_padding
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate(step - 1)
         with self.accelerator.autocast():
-            padding = None if self.plan.repeat_boxes else batch.padding
-            embeddings = self.head(batch.tokens, self._maps(batch), padding)
+            embeddings = self.head(batch.tokens, self._maps(batch), None if published else batch.padding)
             logits = self.scale * unit(embeddings) @ self.texts[batch.dataset].T
-        per_box = focal_loss(logits, batch.labels)
-        loss = batch_loss(per_box, batch.padding, self.plan.repeat_boxes)
+        loss = batch_loss(focal_loss(logits, batch.labels), batch.padding, published)
         # Processes average their gradients; ours is a sum over all images, the published one such an average.
-        share = 1 if self.plan.repeat_boxes else self.accelerator.num_processes
+        share = 1 if published else self.accelerator.num_processes
         self.optimizer.zero_grad()
         self.accelerator.backward(loss * share)
         norm = self.accelerator.clip_grad_norm_(self.head.parameters(), self.plan.clip_norm)
         self.optimizer.step()
         right = ((logits.argmax(-1) == batch.labels) & ~batch.padding).sum()
-        sums.add(loss, len(batch.labels), right, (~batch.padding).sum())
+        counts = loss.new_tensor(len(batch.labels)), right, (~batch.padding).sum()
+        self._unlogged.append(torch.stack([loss.detach(), *counts]).double())
         return norm
 
     def _maps(self, batch: Batch) -> Float[Tensor, "B L D"]:
@@ -153,9 +122,13 @@ class Trainer:
         backbone = self.model.backbone
         return clip_map(backbone.model.visual, backbone.normalise(batch.pixels)).float().clone()
 
-    def _log(self, step: int, sums: Sums, norm: Tensor) -> dict[str, float]:
-        line = {"step": step, **sums.take(self.accelerator), "learning_rate": self.plan.rate(step - 1)}
-        line["gradient_norm"] = float(norm)
+    def _log(self, step: int, norm: Tensor) -> dict[str, float]:
+        """One line of the log: mean loss per image and share of boxes recognised since the last, over all processes."""
+        sums = self.accelerator.reduce(torch.stack(self._unlogged).sum(0).float(), "sum")
+        self._unlogged.clear()
+        loss, images, right, boxes = sums.tolist()
+        line = {"step": step, "loss": loss / images, "accuracy": right / boxes}
+        line |= {"learning_rate": self.plan.rate(step - 1), "gradient_norm": float(norm)}
         if not math.isfinite(line["loss"]):
             raise InputError(f"the loss is {line['loss']} at step {step}; try a smaller --lr or --precision no")
         if self.accelerator.is_main_process:
@@ -164,7 +137,58 @@ class Trainer:
         return line
 
 
-LOG = "log.jsonl"
+def save_state(accelerator: "Accelerator", folder: Path, step: int, settings: dict, keep: int) -> None:
+    """Weights, optimizer, gradient scaler and every process's random state after a step; only the last `keep` stay.
+
+    Written beside its place and renamed, so an interruption leaves the checkpoints before it.
+    """
+    place = folder / CHECKPOINTS / f"step_{step:08d}"
+    unfinished = place.with_name(f".{place.name}")
+    if accelerator.is_main_process:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    try:
+        accelerator.save_state(str(unfinished))
+    except OSError as error:
+        raise InputError(f"cannot write the checkpoint {place} ({error}); free space, then --resume") from error
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (unfinished / SETTINGS).write_text(json.dumps({"step": step, "settings": settings}, indent=1))
+        unfinished.rename(place)
+        for old in checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted((folder / CHECKPOINTS).glob("step_*"))
+
+
+def load_state(accelerator: "Accelerator", folder: Path, settings: dict) -> int:
+    """Go back to the last checkpoint; returns its step, 0 when there is none.
+
+    InputError in one line when it was made with other settings, or is damaged.
+    """
+    if not (found := checkpoints(folder)):
+        return 0
+    path, now = found[-1], json.loads(json.dumps(settings))
+    try:
+        meta = json.loads((path / SETTINGS).read_text())
+        before, step = meta["settings"], int(meta["step"])
+        changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+        if not changed:
+            accelerator.load_state(str(path))
+            return step
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
+        raise InputError(
+            f"{path} is damaged ({first_line(error, 160)}); delete it to go on from the one before"
+        ) from error
+    name = changed[0]
+    raise InputError(
+        f"{path} was made with {name} {before.get(name)!r}, got {now.get(name)!r}; give the same, or another --output"
+    )
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:

@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator
 from textregion.regionspot import loading
-from textregion.regionspot.checkpoint import is_own, load_head, load_published, read_origin, save_head
-from textregion.regionspot.head import RegionSpotHead
-from textregion.regionspot.loading import load_regionspot
+from textregion.regionspot.loading import is_own, load_head, load_published, load_regionspot, read_origin, save_head
+from textregion.regionspot.model import RegionSpotHead
 from textregion.storage import save_tensors
 
 ORIGIN = {"clip": "tiny", "side": 32, "sam": "sam2:custom", "epochs": 3}
@@ -175,7 +174,7 @@ class StandIn:
 
 @pytest.fixture
 def stand_in(monkeypatch, tiny_clip, untyped):
-    monkeypatch.setattr("textregion.regionspot.checkpoint.check_backbone", lambda backbone: None)
+    monkeypatch.setattr("textregion.regionspot.loading.check_backbone", lambda backbone: None)
     return lambda *sizes: StandIn(tiny_clip, *sizes)
 
 
