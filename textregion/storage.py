@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from os.path import isfile
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file or folder to the first free of `<name>.old-1`, `<name>.old-2`, …; returns where it is now."""
+    candidates = (path.with_name(f"{path.name}.old-{n}") for n in count(1))
+    return path.rename(next(candidate for candidate in candidates if not candidate.exists()))
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict) -> None:
