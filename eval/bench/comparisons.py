@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from runpy import run_path
+from types import SimpleNamespace
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textregion.backbones import Backbone, BackboneSpec, find_spec
-from textregion.backbones.loading import build_model, random_backbone, wrap
+from textregion.backbones.loading import build_model, wrap
 from textregion.backbones.tokenizers import stand_in_tokenizer
 from textregion.crops import CropGrid, cut_crops
 from textregion.labeling import label_pixels
@@ -23,7 +23,6 @@ from textregion.masks import Sam2MaskGenerator, filters
 from textregion.pooling import difference_scores, nonempty, patch_weights
 from textregion.presets import build, find_preset
 from textregion.recipes import RECIPES
-from textregion.runtime import resolve_dtype
 from textregion.segmenter import TextRegionSegmenter
 from textregion.text import TEMPLATES, LabelPrompts
 from textregion.text_tower import prompt_lengths, reads_end_of_text
@@ -113,26 +112,20 @@ class Comparison(NamedTuple):
 
 
 @cache
-def oracles() -> ModuleType:
+def oracles() -> SimpleNamespace:
     """The obvious formulations: they live with the tests, which is no package."""
-    loader = SourceFileLoader("oracles", str(ORACLES))
-    module = ModuleType(loader.name)
-    loader.exec_module(module)
-    return module
-
-
-def backbone_of(options: Options) -> Backbone:
-    """The complete model: random weights, or those that textregion/weights.py finds."""
-    if options.random_weights:
-        device = torch.device(options.device)
-        return random_backbone(options.spec).to(device, resolve_dtype("auto", device))
-    return segmenter_of(options, mask_generator=None).backbone
+    return SimpleNamespace(**run_path(str(ORACLES)))
 
 
 def segmenter_of(options: Options, **parts) -> TextRegionSegmenter:
     """The preset as everybody gets it."""
     given = {"device": options.device, "random_weights": options.random_weights, **parts}
     return build(TextRegionSegmenter, options.preset, **given)
+
+
+def backbone_of(options: Options) -> Backbone:
+    """The complete model: random weights, or those that textregion/weights.py finds."""
+    return segmenter_of(options, mask_generator=None).backbone
 
 
 def pooling_part(options: Options) -> Backbone:
