@@ -14,12 +14,10 @@ import yaml
 
 from textregion.runtime import resolve_device
 from textregion.storage import write_atomically
-from textregion.versions import PACKAGES, package_versions
+from textregion.versions import package_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
-OPENMMLAB = ("mmsegmentation", "mmengine", "mmcv-lite", "mmcv", "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv")
-MEASURING = (*PACKAGES, *OPENMMLAB, "opencv-python", "lvis", "pycocotools", "segment-anything")
 NOT_SCORED = "left out of the score"
 WRONG = "scored as wrong"
 SCORED = "scored as answered"
@@ -62,9 +60,7 @@ class Results:
     measured: int = 0
     processes: int = 1
     device: dict = field(default_factory=dict)
-    versions: dict[str, str] = field(
-        default_factory=lambda: {**package_versions(MEASURING), "torch": torch.__version__}  # with its CUDA version
-    )
+    versions: dict[str, str] = field(default_factory=lambda: package_versions())
     commit: dict = field(default_factory=lambda: git_commit())
 
     @property

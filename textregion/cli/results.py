@@ -12,6 +12,7 @@ from PIL import Image
 from textregion.cli import pictures
 from textregion.cli.folders import finished_folder, json_bytes
 from textregion.cli.pictures import save_picture
+from textregion.cli.settings import versions
 from textregion.outputs.annotations import (
     coco_json,
     coco_regions_json,
@@ -25,7 +26,6 @@ from textregion.outputs.region_crops import RegionCrop, crop_regions_above
 from textregion.outputs.region_sheet import region_sheet
 from textregion.text import LabelPrompts
 from textregion.types import RegionTokens, Segmentation
-from textregion.versions import package_versions
 
 MOST_SIMILARITY_MAPS = 40
 RESULT_FILES = {
@@ -91,7 +91,7 @@ def write_results(folder: Path, found: Found, segmenter, extras: Extras, run: di
             _write_extras(place, found, segmenter.global_patch_threshold, extras)
             if extras.similarity_maps:
                 run["similarity_maps"] = _write_similarity(place / "similarity", found, text, prompts, crops)
-            run.update(summary(found), versions=package_versions(), finished=_now())
+            run.update(summary(found), versions=versions(), finished=_now())
     return run
 
 

@@ -3,7 +3,9 @@
 import argparse
 import hashlib
 import json
+import platform
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from os.path import isfile
 from pathlib import Path
 
@@ -44,6 +46,7 @@ RESOLVED = (  # the segmenter's attributes that decide its results
     "dense_fallback",
 )
 EXTRAS = ("visualize_global_patch", "similarity_maps", "save_tokens")  # flags that ask for further files
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "sam2", "numpy", "opencv-python-headless", "pillow")
 
 
 def segmenter_options(args: argparse.Namespace) -> dict:
@@ -124,3 +127,14 @@ def file_stamp(path: str | None) -> dict | None:
         return None
     found = Path(path).stat() if Path(path).exists() else None
     return {"path": path} if found is None else {"path": path, "bytes": found.st_size, "changed": found.st_mtime_ns}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
