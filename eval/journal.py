@@ -10,10 +10,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
+from typing import Self
 
 from eval.sharding import Processes
 from textregion.errors import InputError
+from textregion.storage import set_aside
 
 SUFFIX = ".jsonl"
 
@@ -42,9 +45,7 @@ class Journal:
         self._file = None
 
     @classmethod
-    def start(
-        cls, folder: str | Path, settings: Mapping, resume: bool = False, group: Processes | None = None
-    ) -> "Journal":
+    def start(cls, folder: str | Path, settings: Mapping, resume: bool = False, group: Processes | None = None) -> Self:
         """Read what is there (resume) or set it aside, then open a file of one's own.
 
         Called by all processes of the group together. InputError: made with other settings, or damaged.
@@ -53,19 +54,16 @@ class Journal:
         journal = cls(folder, settings)
         if resume:
             journal.done = journal.read()
-        elif group.is_first:
-            journal.set_aside()
+        elif group.is_first and journal.folder.exists():
+            set_aside(journal.folder)
         group.wait()  # nobody opens a file while others still read or move
         journal._open(group.number)
         return journal
 
     def read(self) -> dict[str, dict]:
         """All records on disk. InputError for other settings or a damaged line that is not the last."""
-        records: dict[str, dict] = {}
-        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-            for record in self._read_file(path):
-                records[record.pop("id")] = record
-        return records
+        files = sorted(self.folder.glob(f"*{SUFFIX}"))
+        return {record.pop("id"): record for path in files for record in self._read_file(path)}
 
     def _read_file(self, path: Path) -> Iterator[dict]:
         lines = path.read_bytes().split(b"\n")
@@ -89,23 +87,12 @@ class Journal:
             "resume with the same ones or give another --work-dir"
         )
 
-    def set_aside(self) -> None:
-        """Move an existing journal to <folder>.old-N, so that nothing is lost or mixed."""
-        if not self.folder.exists():
-            return
-        number = 1
-        while self.folder.with_name(f"{self.folder.name}.old-{number}").exists():
-            number += 1
-        self.folder.rename(self.folder.with_name(f"{self.folder.name}.old-{number}"))
-
     def _open(self, process: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        number = 0
+        runs = count()
         while self._file is None:
-            path = self.folder / f"run{number:03d}-process{process:03d}{SUFFIX}"
             with contextlib.suppress(FileExistsError):
-                self._file = path.open("xb")
-            number += 1
+                self._file = (self.folder / f"run{next(runs):03d}-process{process:03d}{SUFFIX}").open("xb")
         self._write({"fingerprint": fingerprint(self.settings), "settings": self.settings})
 
     def add(self, item: str, record: Mapping) -> None:
@@ -138,7 +125,7 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -59,7 +59,7 @@ class CachedMasks:
         masks = self._load(path, key)
         if masks is not None:
             self.hits += 1
-            return masks.to(self._device())
+            return masks.to(getattr(self.generator, "device", "cpu"))
         self.misses += 1
         masks = self.generator.generate(image, image_size=image_size, mask_size=mask_size)
         try:
@@ -91,24 +91,23 @@ class CachedMasks:
             logger.warning("mask cache: %s; made again", error)
             return None
 
-    def _device(self) -> torch.device | str:
-        return getattr(self.generator, "device", "cpu")
-
 
 def save_masks(path: Path, masks: RegionMasks, key: str) -> None:
     """Write masks compressed, in one step. OSError passes through."""
     soft = masks.soft.detach().cpu().contiguous()
-    raw = _interleave(soft.view(torch.uint8).numpy().reshape(-1, soft.element_size()))
-    tensors = {name: getattr(masks, name).detach().cpu() for name in SMALL}
-    packed = np.frombuffer(zlib.compress(raw, LEVEL), np.uint8).copy()
+    planes = soft.view(torch.uint8).numpy().reshape(-1, soft.element_size()).T  # all first bytes, all second bytes, …:
+    packed = zlib.compress(np.ascontiguousarray(planes).tobytes(), LEVEL)  # long runs, which compress well
+    small = {name: getattr(masks, name).detach().cpu() for name in SMALL}
     meta = {
         "kind": KIND,
         "key": key,
         "soft": [str(soft.dtype).removeprefix("torch."), list(soft.shape)],
-        "checksum": _checksum(soft, tensors),
-        **masks._sizes(),
+        "checksum": _checksum(soft, *small.values()),
+        "image_size": masks.image_size,
+        "mask_size": masks.mask_size,
+        "hard": masks.hard,
     }
-    save_tensors(path, {"soft": torch.from_numpy(packed), **tensors}, meta)
+    save_tensors(path, {"soft": torch.from_numpy(np.frombuffer(packed, np.uint8).copy()), **small}, meta)
 
 
 def load_masks(path: Path, key: str) -> RegionMasks:
@@ -119,28 +118,19 @@ def load_masks(path: Path, key: str) -> RegionMasks:
     try:
         name, shape = meta["soft"]
         dtype = getattr(torch, name)
-        raw = zlib.decompress(tensors.pop("soft").numpy().tobytes())
-        planes = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, -1)
-        tensors["soft"] = torch.from_numpy(planes.T.copy().reshape(-1)).view(dtype).reshape(shape)
+        packed = zlib.decompress(tensors["soft"].numpy().tobytes())
+        planes = np.frombuffer(packed, np.uint8).reshape(dtype.itemsize, -1)
+        soft = torch.from_numpy(planes.T.copy().reshape(-1)).view(dtype).reshape(shape)
         small = {name: tensors[name] for name in SMALL}
-        masks = RegionMasks._restore(tensors, meta)
+        if _checksum(soft, *small.values()) != meta["checksum"]:
+            raise ValueError("checksum")
+        return RegionMasks(soft, tuple(meta["image_size"]), tuple(meta["mask_size"]), hard=meta["hard"], **small)
     except (zlib.error, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error})") from error
-    if _checksum(masks.soft, small) != meta.get("checksum"):
-        raise InputError(f"{path} is damaged (checksum)")
-    return masks
 
 
-def _interleave(data: np.ndarray) -> bytes:
-    """(N, bytes per value) to all first bytes, all second bytes, …: long runs, which compress well."""
-    return np.ascontiguousarray(data.T).tobytes()
-
-
-def _checksum(soft: Tensor, small: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in (soft, *(small[name] for name in SMALL)):
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
+def _checksum(*tensors: Tensor) -> str:
+    return hashlib.sha256(b"".join(map(_bytes, tensors))).hexdigest()
 
 
 def _bytes(tensor: Tensor) -> bytes:

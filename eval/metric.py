@@ -1,30 +1,67 @@
-"""The mmengine metric that writes every image's counts to the journal, and the sampler of what is left to do."""
+"""Counts of (true class, predicted class), kept image by image, and the metrics made from them, as IoUMetric does."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int, Integer
 from mmengine.evaluator import BaseMetric
-from torch.utils.data import Sampler
 
-from eval.confusion import add_up, count_pairs, figures
 from eval.journal import Journal
-from eval.mm import DATA_SAMPLERS, METRICS
+from eval.mm import METRICS
 from eval.sharding import Processes
 
+Pairs = list[list[int]]
 
-@DATA_SAMPLERS.register_module()
-class ChosenImages(Sampler):
-    """The images with these indices, in order; all of them until `indices` is set. Never padded or repeated."""
 
-    def __init__(self, dataset: Sequence, seed: int | None = None) -> None:
-        self.indices = list(range(len(dataset)))
+def count_pairs(
+    prediction: Integer[np.ndarray, "H W"],
+    ground_truth: Integer[np.ndarray, "H W"],
+    classes: int,
+    ignore: int = 255,
+) -> Pairs:
+    """[[true class, predicted class, pixels], …] of one image, only pairs that occur, ascending.
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
+    prediction: values 0..classes-1. ground_truth: the same or `ignore`; other values are counted as the extra row
+    `classes`: the prediction there is wrong whatever it is (as IoUMetric counts it).
+    """
+    keep = ground_truth != ignore
+    rows = np.minimum(ground_truth[keep].astype(np.int64), classes)
+    codes, counts = np.unique(rows * classes + prediction[keep].astype(np.int64), return_counts=True)
+    return np.stack([codes // classes, codes % classes, counts], 1).tolist()
 
-    def __len__(self) -> int:
-        return len(self.indices)
+
+def add_up(images: Iterable[Pairs], classes: int) -> Int[np.ndarray, "K1 K"]:
+    """One (classes + 1, classes) int64 matrix from the pairs of many images; exact in any order."""
+    total = np.zeros((classes + 1, classes), np.int64)
+    for pairs in images:
+        rows, columns, counts = np.array(pairs, np.int64).reshape(-1, 3).T
+        total[rows, columns] += counts
+    return total
+
+
+def mean_iou(
+    total: Int[np.ndarray, "K1 K"], names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """({"mIoU", "mAcc", "aAcc"}, {class: {"IoU", "Acc", "pixels"}}), in percent, not rounded.
+
+    Classes that occur neither in the ground truth nor in predictions have IoU NaN and are left out of the mean; those
+    not in the ground truth have accuracy NaN.
+    """
+    right = np.diag(total[:-1]).astype(np.float64)
+    true, predicted = total[:-1].sum(1), total.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou = 100 * right / (true + predicted - right)
+        accuracy = 100 * right / true
+        overall = 100 * right.sum() / true.sum()
+    summary = {"mIoU": _mean(iou), "mAcc": _mean(accuracy), "aAcc": float(overall)}
+    columns = zip(names, iou.tolist(), accuracy.tolist(), true.tolist(), strict=True)
+    return summary, {name: {"IoU": i, "Acc": a, "pixels": n} for name, i, a, n in columns}
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 @METRICS.register_module()
@@ -72,21 +109,23 @@ class JournalledIoU(BaseMetric):
     def _record(self, sample: dict) -> dict:
         if "unreadable" in sample:
             return {"skipped": sample["unreadable"]}
-        prediction, truth = (sample[name]["data"].squeeze(0).cpu().numpy() for name in ("pred_sem_seg", "gt_sem_seg"))
-        if prediction.shape != truth.shape:
-            return {"skipped": f"prediction of shape {prediction.shape}, label map of {truth.shape}"}
-        pairs = count_pairs(prediction, truth, len(self.class_names), self.ignore)
-        return {"pairs": pairs, "size": list(np.shape(truth))}
+        prediction, ground_truth = (
+            sample[name]["data"].squeeze(0).cpu().numpy() for name in ("pred_sem_seg", "gt_sem_seg")
+        )
+        if prediction.shape != ground_truth.shape:
+            return {"skipped": f"prediction of shape {prediction.shape}, label map of {ground_truth.shape}"}
+        pairs = count_pairs(prediction, ground_truth, len(self.class_names), self.ignore)
+        return {"pairs": pairs, "size": list(np.shape(ground_truth))}
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """The figures over all images of all processes and runs; the same in every process."""
+        """The metrics over all images of all processes and runs; the same in every process."""
         records = self.memory if self.journal is None else self.journal.collect(self.group)
         items = sorted(records) if self.items is None else [i for i in self.items if i in records]
         self.skipped = [{"id": i, "reason": reason} for i in items if (reason := records[i].get("skipped")) is not None]
         counted = [records[i]["pairs"] for i in items if "pairs" in records[i]]
         self.counted = len(counted)
         names = self.class_names
-        summary, self.per_class = figures(add_up(counted, len(names)), names)
+        summary, self.per_class = mean_iou(add_up(counted, len(names)), names)
         return summary
 
     def compute_metrics(self, results: list) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """mmseg, made importable beside mmcv-lite. What is used of it is taken from here.
 
-mmseg 1.2.2 imports `mmcv.ops`, whose functions live in a compiled module that mmcv-lite lacks and that cannot be
-built against current torch. None of them is used here, so a stand-in is there while mmseg is imported, and only
-then. An mmcv with its compiled module is left alone.
+mmseg (1.2.2; also its fork onedl-mmsegmentation 1.4.2) imports `mmcv.ops`, whose functions live in a compiled module
+that mmcv-lite lacks and that cannot be built against current torch. None of them is used here, so a stand-in is there
+while mmseg is imported, and only then. An mmcv with its compiled module is left alone.
 """
 
 import importlib.util
@@ -15,17 +15,15 @@ from contextlib import contextmanager
 COMPILED = "mmcv._ext"
 
 
-class _Absent(types.ModuleType):
-    """Has every function; calling one says why it is not there."""
+def _absent(name: str) -> Callable:
+    """A function of the compiled module that says, when it is called, why it is not there."""
+    if name.startswith("__"):
+        raise AttributeError(name)
 
-    def __getattr__(self, name: str) -> Callable:
-        if name.startswith("__"):
-            raise AttributeError(name)
+    def absent(*_: object, **__: object) -> None:
+        raise RuntimeError(f"mmcv.ops needs {name} of the compiled mmcv; mmcv-lite is installed")
 
-        def absent(*_: object, **__: object) -> None:
-            raise RuntimeError(f"mmcv.ops needs {name} of the compiled mmcv; mmcv-lite is installed")
-
-        return absent
+    return absent
 
 
 @contextmanager
@@ -34,7 +32,8 @@ def compiled_operations() -> Iterator[None]:
     if COMPILED in sys.modules or importlib.util.find_spec(COMPILED) is not None:
         yield
         return
-    sys.modules[COMPILED] = _Absent(COMPILED)
+    sys.modules[COMPILED] = stand_in = types.ModuleType(COMPILED)
+    stand_in.__getattr__ = _absent
     try:
         yield
     finally:

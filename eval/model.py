@@ -14,7 +14,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import PixelData
 from torch import Tensor
 
-from eval.class_names import read_classes
+from eval.data import read_classes
 from eval.mask_cache import CachedMasks
 from eval.mm import MODELS, SegDataSample
 from textregion.backbones import FAMILIES, ClipBackbone, find_spec
@@ -30,7 +30,6 @@ from textregion.types import RegionTokens
 GROUND_TRUTH = "ground-truth"
 
 
-@MODELS.register_module()
 class Unchanged(BaseDataPreprocessor):
     """Hands the batch on as it is: the method resizes and normalises by its own rules."""
 
@@ -41,7 +40,7 @@ class Unchanged(BaseDataPreprocessor):
 
 @MODELS.register_module(name="TextRegionSegmenter")
 class TextRegionModel(BaseModel):
-    """mmseg's crop of the method: images in, SegDataSamples with `pred_sem_seg` out; prediction only.
+    """mmseg's view of the method: images in, SegDataSamples with `pred_sem_seg` out; prediction only.
 
     preset: name of textregion/presets.py. segmenter: a TextRegionSegmenter instead of a preset.
     classes: a list of textregion/classes, a class file, or labels. names: "published" or "natural" spelling.
@@ -72,7 +71,7 @@ class TextRegionModel(BaseModel):
     ) -> None:
         if data_preprocessor is not None or init_cfg is not None:
             raise InputError("the method prepares images itself; leave data_preprocessor and init_cfg out")
-        super().__init__(data_preprocessor={"type": "Unchanged"})
+        super().__init__(data_preprocessor=Unchanged())
         one_of("masks", masks, (*automatic_sources(), GROUND_TRUTH))
         self.prompts = LabelPrompts.parse(read_classes(classes, names))
         self.probability_threshold = probability_threshold
@@ -98,8 +97,8 @@ class TextRegionModel(BaseModel):
         samples = list(data_samples) if data_samples is not None else [SegDataSample() for _ in inputs]
         ready = [ready for pair in zip(inputs, samples, strict=True) if (ready := self._prepare(*pair)) is not None]
         regions = self._encode([pixels for _, pixels, _ in ready], [masks for _, _, masks in ready])
-        for (sample, _, _), found in zip(ready, regions, strict=True):
-            self.label(sample, found)
+        for (sample, _, _), encoded in zip(ready, regions, strict=True):
+            self.label(sample, encoded)
         return samples
 
     def _prepare(self, image: Tensor, sample: SegDataSample) -> tuple | None:
@@ -128,12 +127,8 @@ class TextRegionModel(BaseModel):
         if isinstance(regions, InputError):
             sample.set_metainfo({"unreadable": str(regions)})
             return
-        result = self.segmenter.segment(
-            regions,
-            self.prompts,
-            self.probability_threshold,
-            return_probabilities=self.return_probabilities,
-        )
+        options = {"return_probabilities": self.return_probabilities}
+        result = self.segmenter.segment(regions, self.prompts, self.probability_threshold, **options)
         sample.pred_sem_seg = PixelData(data=torch.from_numpy(result.label_map)[None])
         if result.probabilities is not None:
             sample.seg_logits = PixelData(data=torch.from_numpy(result.probabilities))

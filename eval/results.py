@@ -3,10 +3,10 @@
 import json
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -14,25 +14,14 @@ import yaml
 
 from textregion.runtime import resolve_device
 from textregion.storage import write_atomically
+from textregion.tables import markdown_table
+from textregion.versions import package_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
-PACKAGES = (
-    "torchvision",
-    "open_clip_torch",
-    "timm",
-    "sam2",
-    "numpy",
-    "opencv-python-headless",
-    "opencv-python",
-    "mmsegmentation",
-    "mmengine",
-    "mmcv-lite",
-    "mmcv",
-    "lvis",
-    "pycocotools",
-    "segment-anything",
-)
+NOT_SCORED = "left out of the score"
+WRONG = "scored as wrong"
+SCORED = "scored as answered"
 
 
 @dataclass(frozen=True)
@@ -129,12 +118,6 @@ def figure(value: float) -> str:
     return "–" if value != value else f"{value:.2f}"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table; "|" within a cell is escaped."""
-    table = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in table]
-
-
 @cache
 def published_figures(path: Path = PUBLISHED_FILE) -> tuple[Published, ...]:
     """All figures of published.yaml."""
@@ -145,17 +128,6 @@ def published_figures(path: Path = PUBLISHED_FILE) -> tuple[Published, ...]:
 def published_for(benchmark: str, backbone: str | None = None) -> list[Published]:
     """Published figures of a benchmark, optionally of one backbone only."""
     return [f for f in published_figures() if f.where == benchmark and backbone in (None, f.backbone)]
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that decide the numbers."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}  # with its CUDA version
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def git_commit(root: Path = ROOT) -> dict:
@@ -182,11 +154,8 @@ def describe_device(device: str | torch.device = "auto") -> dict:
 
 def sum_seconds(stages: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Seconds per stage, summed over processes."""
-    total: dict[str, float] = {}
-    for one in stages:
-        for name, seconds in one.items():
-            total[name] = total.get(name, 0.0) + seconds
-    return total
+    names = dict.fromkeys(name for seconds in stages for name in seconds)
+    return {name: sum(seconds.get(name, 0.0) for seconds in stages) for name in names}
 
 
 def _number(value: object) -> str:
@@ -201,3 +170,28 @@ def _without_nan(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and value != value else value
+
+
+# ---------------------------------------------------------------- what could not be used: never fatal, never silent
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One oddity. id: image, line or sentence. kind: a few words to count by. effect: what it did to the score."""
+
+    id: str
+    kind: str
+    reason: str
+    effect: str = NOT_SCORED
+
+    def row(self) -> dict[str, str]:
+        """As results.json has it."""
+        return {**asdict(self), "reason": f"{self.kind}: {self.reason} ({self.effect})"}
+
+
+def skipped_line(skipped: Sequence[Skipped]) -> str:
+    """One line: how many of which kind."""
+    if not skipped:
+        return "nothing was skipped"
+    kinds = Counter(f"{one.kind} ({one.effect})" for one in skipped)
+    return f"{len(skipped)} skipped or noted: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())

@@ -12,10 +12,9 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner, TestLoop
 
-from eval import metric, transforms  # noqa: F401 (registered for the configs)
 from eval.data import check_files, check_folders
 from eval.journal import Journal
-from eval.metric import JournalledIoU, item_id
+from eval.metric import item_id
 from eval.model import TextRegionModel, describe
 from eval.prepare.tiny import draw_scenes
 from eval.results import Results, describe_device, sum_seconds
@@ -27,7 +26,10 @@ TASK = "semantic segmentation"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to evaluate. model: arguments that override the config's; limit: only the first N images."""
+    """What to evaluate. model: arguments that override the config's; limit: only the first N images.
+
+    The fields have the names of the program's flags.
+    """
 
     config: Path
     work_dir: Path
@@ -75,17 +77,31 @@ def evaluate(evaluation: Evaluation) -> Results | None:
             counts.attach(journal, group, items, root)
             print_log(f"{len(items)} images, {len(items) - len(todo)} done before", "current", logging.INFO)
             start = time.perf_counter()
-            figures = runner.test()
+            metrics = runner.test()
             seconds = max(group.gather(time.perf_counter() - start))
-        runner.visualizer.add_scalars(figures, step=0)
+        runner.visualizer.add_scalars(metrics, step=0)
         runner.visualizer.close()
         stages = sum_seconds(group.gather(model.segmenter.timer.seconds))
-        results = _results(config, model, counts, figures, len(todo), group)
-        results.seconds = {"total": seconds, "per_stage": stages}
-        if group.is_first:
-            results.save(evaluation.work_dir)
-            return results
-    return None
+        if not group.is_first:
+            return None
+    resolved = describe(model)
+    results = Results(
+        task=TASK,
+        benchmark=config.benchmark.name,
+        backbone=config.model.get("preset", resolved["backbone"]),
+        metrics=metrics,
+        items=counts.counted,
+        config={**config.to_dict(), "resolved": resolved},
+        recipe=resolved["config"]["recipe"],
+        per_class=counts.per_class,
+        skipped=counts.skipped,
+        seconds={"total": seconds, "per_stage": stages},
+        measured=len(todo),
+        processes=group.count,
+        device=describe_device(model.segmenter.device),
+    )
+    results.save(evaluation.work_dir)
+    return results
 
 
 def prepare(config: Config, evaluation: Evaluation, group: Processes) -> None:
@@ -112,35 +128,10 @@ def settings(config: Config, model: TextRegionModel) -> dict:
     return {"model": chosen, "resolved": describe(model), "dataset": dataset, "metric": config.test_evaluator}
 
 
-def _results(
-    config: Config,
-    model: TextRegionModel,
-    counts: JournalledIoU,
-    figures: dict[str, float],
-    measured: int,
-    group: Processes,
-) -> Results:
-    resolved = describe(model)
-    return Results(
-        task=TASK,
-        benchmark=config.benchmark.name,
-        backbone=config.model.get("preset", resolved["backbone"]),
-        metrics=figures,
-        items=counts.counted,
-        config={**config.to_dict(), "resolved": resolved},
-        recipe=resolved["config"]["recipe"],
-        per_class=counts.per_class,
-        skipped=counts.skipped,
-        measured=measured,
-        processes=group.count,
-        device=describe_device(model.segmenter.device),
-    )
-
-
 def summary(results: Results, work_dir: Path) -> Sequence[str]:
     """What the program prints at the end."""
-    figures = ", ".join(f"{name} {value:.2f}" for name, value in results.metrics.items())
-    lines = [f"{results.benchmark}, {results.backbone}: {figures} ({results.items} images)"]
+    metrics = ", ".join(f"{name} {value:.2f}" for name, value in results.metrics.items())
+    lines = [f"{results.benchmark}, {results.backbone}: {metrics} ({results.items} images)"]
     if results.skipped:
         first = results.skipped[0]
         lines.append(f"{len(results.skipped)} images were skipped, first {first['id']}: {first['reason']}")

@@ -8,19 +8,21 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.results import ROOT
+from eval.results import ROOT, published_figures
 from eval.semantic_cli import model_arguments, shared_arguments
-from eval.table import BENCHMARKS, overview
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.cli.flags import chosen_preset
 from textregion.errors import InputError
 from textregion.presets import find_preset
 from textregion.storage import write_atomically
+from textregion.tables import markdown_table
 
+BENCHMARKS = ("voc21", "context60", "coco_object", "voc20", "context59", "coco_stuff164k", "city_scapes", "ade20k")
+AVERAGE = "average8"
 CONFIGS = ROOT / "configs" / "cfg_ds"
 PROGRAM = ROOT / "eval_semantic.py"
 
@@ -124,14 +126,14 @@ def _run_one(options: argparse.Namespace, preset: str, name: str, outcome: Outco
         outcome.scores.setdefault(preset, {})[name] = results["metrics"]["mIoU"]
 
 
-def command(options: argparse.Namespace, preset: str, name: str, work_dir: Path) -> list[str]:
+def command(options: argparse.Namespace, preset: str, benchmark: str, work_dir: Path) -> list[str]:
     """The command line of one run."""
-    start = [sys.executable]
-    launcher = []
+    torchrun, launcher = [], []
     if options.nproc > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.nproc}"]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.nproc}"]
         launcher = ["--launcher", "pytorch"]
-    made = [*start, str(PROGRAM), "--config", str(config_of(name)), "--work-dir", str(work_dir), "--preset", preset]
+    made = [sys.executable, *torchrun, str(PROGRAM), "--config", str(config_of(benchmark))]
+    made += ["--work-dir", str(work_dir), "--preset", preset]
     for flag, value in {**model_arguments(options), "limit": options.limit, "device": options.device}.items():
         if flag == "random_weights":
             made += [f"--{flag}"]
@@ -156,3 +158,22 @@ def save(work_dir: Path, outcome: Outcome, lines: list[str]) -> None:
     write_atomically(work_dir / "table.md", "\n".join([*lines, "", *told, ""]).encode())
     content = {"mIoU": outcome.scores, "skipped": outcome.skipped, "failed": outcome.failed}
     write_atomically(work_dir / "table.json", json.dumps(content, indent=1).encode())
+
+
+def overview(scores: Mapping[str, Mapping[str, float]], note: str = "") -> list[str]:
+    """Markdown lines: a row per backbone of ours, then published figures, which are marked.
+
+    scores: {backbone: {benchmark: mIoU in percent}}. Columns: the eight benchmarks, any others, the average of
+    the eight where all are there. note: said in our rows' names, e.g. "first 10 images".
+    """
+    rows = {f"{name} ({note})" if note else name: dict(row) for name, row in scores.items()}
+    others = sorted({name for row in rows.values() for name in row} - set(BENCHMARKS))
+    for row in rows.values():
+        if set(BENCHMARKS) <= set(row):
+            row[AVERAGE] = sum(row[name] for name in BENCHMARKS) / len(BENCHMARKS)
+    for figure in published_figures():
+        if figure.unit == "mIoU" and figure.where in (*BENCHMARKS, AVERAGE):
+            rows.setdefault(f"{figure.method}, {figure.backbone} (published)", {})[figure.where] = figure.value
+    columns = [*BENCHMARKS, *others, AVERAGE]
+    cells = [[name, *(f"{row[c]:.1f}" if c in row else "" for c in columns)] for name, row in rows.items()]
+    return markdown_table(["backbone", *columns], cells)

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from mmengine.config import DictAction
@@ -63,21 +64,9 @@ def _run(options: argparse.Namespace) -> int:
     from eval.semantic import Evaluation, evaluate, load_config, summary
 
     config = load_config(options.config, model, options.cfg_options)
-    default = Path("out") / config.benchmark.name / config.model.preset.replace("/", "-")
-    work_dir = options.work_dir or default
-    evaluation = Evaluation(
-        options.config,
-        work_dir,
-        model,
-        options.cfg_options,
-        options.limit,
-        options.resume,
-        options.draw,
-        options.launcher,
-        options.local_rank,
-        options.device,
-    )
-    results = evaluate(evaluation)
+    work_dir = options.work_dir or Path("out") / config.benchmark.name / config.model.preset.replace("/", "-")
+    flags = {field.name: getattr(options, field.name, None) for field in fields(Evaluation)}
+    results = evaluate(Evaluation(**{**flags, "work_dir": work_dir, "model": model}))
     if results is None:
         return 0
     print("\n".join(summary(results, work_dir)))

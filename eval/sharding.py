@@ -1,7 +1,7 @@
 """Several processes for one evaluation: start the group, share the items, gather the results.
 
-Works with torchrun and Slurm, on GPUs (nccl) and on CPUs (gloo). No gradients are exchanged, so the model is
-not wrapped; the processes only meet at `gather` and `wait`.
+Works with torchrun and Slurm, on GPUs (nccl) and on CPUs (gloo; mmengine's own start needs a GPU). No gradients are
+exchanged, so the model is not wrapped; the processes only meet at `gather` and `wait`.
 """
 
 import os
@@ -13,9 +13,10 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
+from mmengine import dist
 from torch import distributed
 
-from textregion.errors import InputError
+from textregion.errors import InputError, one_of
 
 Item = TypeVar("Item")
 LAUNCHERS = ("none", "pytorch", "slurm")
@@ -41,16 +42,11 @@ class Processes:
 
     def gather(self, value: Item) -> list[Item]:
         """The (picklable) value of every process, in the order of the processes, on each of them."""
-        if self.count == 1:
-            return [value]
-        values: list = [None] * self.count
-        distributed.all_gather_object(values, value)
-        return values
+        return dist.all_gather_object(value)
 
     def wait(self) -> None:
         """Until every process is here."""
-        if self.count > 1:
-            distributed.barrier()
+        dist.barrier()
 
 
 @contextmanager
@@ -62,16 +58,17 @@ def processes(launcher: str = "none", device: str = "auto", local_rank: int | No
     local_rank: number on this machine, for launchers that pass it as an argument; else from the environment.
     InputError when the launcher's environment is not there.
     """
-    if launcher not in LAUNCHERS:
-        raise InputError(f"got launcher {launcher!r}, expected one of {', '.join(LAUNCHERS)}")
-    if launcher == "none":
-        yield Processes(device=device)
-        return
-    number, count, local = _environment(launcher, local_rank)
+    one_of("launcher", launcher, LAUNCHERS)
+    number, count, local = (0, 1, 0) if launcher == "none" else _environment(launcher, local_rank)
     if count == 1:
         yield Processes(device=device)
         return
-    device = _own_device(device, local)
+    if device in ("auto", "cuda"):
+        device = (
+            f"cuda:{local % torch.cuda.device_count()}" if torch.cuda.is_available() else device.replace("auto", "cpu")
+        )
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     own_gpu = device.startswith("cuda") and neighbours <= torch.cuda.device_count()  # nccl wants one each
     backend = "nccl" if own_gpu else "gloo"
@@ -82,30 +79,18 @@ def processes(launcher: str = "none", device: str = "auto", local_rank: int | No
         distributed.destroy_process_group()
 
 
-def _own_device(device: str, local: int) -> str:
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        device = f"cuda:{local % torch.cuda.device_count()}"
-    elif device == "auto":
-        device = "cpu"
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
-    return device
-
-
 def _environment(launcher: str, local_rank: int | None) -> tuple[int, int, int]:
     """(number, count, number on this machine) as torchrun or Slurm tell them."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    names, program = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), "torchrun --nproc_per_node=N"
     if launcher == "slurm":
-        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+        names, program = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"), "srun"
     missing = [name for name in names[:2] if name not in os.environ]
     if missing:
-        program = "srun" if launcher == "slurm" else "torchrun --nproc_per_node=N"
         raise InputError(f"--launcher {launcher}, but {missing[0]} is not set; start it with {program}")
     number, count = (int(os.environ[name]) for name in names[:2])
-    local = int(os.environ.get(names[2], local_rank or 0))
     if launcher == "slurm" and count > 1:
         _slurm_address()
-    return number, count, local
+    return number, count, int(os.environ.get(names[2], local_rank or 0))
 
 
 def _slurm_address() -> None:

@@ -21,6 +21,9 @@ PACKAGES = (
     "mmengine",
     "mmcv-lite",
     "mmcv",
+    "onedl-mmsegmentation",
+    "onedl-mmengine",
+    "onedl-mmcv",
 )
 
 

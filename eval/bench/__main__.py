@@ -2,18 +2,19 @@
 
 import json
 import platform
+import re
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import torch
 
-from eval.bench.cases import CASES, Case
-from eval.bench.measure import Row, Side, compare
-from eval.bench.options import Options
+from eval.bench.comparisons import COMPARISONS, Comparison, Options
+from eval.bench.measure import Cost, Measured, compare
 from eval.results import markdown_table
-from textregion.cli.command_line import Parser, Sides, run_program
+from textregion.cli.command_line import Parser, Sides, positive, run_program
 from textregion.errors import InputError
 from textregion.runtime import resolve_device
 from textregion.storage import write_atomically
@@ -23,7 +24,7 @@ Each sub-benchmark runs our formulation and the obvious one (tests/oracles.py) o
 its own, in turn, and prints medians of time, peaks of memory, their ratios and the largest difference of the results.
 An obvious form that would not fit into --limit is run on a part and scaled; the note says on which.
 
-  masks        fusing masks that contain each other; at full size, and with the option fuse_resolution="low"
+  masks        fusing masks that contain each other, at full size     | full-size masks, pair by pair
   encode       all crops of an image in one batch            | crop by crop
   pool         masked mean or soft sum; global-patch scores  | patches repeated per region; all pairs of patches
   postprocess  a matrix product in bands of rows             | the product of labels, regions and pixels
@@ -42,95 +43,77 @@ floor: operations / 989 TFLOP/s or bytes / 4.8 TB/s, whichever is longer: the no
 """
 DEFAULT_PRESETS = {"pool": ("pe-core-l14-336", "siglip2-l16-256"), "text": ("clip-vit-b16",)}
 DEFAULT_REGIONS = {"pool": 100, "end2end": 100}
-PEAK_OPERATIONS, PEAK_BYTES = 989e12, 4.8e12  # H200, nominal: dense bf16, HBM3e
 COLUMNS = ("benchmark", "time", "obvious", "faster", "memory", "obvious", "less", "difference", "H200 floor")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
     """The command line."""
     parser = Parser(prog="python -m eval.bench", description=HELP, epilog=EXAMPLES)
-    parser.add_argument("benchmark", choices=[*CASES, "all"], metavar="BENCHMARK", help="one of the names above")
     add = parser.add_argument
+    add("benchmark", choices=[*COMPARISONS, "all"], metavar="BENCHMARK", help="one of the names above")
     add("--preset", nargs="+", metavar="NAME", help="whose architecture (clip-vit-l14-336; pool: PE-L and SigLIP-L)")
     add("--size", nargs="+", action=Sides, default=(672, 1008), metavar="H W", help="resized image (672 1008)")
-    add("--regions", type=_count, metavar="N", help="regions, or masks to fuse (200; pool and end2end: 100)")
-    add("--labels", type=_count, default=150, metavar="N", help="labels (150)")
+    add("--regions", type=positive, metavar="N", help="regions, or masks to fuse (200; pool and end2end: 100)")
+    add("--labels", type=positive, default=150, metavar="N", help="labels (150)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N (auto)")
     add("--random-weights", action="store_true", help="real architectures without weight files")
-    add("--repeats", type=_count, default=3, metavar="N", help="runs of each form, of which the median counts (3)")
-    add("--threads", type=_count, metavar="N", help="CPU threads of each form (all; 1 on a machine shared with others)")
+    add("--repeats", type=positive, default=3, metavar="N", help="runs of each form, of which the median counts (3)")
+    add("--threads", type=positive, metavar="N", help="CPU threads of each form (all; 1 where others work too)")
     add("--limit", type=float, default=2.0, metavar="GB", help="memory the obvious form may take (2)")
     add("--json", type=Path, metavar="FILE", help="also write all figures there")
     add("--markdown", action="store_true", help="print the table as it stands in docs/performance.md")
     return parser.parse_args(arguments)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"got {text!r}, expected a whole number of at least 1")
-    return int(text)
-
-
-def jobs(args: Namespace) -> list[tuple[type[Case], Options]]:
-    """Which comparisons at which sizes."""
-    names = [name for name in CASES if name != "end2end"] if args.benchmark == "all" else [args.benchmark]
+def jobs(args: Namespace) -> list[tuple[Comparison, Options]]:
+    """Which comparisons at which sizes. InputError for an unknown preset, device or limit, before anything runs."""
+    if args.limit <= 0:
+        raise InputError(f"got --limit {args.limit}, expected gigabytes above 0")
+    device, limit = str(resolve_device(args.device)), int(args.limit * 2**30)
+    names = [name for name in COMPARISONS if name != "end2end"] if args.benchmark == "all" else [args.benchmark]
     found = []
     for name in names:
+        regions = args.regions or DEFAULT_REGIONS.get(name, 200)
         presets = args.preset or DEFAULT_PRESETS.get(name, ("clip-vit-l14-336",))
-        for index, preset in enumerate(presets):
-            regions = args.regions or DEFAULT_REGIONS.get(name, 200)
-            options = Options(
-                preset,
-                args.size,
-                regions,
-                args.labels,
-                str(resolve_device(args.device)),
-                args.random_weights,
-                args.threads or 0,
-                int(args.limit * 2**30),
-            )
-            options.spec  # noqa: B018 (an unknown name is said before anything runs)
-            repeated = name in ("masks", "postprocess") and index > 0  # these do not depend on the preset
-            found += [] if repeated else [(case, options) for case in CASES[name]]
+        for preset in presets:
+            sizes = (args.size, regions, args.labels)
+            options = Options(preset, *sizes, device, args.random_weights, args.threads or 0, limit)
+            options.spec  # noqa: B018 (an unknown name is said here)
+            again = preset != presets[0] and name != "end2end"
+            found += [(each, options) for each in COMPARISONS[name] if each.of_preset or not again]
     return found
 
 
-def floor_seconds(row: Row) -> float:
-    """The least time on the named GPU: arithmetic or traffic, whichever takes longer."""
-    return max(row.operations / PEAK_OPERATIONS, row.traffic / PEAK_BYTES)
-
-
-def table(rows: Sequence[Row]) -> list[list[str]]:
-    """The figures as text, under COLUMNS."""
-    return [
-        [
-            row.name,
-            _seconds(row.ours.seconds),
-            _seconds(row.obvious.seconds) + _scaled(row.obvious) if row.obvious else "–",
-            _times(row.speed),
-            _memory(row.ours.megabytes),
-            _memory(row.obvious.megabytes) + _scaled(row.obvious) if row.obvious else "–",
-            _times(row.saving),
-            f"{row.difference:.1e}" if row.obvious else "–",
-            _seconds(floor_seconds(row)),
-        ]
-        for row in rows
-    ]
-
-
-def total(rows: Sequence[Row]) -> Row:
+def total(rows: Sequence[Measured]) -> Measured:
     """All stages of an image together; a stage without an obvious form counts alike in both."""
-    ours = Side(sum(r.ours.seconds for r in rows), max(r.ours.megabytes for r in rows), 1.0)
-    sides = [r.obvious or r.ours for r in rows]
-    share = min(side.share for side in sides)
-    obvious = Side(sum(s.seconds for s in sides), max(s.megabytes for s in sides), share)
-    difference = max(r.difference or 0.0 for r in rows)
-    return Row("sum", ours, obvious, difference, sum(r.operations for r in rows), sum(r.traffic for r in rows), "")
+
+    def add(costs: Sequence[Cost]) -> Cost:
+        seconds, megabytes, shares = zip(*map(astuple, costs), strict=True)
+        return Cost(sum(seconds), max(megabytes), min(shares))
+
+    return Measured(
+        "sum",
+        replace(add([row.ours for row in rows]), share=1.0),
+        add([row.obvious or row.ours for row in rows]),
+        difference=max(row.difference or 0.0 for row in rows),
+        operations=sum(row.operations for row in rows),
+        traffic=sum(row.traffic for row in rows),
+        note="",
+    )
 
 
-def _times(ratio: float | None) -> str:
-    if ratio is None:
-        return "–"
+def cells(row: Measured) -> list[str]:
+    """The figures as text, under COLUMNS."""
+    obvious, costs = row.obvious, ["–"] * 5
+    if obvious is not None:
+        star = "" if obvious.share == 1 else " *"
+        costs = [_seconds(obvious.seconds) + star, _times(row.speed), _memory(obvious.megabytes) + star]
+        costs += [_times(row.saving), f"{row.difference:.1e}"]
+    ours = _seconds(row.ours.seconds), _memory(row.ours.megabytes)
+    return [row.name, ours[0], *costs[:2], ours[1], *costs[2:], _seconds(row.floor_seconds)]
+
+
+def _times(ratio: float) -> str:
     return f"{ratio:.1f}×" if ratio < 100 else f"{ratio:.0f}×"
 
 
@@ -144,32 +127,24 @@ def _memory(megabytes: float) -> str:
     return f"{megabytes:.0f} MB" if megabytes < 1024 else f"{megabytes / 1024:.1f} GB"
 
 
-def _scaled(side: Side) -> str:
-    return "" if side.share == 1 else " *"
-
-
 def machine(device: str, threads: int | None) -> str:
     """What the figures were measured on."""
     if device.startswith("cuda"):
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    cores = threads or torch.get_num_threads()
-    return f"CPU {_processor()}, {cores} threads, torch {torch.__version__}"
-
-
-def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.is_file() else []
+    processor = names[0] if names else platform.processor() or platform.machine()
+    return f"CPU {processor}, {threads or torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def report(rows: Sequence[Row], where: str, markdown: bool) -> str:
+def report(rows: Sequence[Measured], where: str, markdown: bool) -> str:
     """Everything that is printed."""
-    cells = table(rows)
+    table = [COLUMNS, *map(cells, rows)]
     if markdown:
-        lines = markdown_table(COLUMNS, cells)
+        lines = markdown_table(table[0], table[1:])
     else:
-        widths = [max(len(line[i]) for line in (COLUMNS, *cells)) for i in range(len(COLUMNS))]
-        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (COLUMNS, *cells)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
     notes = [f"{'- ' if markdown else ''}{row.name}: {row.note}" for row in rows if row.note]
     scaled = any(row.obvious and row.obvious.share < 1 for row in rows)
     star = ["* run on a part and scaled to the whole"] if scaled else []
@@ -177,33 +152,25 @@ def report(rows: Sequence[Row], where: str, markdown: bool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program."""
-
-    def body() -> None:
-        args = parse_arguments(arguments)
-        if args.limit <= 0:
-            raise InputError(f"got --limit {args.limit}, expected gigabytes above 0")
-        chosen = jobs(args)
-        rows = []
-        for case, options in chosen:
-            print(f"running {case.title(options)} …", file=sys.stderr)
-            rows.append(compare(case, options, args.repeats))
-        if args.benchmark == "end2end":
-            rows.append(total(rows))
-        where = machine(chosen[0][1].device, args.threads)
-        print(report(rows, where, args.markdown))
-        if args.json:
-            _write(args.json, rows, where)
-
-    return run_program(body)
+    """The program; returns its exit code."""
+    return run_program(lambda: _run(parse_arguments(arguments)))
 
 
-def _write(path: Path, rows: Sequence[Row], where: str) -> None:
-    figures = [{**row.json(), "floor_seconds_h200": floor_seconds(row)} for row in rows]
-    try:
-        write_atomically(path, json.dumps({"machine": where, "rows": figures}, indent=1).encode())
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error}); give another --json") from error
+def _run(args: Namespace) -> None:
+    chosen, rows = jobs(args), []
+    for comparison, options in chosen:
+        print(f"running {comparison.title(options)} …", file=sys.stderr)
+        rows.append(compare(comparison, options, args.repeats))
+    if args.benchmark == "end2end":
+        rows.append(total(rows))
+    where = machine(chosen[0][1].device, args.threads)
+    print(report(rows, where, args.markdown))
+    if args.json:
+        content = {"machine": where, "rows": [row.json() for row in rows]}
+        try:
+            write_atomically(args.json, json.dumps(content, indent=1).encode())
+        except OSError as error:
+            raise InputError(f"cannot write {args.json} ({error}); give another --json") from error
 
 
 if __name__ == "__main__":

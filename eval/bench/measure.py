@@ -1,24 +1,31 @@
 """Time and peak memory of two formulations, each in a process of its own, run in turn."""
 
 import ctypes
-import multiprocessing
 import resource
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from eval.bench.comparisons import Comparison, Facts, Options
 from textregion.errors import InputError
 
-SELF = Path("/proc/self")
+PROCESS = Path("/proc/self")
+PEAK_OPERATIONS, PEAK_BYTES = 989e12, 4.8e12  # a second, of an H200, nominal: dense bf16, HBM3e
 
 
 @dataclass(frozen=True)
-class Side:
-    """One formulation, already scaled to the whole task.
+class Cost:
+    """What one formulation takes, already scaled to the whole task.
 
     seconds: median of the repeats. megabytes: peak beyond its inputs, 2**20 bytes. share: of the task that was run.
     """
@@ -29,14 +36,14 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A comparison. difference: in the case's own measure, over the part both have run. operations, traffic: the
+class Measured:
+    """A comparison's figures. difference: in its own measure, over the part both have run. operations, traffic: the
     least multiply-adds * 2 and bytes the task needs, for the floor. note: what was compared and at which sizes.
     """
 
     name: str
-    ours: Side
-    obvious: Side | None
+    ours: Cost
+    obvious: Cost | None
     difference: float | None
     operations: float
     traffic: float
@@ -52,99 +59,77 @@ class Row:
         """How many times less memory ours takes (its own at least one megabyte, below which nothing is measured)."""
         return None if self.obvious is None else self.obvious.megabytes / max(self.ours.megabytes, 1.0)
 
+    @property
+    def floor_seconds(self) -> float:
+        """The least time on the named GPU: arithmetic or traffic, whichever takes longer."""
+        return max(self.operations / PEAK_OPERATIONS, self.traffic / PEAK_BYTES)
+
     def json(self) -> dict:
-        """JSON-able, with the ratios."""
-        return {**asdict(self), "speed": self.speed, "saving": self.saving}
+        """JSON-able, with the ratios and the floor."""
+        ratios = {"speed": self.speed, "saving": self.saving}
+        return {**asdict(self), **ratios, "floor_seconds_h200": self.floor_seconds}
 
 
-def compare(case: type, options: object, repeats: int) -> Row:
-    """Measure `case(options).ours()` and `.obvious()`, alternating, `repeats` times each.
+def compare(comparison: Comparison, options: Options, repeats: int) -> Measured:
+    """Measure both formulations, alternating, `repeats` times each.
 
     Raises InputError when a process runs out of memory or dies.
     """
-    context = multiprocessing.get_context("spawn")
-    names = ("ours", "obvious") if case.has_obvious else ("ours",)
-    pipes, processes = {}, {}
-    try:
-        for name in names:
-            pipes[name], other = context.Pipe()
-            processes[name] = context.Process(target=_serve, args=(other, case, options, name), daemon=True)
-            processes[name].start()
-            other.close()
-        facts = {name: _answer(pipes[name]) for name in names}
-        runs = {name: [] for name in names}
-        for _ in range(repeats):
-            for name in names:
-                pipes[name].send("run")
-                runs[name].append(_answer(pipes[name]))
-        results = {}
-        for name in names:
-            pipes[name].send("result")
-            results[name] = _answer(pipes[name])
-    finally:
-        for process in processes.values():
-            process.terminate()
-            process.join()
-    sides = {name: _side(runs[name], facts[name]) for name in names}
-    difference = case.difference(results["ours"], results["obvious"]) if case.has_obvious else None
-    info = facts["ours"]
-    return Row(
-        case.title(options),
-        sides["ours"],
-        sides.get("obvious"),
-        difference,
-        info["operations"],
-        info["traffic"],
-        info["note"],
+    names = ("ours", "obvious") if comparison.compared else ("ours",)
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"))) for name in names}
+        try:
+            prepared = [workers[name].submit(_prepare, comparison, options, name) for name in names]
+            facts, *_ = [made.result() for made in prepared]
+            runs = [[workers[name].submit(_run).result() for name in names] for _ in range(repeats)]
+            results = [workers[name].submit(_result).result() for name in names]
+        except BrokenProcessPool as error:
+            raise InputError("a benchmark process died (lack of memory? take a smaller --limit)") from error
+    ours, *obvious = zip(*runs, strict=True)
+    memory_share = facts.share if facts.memory_scales else 1.0
+    return Measured(
+        comparison.title(options),
+        _cost(ours, facts.own_share, 1.0),
+        _cost(obvious[0], facts.share, memory_share) if obvious else None,
+        facts.difference(*results) if obvious else None,
+        facts.operations,
+        facts.traffic,
+        facts.note,
     )
 
 
-def _side(runs: list[tuple[float, float]], facts: dict) -> Side:
+def _cost(runs: Sequence[tuple[float, float]], share: float, memory_share: float) -> Cost:
     """Medians of time; the largest peak, because a later run may reuse what an earlier one left."""
     seconds, peaks = zip(*runs, strict=True)
-    memory = max(peaks) / (facts["share"] if facts["memory_scales"] else 1)
-    return Side(statistics.median(seconds) / facts["share"], memory / 2**20, facts["share"])
+    return Cost(statistics.median(seconds) / share, max(peaks) / memory_share / 2**20, share)
 
 
-def _answer(pipe):
-    try:
-        answer = pipe.recv()
-    except EOFError as error:
-        raise InputError("a benchmark process died (lack of memory? take a smaller --limit)") from error
-    if isinstance(answer, InputError):
-        raise answer
-    return answer
+# What follows runs in a formulation's own process, which keeps it in `_own` from one request to the next.
+_own: dict[str, Any] = {}
 
 
-def _serve(pipe, case: type, options, name: str) -> None:
-    """Body of a process: make the inputs, then answer "run" with (seconds, peak bytes) and "result" with arrays."""
+@torch.inference_mode()
+def _prepare(comparison: Comparison, options: Options, name: str) -> Facts:
     if options.threads:
         torch.set_num_threads(options.threads)
-    try:
-        with torch.inference_mode():
-            _loop(pipe, case(options), name, torch.device(options.device))
-    except InputError as error:
-        pipe.send(error)
+    ours, obvious, facts = comparison.make(options)
+    _own.update(form=ours if name == "ours" else obvious, device=torch.device(options.device))
+    return facts
 
 
-def _loop(pipe, case, name: str, device: torch.device) -> None:
-    share, scales = (case.share, case.memory_scales) if name == "obvious" else (case.own_share, False)
-    facts = {"operations": case.operations, "traffic": case.traffic, "note": case.note}
-    pipe.send({**facts, "share": share, "memory_scales": scales})
-    result = None
-    while (request := pipe.recv()) == "run":
-        del result
-        seconds, peak, result = measured(getattr(case, name), device)
-        pipe.send((seconds, peak))
-    if request == "result":
-        pipe.send([np.asarray(t.cpu()) if isinstance(t, torch.Tensor) else np.asarray(t) for t in _listed(result)])
+@torch.inference_mode()
+def _run() -> tuple[float, float]:
+    _own.pop("result", None)
+    seconds, peak, _own["result"] = measured(_own["form"], _own["device"])
+    return seconds, peak
 
 
-def _listed(result) -> list:
-    return list(result) if isinstance(result, (tuple, list)) else [result]
+def _result() -> np.ndarray:
+    result = _own["result"]
+    return result.numpy(force=True) if isinstance(result, torch.Tensor) else result
 
 
-def measured(function, device: torch.device) -> tuple[float, float, object]:
+def measured(function: Callable[[], object], device: torch.device) -> tuple[float, float, Any]:
     """(seconds, peak bytes beyond what was there before, result) of one call, the device waited for."""
     before = reset_peak(device)
     start = time.perf_counter()
@@ -160,10 +145,10 @@ def reset_peak(device: torch.device) -> float:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    if (SELF / "clear_refs").exists():
+    if (PROCESS / "clear_refs").exists():
         if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
             trim(0)  # what was freed before goes back to the kernel, or a run that reuses it seems to need nothing
-        (SELF / "clear_refs").write_text("5")
+        (PROCESS / "clear_refs").write_text("5")
         return _status("VmRSS")
     return peak_memory(device)
 
@@ -172,11 +157,11 @@ def peak_memory(device: torch.device) -> float:
     """Largest number of bytes in use since `reset_peak`: of the device for CUDA, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if (SELF / "status").exists():
+    if (PROCESS / "status").exists():
         return _status("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes
 
 
 def _status(name: str) -> float:
-    lines = (SELF / "status").read_text().splitlines()
+    lines = (PROCESS / "status").read_text().splitlines()
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

@@ -11,7 +11,7 @@ from open_clip import SimpleTokenizer
 from open_clip.model import CLIP
 from PIL import Image
 
-from eval.class_names import read_classes
+from eval.data import read_classes
 from eval.mm import MODELS
 from eval.model import TextRegionModel
 from textregion.backbones import ClipBackbone

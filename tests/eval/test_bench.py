@@ -7,61 +7,65 @@ import pytest
 import tiny_models
 import torch
 
-from eval.bench import cases
-from eval.bench.__main__ import floor_seconds, jobs, main, parse_arguments, report, total
-from eval.bench.measure import Row, Side, compare, measured
-from eval.bench.options import Options, patch_grid, soft_masks
+from eval.bench import comparisons
+from eval.bench.__main__ import jobs, main, parse_arguments, report, total
+from eval.bench.comparisons import Options, pooling_inputs, share_of_different, soft_masks
+from eval.bench.measure import Cost, Measured, compare, measured
 from textregion.errors import InputError
 
 SMALL = Options("pe-core-t16-384", size=(400, 800), regions=7, labels=5, limit=2**22)
-ROW = Row("a", Side(0.5, 10.0, 1.0), Side(6.0, 400.0, 0.25), 1e-6, 989e9, 4.8e6, "sizes")
+ROW = Measured("a", Cost(0.5, 10.0, 1.0), Cost(6.0, 400.0, 0.25), 1e-6, 989e9, 4.8e6, "sizes")
 
 
-def both(case: cases.Case) -> float:
+def both(formulations) -> tuple[np.ndarray, np.ndarray, float]:
+    """Both results and their difference."""
+    ours, obvious, facts = formulations
     with torch.inference_mode():
-        ours, obvious = ([np.asarray(result)] for result in (case.ours(), case.obvious()))
-    return case.difference(ours, obvious)
+        results = [np.asarray(form()) for form in (ours, obvious)]
+    return *results, facts.difference(*results)
 
 
 @pytest.mark.parametrize("preset", ["pe-core-t16-384", "siglip2-b32-256", "clip-vit-b32"])
 def test_pooling_agrees_on_the_part_that_fits(preset):
-    case = cases.Pool(Options(preset, size=(400, 800), regions=7, limit=2**21))
-    regions = len(case.weights)
-    assert case.share == case.part / regions < 1
-    with torch.inference_mode():
-        assert len(case.obvious()) == case.part < len(case.ours()) == regions
-    assert both(case) < 1e-5
+    options = Options(preset, size=(400, 800), regions=7, limit=2**21)
+    made = comparisons.pool(options)
+    ours, obvious, difference = both(made)
+    regions = len(pooling_inputs(options)[2])
+    assert len(obvious) < len(ours) == regions
+    assert made[2].share == len(obvious) / regions
+    assert difference < 1e-5
 
 
 def test_a_smaller_limit_gives_a_smaller_part():
-    few, all_of_them = (cases.Pool(Options("clip-vit-b32", regions=7, limit=limit)) for limit in (1, 2**33))
-    assert (few.part, all_of_them.part) == (1, 7)
-    one_pixel = cases.Postprocess(Options("clip-vit-b32", regions=3, labels=5, size=(20, 30), limit=4 * 5 * 7))
-    assert one_pixel.share == 1 / 600
-    assert one_pixel.obvious().shape == (1, 1)
+    few, all_of_them = (comparisons.pool(Options("clip-vit-b32", regions=7, limit=limit)) for limit in (1, 2**33))
+    assert (few[2].share, all_of_them[2].share) == (1 / 7, 1)
+    _, obvious, facts = comparisons.postprocess(
+        Options("clip-vit-b32", regions=3, labels=5, size=(20, 30), limit=4 * 5 * 7)
+    )
+    assert facts.share == 1 / 600
+    assert obvious().shape == (1, 1)
 
 
-@pytest.mark.parametrize("case", [cases.Removal, cases.Postprocess])
-def test_other_comparisons_agree(case):
-    assert both(case(SMALL)) < 1e-4
+@pytest.mark.parametrize("make", [comparisons.removal, comparisons.postprocess])
+def test_other_comparisons_agree(make):
+    assert both(make(SMALL))[2] < 1e-4
 
 
 def test_fusion_counts_masks_in_other_groups():
-    case = cases.Fusion(Options("clip-vit-b32", size=(67, 89), regions=23))
-    assert both(case) == 0
-    assert 1 < len(set(case.ours().tolist())) < 23
-    assert case.difference([np.array([0, 0, 2, 3])], [np.array([0, 1, 2, 3])]) == 0.25
-    assert both(cases.LowFusion(case.options)) <= 0.1
+    ours, _, difference = both(comparisons.fusion(Options("clip-vit-b32", size=(67, 89), regions=23)))
+    assert difference == 0
+    assert 1 < len(set(ours.tolist())) < 23
+    assert share_of_different(np.array([0, 0, 2, 3]), np.array([0, 1, 2, 3])) == 0.25
 
 
-@pytest.mark.parametrize("case", [cases.Text, cases.Encode])
-def test_comparisons_of_whole_models(case, monkeypatch):
-    monkeypatch.setattr(cases, "backbone_of", lambda options: tiny_models.clip())
-    made = case(Options("clip-vit-b32", size=(64, 96), labels=20))
-    assert both(made) < 2e-5
-    if case is cases.Text:
-        assert (made.share, made.own_share) == (4 / 20, 16 / 20)
-        assert "positions a prompt on average" in made.note
+@pytest.mark.parametrize("make", [comparisons.text, comparisons.encode])
+def test_comparisons_of_whole_models(make, monkeypatch):
+    monkeypatch.setattr(comparisons, "backbone_of", lambda options: tiny_models.clip())
+    made = make(Options("clip-vit-b32", size=(64, 96), labels=20))
+    assert both(made)[2] < 2e-5
+    if make is comparisons.text:
+        assert (made[2].share, made[2].own_share) == (4 / 20, 16 / 20)
+        assert "positions a prompt on average" in made[2].note
 
 
 def test_synthetic_masks_are_soft_and_the_same_every_time():
@@ -73,9 +77,10 @@ def test_synthetic_masks_are_soft_and_the_same_every_time():
     assert 0 <= masks.min() <= masks.max() <= 3
 
 
-def test_the_grid_is_the_tilings():
-    assert patch_grid(Options("pe-core-l14-336")) == (48, 72)
-    assert patch_grid(Options("siglip2-l16-256")) == (32, 48)
+@pytest.mark.parametrize(("preset", "patches"), [("pe-core-l14-336", 48 * 72), ("siglip2-l16-256", 32 * 48)])
+def test_the_patches_are_those_of_the_crops(preset, patches):
+    _, features, weights = pooling_inputs(Options(preset, regions=3))
+    assert (len(features), weights.shape[1]) == (patches, patches)
 
 
 # ---------------------------------------------------------------- measuring
@@ -91,14 +96,14 @@ def test_the_peak_is_what_a_call_takes_beyond_its_inputs():
 
 def test_what_a_process_refuses_is_said_here():
     with pytest.raises(InputError, match="unknown preset 'no-such'"):
-        compare(cases.Removal, Options("no-such"), 1)
+        compare(comparisons.REMOVAL, Options("no-such"), 1)
 
 
 def test_ratios_floor_and_sum():
     assert ROW.speed == 12
     assert ROW.saving == 40
-    assert floor_seconds(ROW) == pytest.approx(1e-3)
-    network = Row("b", Side(2.0, 30.0, 1.0), None, None, 0.0, 9.6e9, "")
+    assert ROW.floor_seconds == pytest.approx(1e-3)
+    network = Measured("b", Cost(2.0, 30.0, 1.0), None, None, 0.0, 9.6e9, "")
     assert network.speed is network.saving is None
     whole = total([ROW, network])
     assert (whole.ours.seconds, whole.obvious.seconds) == (2.5, 8.0)
@@ -115,7 +120,7 @@ def test_ratios_floor_and_sum():
 
 def test_which_comparisons_are_run():
     def chosen(*arguments):
-        return [case.title(options) for case, options in jobs(parse_arguments([*arguments, "--device", "cpu"]))]
+        return [each.title(options) for each, options in jobs(parse_arguments([*arguments, "--device", "cpu"]))]
 
     assert chosen("pool") == [
         "pool pe-core-l14-336",
@@ -124,8 +129,8 @@ def test_which_comparisons_are_run():
         "removal siglip2-l16-256",
     ]
     assert chosen("text", "--preset", "clip-vit-b32", "pe-core-b16") == ["text clip-vit-b32", "text pe-core-b16"]
-    assert len(chosen("all")) == 2 + 1 + 4 + 1 + 1
-    assert len(chosen("masks", "--preset", "clip-vit-b32", "pe-core-b16")) == 2
+    assert len(chosen("all")) == 1 + 1 + 4 + 1 + 1
+    assert len(chosen("masks", "--preset", "clip-vit-b32", "pe-core-b16")) == 1
     (_, options), *_ = jobs(parse_arguments(["pool", "--size", "100", "200", "--limit", "0.5", "--threads", "3"]))
     assert (options.size, options.limit, options.threads, options.regions) == ((100, 200), 2**29, 3, 100)
 
@@ -172,4 +177,7 @@ def test_help_teaches(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in (*cases.CASES, "--random-weights", "--markdown", "examples:", "989 TFLOP/s"))
+    assert all(
+        name in text
+        for name in (*comparisons.COMPARISONS, "--random-weights", "--markdown", "examples:", "989 TFLOP/s")
+    )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from eval.class_names import read_classes
+from eval.data import read_classes
 from eval.prepare.__main__ import main as prepare
 from eval.results import ROOT
 from eval.semantic import Evaluation, evaluate, load_config

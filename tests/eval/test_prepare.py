@@ -139,7 +139,7 @@ def test_scenes_are_drawn_once_and_completed(tmp_path):
 
 
 def test_the_tiny_config_has_the_tiny_worlds_classes():
-    from eval.class_names import read_classes
+    from eval.data import read_classes
     from eval.results import ROOT
     from eval.semantic import load_config
 

@@ -11,7 +11,7 @@ from eval.prepare.tiny_tasks import FIRST_SEED, OBJECTS
 from eval.reasoning import cli
 from eval.reasoning.data import paint, read_question
 from eval.reasoning.scores import figures, item_iou, overlap
-from eval.skipped import skipped_line
+from eval.results import skipped_line
 from eval.tasks import build_segmenter, evaluate, from_rle
 from textregion.tiny.scenes import draw_scene
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from eval.confusion import add_up, count_pairs, figures
+from eval.metric import add_up, count_pairs, mean_iou
 from eval.mm import IoUMetric
 
 CLASSES = 5
@@ -32,7 +32,7 @@ def slow_figures(pairs_of_maps):
 @given(st.lists(st.tuples(predictions, maps), min_size=1, max_size=3))
 def test_figures_equal_mmseg_and_the_slow_form(images):
     names = [f"class {c}" for c in range(CLASSES)]
-    summary, per_class = figures(add_up([count_pairs(p, t, CLASSES) for p, t in images], CLASSES), names)
+    summary, per_class = mean_iou(add_up([count_pairs(p, t, CLASSES) for p, t in images], CLASSES), names)
     parts = [
         IoUMetric.intersect_and_union(torch.from_numpy(p), torch.from_numpy(t.astype(np.int64)), CLASSES, 255)
         for p, t in images
@@ -63,13 +63,13 @@ def test_large_counts_stay_exact():
     many = [[[1, 1, 2**24 + 1]], [[1, 1, 1]], [[1, 0, 1]]]
     total = add_up(many, 2)
     assert total[1].tolist() == [1, 2**24 + 2]
-    summary, per_class = figures(total, ["a", "b"])
+    summary, per_class = mean_iou(total, ["a", "b"])
     assert per_class["b"]["IoU"] == 100 * (2**24 + 2) / (2**24 + 3)
     assert per_class["a"] == {"IoU": 0.0, "Acc": pytest.approx(float("nan"), nan_ok=True), "pixels": 0}
     assert summary["aAcc"] == per_class["b"]["Acc"]
 
 
 def test_classes_that_never_occur_are_left_out_of_the_mean():
-    summary, per_class = figures(add_up([[[0, 0, 3]]], 3), ["a", "b", "c"])
+    summary, per_class = mean_iou(add_up([[[0, 0, 3]]], 3), ["a", "b", "c"])
     assert summary == {"mIoU": 100.0, "mAcc": 100.0, "aAcc": 100.0}
     assert np.isnan(per_class["b"]["IoU"])
