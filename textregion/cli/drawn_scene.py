@@ -17,7 +17,7 @@ from textregion.types import Segmentation
 
 def drawn_scene(segmenter, output: Path, args: argparse.Namespace, preset: str) -> None:
     """Draw scene number `args.seed`, label it, compare, write its folder."""
-    from textregion.tiny.scenes import draw_scene
+    from textregion.tiny.scenes import draw_scene, mean_iou
 
     before, seed = dict(segmenter.timer.seconds), args.seed
     at_least("--seed", seed, 0)
@@ -60,12 +60,3 @@ def drawn_scene(segmenter, output: Path, args: argparse.Namespace, preset: str) 
 def truth(label_map: np.ndarray, labels: tuple[str, ...]) -> Segmentation:
     """The known label map (H, W) as a result."""
     return Segmentation(label_map, np.ones(label_map.shape, np.float32), label_map * 0, labels)
-
-
-def mean_iou(prediction: np.ndarray, truth: np.ndarray, labels: int) -> float:
-    """Mean over the labels present in the truth of intersection / union; both maps (H, W) of label indices."""
-    counts = np.bincount(truth.ravel() * labels + prediction.ravel(), minlength=labels**2).reshape(labels, labels)
-    shared = counts.diagonal()
-    union = counts.sum(0) + counts.sum(1) - shared
-    present = counts.sum(1) > 0
-    return float((shared[present] / union[present]).mean())

@@ -230,3 +230,13 @@ def draw_scene(
     _paint_objects(canvas, count, easy, distinct_colours, rng)
     region_ids, regions = _drop_hidden(canvas.region_ids, canvas.regions)
     return Scene(_photograph(canvas.image, rng), region_ids, regions)
+
+
+def mean_iou(prediction: np.ndarray, ground_truth: np.ndarray, labels: int) -> float:
+    """Mean over the labels present in the ground truth of intersection / union; both maps hold label indices."""
+    codes = ground_truth.ravel() * labels + prediction.ravel()
+    counts = np.bincount(codes, minlength=labels**2).reshape(labels, labels)
+    shared = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - shared
+    present = counts.sum(1) > 0
+    return float((shared[present] / union[present]).mean())

@@ -11,7 +11,6 @@ from PIL import Image
 from pycocotools.coco import COCO
 from skimage import data
 
-from textregion.cli.drawn_scene import mean_iou
 from textregion.cli.program import main
 from textregion.outputs.annotations import similarity_map
 from textregion.types import RegionTokens
@@ -211,8 +210,3 @@ def test_bad_input_is_one_line_and_code_2(capsys, arguments, message):
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
-
-
-def test_mean_iou_by_hand():
-    truth, prediction = np.array([[0, 0, 1, 1]]), np.array([[0, 1, 1, 2]])
-    assert mean_iou(prediction, truth, 3) == pytest.approx((1 / 2 + 1 / 3) / 2)

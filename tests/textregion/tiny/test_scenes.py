@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textregion.tiny.scenes import CLASS_NAMES, Scene, SceneRegion, draw_scene
+from textregion.tiny.scenes import CLASS_NAMES, Scene, SceneRegion, draw_scene, mean_iou
 from textregion.tiny.textures import COLOURS, GROUNDS
 
 GRASS, STAR = SceneRegion("grass", "ground"), SceneRegion("red star", "object", "star", "red", "striped")
@@ -149,3 +149,10 @@ def test_class_names():
     assert len(CLASS_NAMES) == 17
     assert CLASS_NAMES[0] == "red shape"
     assert CLASS_NAMES[9:] == GROUNDS
+
+
+def test_mean_iou_by_hand():
+    ground_truth, prediction = np.array([[0, 0, 1, 1]]), np.array([[0, 1, 1, 2]])
+    assert mean_iou(prediction, ground_truth, 3) == pytest.approx((1 / 2 + 1 / 3) / 2)
+    both = np.stack([prediction, ground_truth]), np.stack([ground_truth, ground_truth])
+    assert mean_iou(*both, 3) == pytest.approx((3 / 4 + 3 / 5) / 2)  # pixels of all pictures counted together
