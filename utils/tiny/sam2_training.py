@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.transformer import Attention, TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
@@ -70,7 +69,7 @@ def decode(model: SAM2Base, pyramid: Pyramid, points: Tensor) -> Decoded:
     decoder, prompts = model.sam_mask_decoder, model.sam_prompt_encoder
     labels = torch.ones(points.shape[:2], dtype=torch.int)
     sparse, dense = prompts(points=(points, labels), boxes=None, masks=None)
-    masks, iou, tokens, _ = decoder.predict_masks(
+    masks, iou, tokens, _ = decoder.predict_masks(  # pyright: ignore[reportAssignmentType]
         image_embeddings=pyramid.coarse,
         image_pe=prompts.get_dense_pe(),
         sparse_prompt_embeddings=sparse,
@@ -85,62 +84,51 @@ def decode(model: SAM2Base, pyramid: Pyramid, points: Tensor) -> Decoded:
 # ---------------------------------------------------------------------- starting values
 
 
-def _normal(layer: nn.Module, gain: float, inputs: int) -> None:
-    nn.init.normal_(layer.weight, std=(gain / inputs) ** 0.5)
-    nn.init.zeros_(layer.bias)
-
-
-def tie_queries_to_keys(attention: Attention) -> None:
-    """Equal query and key projections: with position encodings a point attends to its own place."""
+def tie_queries_to_keys(attention: Attention) -> list[nn.Linear]:
+    """Equal query and key projections: with position encodings a point attends to its own place. Returns both."""
     nn.init.orthogonal_(attention.q_proj.weight, gain=CROSS_GAIN)
     attention.k_proj.weight.copy_(attention.q_proj.weight)
-    nn.init.zeros_(attention.q_proj.bias)
-    nn.init.zeros_(attention.k_proj.bias)
+    return [attention.q_proj, attention.k_proj]
 
 
-def pass_values_through(attention: Attention) -> None:
-    """Value and output projections that undo each other, so that a token receives what it attends to."""
+def pass_values_through(attention: Attention) -> list[nn.Linear]:
+    """Value and output projections that undo each other: a token receives what it attends to. Returns both."""
     nn.init.orthogonal_(attention.v_proj.weight)
     attention.out_proj.weight.copy_(2 * attention.v_proj.weight.T)
-    nn.init.zeros_(attention.v_proj.bias)
-    nn.init.zeros_(attention.out_proj.bias)
+    return [attention.v_proj, attention.out_proj]
 
 
-def _initialise_transformer(transformer: TwoWayTransformer) -> None:
+def _initialise_transformer(transformer: TwoWayTransformer) -> list[nn.Linear]:
+    """Sets the weights of the attention that moves between point and image; returns the layers."""
     to_image = [layer.cross_attn_token_to_image for layer in transformer.layers]
     to_image.append(transformer.final_attn_token_to_image)
-    for attention in [*to_image, *(layer.cross_attn_image_to_token for layer in transformer.layers)]:
-        tie_queries_to_keys(attention)
-    for attention in to_image:
-        pass_values_through(attention)
+    from_image = [layer.cross_attn_image_to_token for layer in transformer.layers]
+    layers = [layer for attention in [*to_image, *from_image] for layer in tie_queries_to_keys(attention)]
+    layers += [layer for attention in to_image for layer in pass_values_through(attention)]
     first = transformer.layers[0].self_attn
-    for layer in (first.v_proj, first.out_proj):
-        nn.init.eye_(layer.weight)
-        nn.init.zeros_(layer.bias)
-
-
-def _initialise_decoder(decoder: MaskDecoder) -> None:
-    decoder.iou_token.weight.mul_(0.1)
-    decoder.mask_tokens.weight.mul_(0.3)
-    for network in decoder.output_hypernetworks_mlps:
-        for layer in network.layers.children():
-            _normal(layer, 2.0, layer.in_features)
-    for layer in (decoder.output_upscaling[0], decoder.output_upscaling[3]):
-        _normal(layer, 2.0, layer.in_channels)
-    for layer in (decoder.conv_s0, decoder.conv_s1):
-        _normal(layer, 1.0, layer.in_channels)
+    nn.init.eye_(first.v_proj.weight)
+    nn.init.eye_(first.out_proj.weight)
+    return [*layers, first.v_proj, first.out_proj]
 
 
 @torch.no_grad()
 def initialise(model: SAM2Base) -> None:
     """Sets the starting values of decoder, prompts and neck; the trunk keeps the library's."""
-    _initialise_transformer(model.sam_mask_decoder.transformer)
-    _initialise_decoder(model.sam_mask_decoder)
-    prompts = model.sam_prompt_encoder
+    decoder, prompts = model.sam_mask_decoder, model.sam_prompt_encoder
+    layers = _initialise_transformer(decoder.transformer)
+    decoder.iou_token.weight.mul_(0.1)
+    decoder.mask_tokens.weight.mul_(0.3)
+    for layer in (layer for network in decoder.output_hypernetworks_mlps for layer in network.layers.children()):
+        nn.init.normal_(layer.weight, std=(2 / layer.in_features) ** 0.5)
+        layers.append(layer)
+    upscaling = [decoder.output_upscaling[0], decoder.output_upscaling[3]]
+    for layer, gain in zip([*upscaling, decoder.conv_s0, decoder.conv_s1], (2, 2, 1, 1), strict=True):
+        nn.init.normal_(layer.weight, std=(gain / layer.in_channels) ** 0.5)
+        layers.append(layer)
     for embedding in (prompts.not_a_point_embed, prompts.no_mask_embed, *prompts.point_embeddings.children()):
         embedding.weight.mul_(0.1)
-    for level in model.image_encoder.neck.convs:
-        nn.init.zeros_(level.conv.bias)
+    for layer in [*layers, *(level.conv for level in model.image_encoder.neck.convs)]:
+        nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()
@@ -182,12 +170,6 @@ class Affinity(nn.Module):
 # ---------------------------------------------------------------------- batches
 
 
-def _turned(image: np.ndarray, region_ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Turns by quarters and mirrors a picture and its ids together."""
-    turns, step = rng.integers(4), -1 if rng.random() < 0.5 else 1
-    return np.rot90(image, turns)[:, ::step], np.rot90(region_ids, turns)[:, ::step]
-
-
 def _draw_points(region_ids: np.ndarray, things: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Pixels to click on, as flat indices (count,): some anywhere, most on a region picked first."""
     flat = region_ids.ravel()
@@ -204,7 +186,8 @@ def draw_batch(scenes: SceneSet, images: int, points: int, rng: np.random.Genera
     """Images (B, 3, S, S) normalised, points (B, P, 2) as (x, y), targets (B*P, 1, S/4, S/4) in [0, 1]."""
     pictures, places, targets = [], [], []
     for index in rng.integers(len(scenes), size=images):
-        image, region_ids = _turned(scenes.images[index], scenes.region_ids[index], rng)
+        turns, step = rng.integers(4), -1 if rng.random() < 0.5 else 1
+        image, region_ids = (np.rot90(array[index], turns)[:, ::step] for array in (scenes.images, scenes.region_ids))
         chosen = _draw_points(region_ids, scenes.things[index], points, rng)
         rows, columns = np.divmod(chosen, region_ids.shape[1])
         pictures.append(image * np.float32(rng.uniform(0.9, 1.1) / 255))
@@ -296,15 +279,11 @@ class Sam2Training:
             rescale_neck(self.model, draw_batch(scenes, images, 1, np.random.default_rng(0))[0])
         self.affinity = Affinity()
         self.modules = nn.ModuleDict({"model": self.model, "affinity": self.affinity})
-        self.groups = self._groups()
-
-    def _groups(self) -> list[dict]:
         groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, 0.0): [*self.affinity.parameters()]}
         for name, parameter in self.model.named_parameters():
             groups.setdefault((_scale(name), _decay(name, parameter)), []).append(parameter)
-        return [
-            {"params": parameters, "scale": scale, "weight_decay": decay}
-            for (scale, decay), parameters in groups.items()
+        self.groups = [
+            {"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()
         ]
 
     def phase(self, progress: float) -> Phase:
