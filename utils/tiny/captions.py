@@ -26,10 +26,7 @@ GROUND_NAMES: dict[str, tuple[str, ...]] = {ground: (ground,) for ground in GROU
     "wood": ("wood", "wooden floor"),
     "stone": ("stone", "stone floor"),
 }
-OTHER_WORDS = (
-    "a photo of a picture and an image with the object in background",
-    "next to above below on shape",
-)
+OTHER_WORDS = "a photo of a picture and an image with the object in background next to above below on shape"
 
 THINGS: tuple[SceneRegion, ...] = (
     *(
@@ -148,7 +145,7 @@ def vocabulary() -> torch.Tensor:
     """
     tokenize = tokenizer()
     texts = [template("red star") for template in TEMPLATES]
-    texts += [*SHAPES, *COLOURS, *TEXTURES, *itertools.chain(*GROUND_NAMES.values()), *OTHER_WORDS]
+    texts += [*SHAPES, *COLOURS, *TEXTURES, *itertools.chain(*GROUND_NAMES.values()), OTHER_WORDS]
     ids = {0, tokenize.sot_token_id, tokenize.eot_token_id}
     ids.update(token for text in texts for token in tokenize.encode(text))
     return torch.tensor(sorted(ids))

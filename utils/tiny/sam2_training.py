@@ -253,10 +253,6 @@ def _scale(name: str) -> float:
     return 0.5 if in_decoder else 1.0
 
 
-def _decay(name: str, parameter: nn.Parameter) -> float:
-    return 0.0 if parameter.ndim < 2 or "embed" in name or "token" in name else 0.05
-
-
 class Sam2Training:
     """The Training of the tiny SAM 2 (see train.py).
 
@@ -281,7 +277,8 @@ class Sam2Training:
         self.modules = nn.ModuleDict({"model": self.model, "affinity": self.affinity})
         groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, 0.0): [*self.affinity.parameters()]}
         for name, parameter in self.model.named_parameters():
-            groups.setdefault((_scale(name), _decay(name, parameter)), []).append(parameter)
+            decay = 0.0 if parameter.ndim < 2 or "embed" in name or "token" in name else 0.05
+            groups.setdefault((_scale(name), decay), []).append(parameter)
         self.groups = [
             {"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()
         ]

@@ -8,11 +8,10 @@ import argparse
 import math
 import time
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from textregion.tiny.models import CLIP_WEIGHTS, SAM2_WEIGHTS
@@ -28,29 +27,10 @@ FINAL_RATE = 0.02  # of the peak learning rate
 CHECKPOINT_SECONDS = 60
 
 
-@runtime_checkable
-class Training(Protocol):
-    """What a training brings along.
-
-    modules: everything with weights, training-only heads included. groups: optimizer parameter groups; "scale"
-    multiplies the group's learning rate. warm_up: steps in which the learning rate rises.
-    clip_norm: largest allowed gradient norm.
-    """
-
-    modules: nn.Module
-    groups: list[dict]
-    learning_rate: float
-    warm_up: int
-    clip_norm: float
-
-    def loss(self, progress: float, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss of one fresh batch and numbers to show; progress runs from 0 to 1."""
-
-    def after_step(self) -> None:
-        """Called after every optimizer step."""
-
-    def save(self, path: Path) -> None:
-        """Writes the model's weights as safetensors, without training-only heads."""
+# Both have `modules` (everything with weights, training-only heads included), `groups` (of parameters; "scale"
+# multiplies a group's learning rate), `learning_rate`, `warm_up` (steps in which it rises), `clip_norm` (largest
+# gradient norm), `loss` (of one fresh batch, and numbers to show; progress runs from 0 to 1), `after_step` and `save`.
+Training = ClipTraining | Sam2Training
 
 
 def rate(progress: float, step: int, warm_up: int) -> float:
@@ -91,14 +71,6 @@ def save_checkpoint(
     unfinished.replace(path)
 
 
-def load_checkpoint(path: Path, training: Training, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Restores weights and optimizer; gives the step and the seconds already spent."""
-    state = torch.load(path, weights_only=True)
-    training.modules.load_state_dict(state["modules"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["elapsed"]
-
-
 def train(
     training: Training, seed: int, minutes: float, checkpoint: Path, resume: bool = False, steps: float = math.inf
 ) -> int:
@@ -107,7 +79,12 @@ def train(
     checkpoint: written once a minute. resume: go on from it.
     """
     optimizer = make_optimizer(training)
-    step, spent = load_checkpoint(checkpoint, training, optimizer) if resume else (0, 0.0)
+    step, spent = 0, 0.0
+    if resume:
+        state = torch.load(checkpoint, weights_only=True)
+        training.modules.load_state_dict(state["modules"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = state["step"], state["elapsed"]
     start = saved = time.monotonic() - spent
     average: dict[str, float] = {}
     training.modules.train()
