@@ -38,9 +38,7 @@ def clip_config() -> dict:
 def build_clip(vocabulary_size: int | None = None) -> open_clip.CLIP:
     """Makes the tiny CLIP with random weights.
 
-    Args:
-        vocabulary_size: rows of the token table; None takes the ordinary 49408. Training uses a compact
-            table with one row per known token.
+    vocabulary_size: rows of the token table, one per known token in training; None is the ordinary 49408.
     """
     config = clip_config()
     if vocabulary_size is not None:
@@ -61,13 +59,9 @@ def expand_token_table(compact: Tensor, token_ids: Tensor, vocabulary_size: int)
     return table
 
 
-def _to_float32(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-
-
 def read_clip(path: Path) -> tuple[dict[str, Tensor], Tensor]:
-    """Reads a `save_clip` file: a float32 state with compact token rows, and token ids (V,)."""
-    state = _to_float32(load_file(path))
+    """Reads a `save_clip` file: a float16 state with compact token rows, and token ids (V,)."""
+    state = load_file(path)
     return state, state.pop(TOKEN_IDS)
 
 
@@ -100,7 +94,7 @@ def build_sam2() -> SAM2Base:
 def load_sam2(path: Path = SAM2_WEIGHTS) -> SAM2Base:
     """The trained tiny SAM 2, float32, in eval mode."""
     model = build_sam2()
-    model.load_state_dict(_to_float32(load_file(path)))
+    model.load_state_dict(load_file(path))
     return model.eval()
 
 

@@ -56,12 +56,10 @@ class SceneRegion:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A drawn picture and everything that is true of it.
+    """A drawn picture and everything that is true of it; ValueError for arrays that do not fit each other.
 
-    Attributes:
-        image: (S, S, 3) uint8 RGB.
-        region_ids: (S, S) uint8, index into `regions`; what is visible at each pixel.
-        regions: grounds first, then objects from back to front; each has at least one visible pixel.
+    image: (S, S, 3) uint8 RGB. region_ids: (S, S) uint8, index into `regions`; what is visible at each pixel.
+    regions: grounds first, then objects from back to front; each has at least one visible pixel.
     """
 
     image: np.ndarray
@@ -114,15 +112,6 @@ class _Canvas:
         """Whether painting `mask` (S, S) bool would leave too little of an earlier object."""
         left = np.bincount(self.region_ids[~mask], minlength=len(self.regions))
         return any(left[index] < MIN_VISIBLE_SHARE * area for index, area in self.first_areas.items())
-
-
-def _check_arguments(seed: int, size: int, n_objects: int | None) -> None:
-    if seed < 0:
-        raise ValueError(f"got seed {seed}, expected 0 or more")
-    if size < MIN_SIZE or size % 4:
-        raise ValueError(f"got size {size}, expected a multiple of 4 of at least {MIN_SIZE}")
-    if n_objects is not None and not 0 <= n_objects <= MAX_OBJECTS:
-        raise ValueError(f"got n_objects {n_objects}, expected 0 to {MAX_OBJECTS} or None")
 
 
 def _cuts(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -200,12 +189,6 @@ def _photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def _drop_hidden(region_ids: np.ndarray, regions: list[SceneRegion]) -> tuple[np.ndarray, tuple[SceneRegion, ...]]:
-    """Renumbers the ids so that only visible regions remain."""
-    visible, compact = np.unique(region_ids, return_inverse=True)
-    return compact.reshape(region_ids.shape).astype(np.uint8), tuple(regions[index] for index in visible)
-
-
 def draw_scene(
     seed: int,
     size: int = REFERENCE_SIZE,
@@ -215,18 +198,22 @@ def draw_scene(
 ) -> Scene:
     """Draws one scene; the same arguments always give the same scene.
 
-    Args:
-        seed: 0 or more.
-        size: height and width in pixels; a multiple of 4, at least 64. Lengths scale with it, but another
-            size is another scene.
-        n_objects: 0 to 6 objects; None picks 1 to 6 at random.
-        easy: upright objects of fair size; False is the standard world with smaller, freely turned ones.
-        distinct_colours: no two objects share a colour.
+    seed: 0 or more. size: height and width in pixels; a multiple of 4, at least 64. Lengths scale with it, but
+        another size is another scene.
+    n_objects: 0 to 6 objects; None picks 1 to 6 at random.
+    easy: upright objects of fair size; False is the standard world with smaller, freely turned ones.
+    distinct_colours: no two objects share a colour. ValueError for arguments outside these ranges.
     """
-    _check_arguments(seed, size, n_objects)
+    if seed < 0:
+        raise ValueError(f"got seed {seed}, expected 0 or more")
+    if size < MIN_SIZE or size % 4:
+        raise ValueError(f"got size {size}, expected a multiple of 4 of at least {MIN_SIZE}")
+    if n_objects is not None and not 0 <= n_objects <= MAX_OBJECTS:
+        raise ValueError(f"got n_objects {n_objects}, expected 0 to {MAX_OBJECTS} or None")
     rng = np.random.default_rng([SEED_FAMILY, seed])
     canvas = _paint_grounds(size, rng)
     count = int(rng.integers(1, MAX_OBJECTS + 1)) if n_objects is None else n_objects
     _paint_objects(canvas, count, easy, distinct_colours, rng)
-    region_ids, regions = _drop_hidden(canvas.region_ids, canvas.regions)
-    return Scene(_photograph(canvas.image, rng), region_ids, regions)
+    visible, ids = np.unique(canvas.region_ids, return_inverse=True)  # renumbered: hidden regions are left out
+    regions = tuple(canvas.regions[index] for index in visible)
+    return Scene(_photograph(canvas.image, rng), ids.reshape(size, size).astype(np.uint8), regions)

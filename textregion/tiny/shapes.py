@@ -13,9 +13,12 @@ RING_HOLE = 0.55
 MOON_BITE, MOON_SHIFT = 0.85, 0.45
 
 
-def _circle() -> np.ndarray:
-    angle = np.linspace(0, 2 * math.pi, 60, endpoint=False)
+def _polar(angle: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _circle() -> np.ndarray:
+    return _polar(np.linspace(0, 2 * math.pi, 60, endpoint=False))
 
 
 def _star() -> np.ndarray:
@@ -29,11 +32,6 @@ def _heart() -> np.ndarray:
     x = 16 * np.sin(angle) ** 3
     y = -(13 * np.cos(angle) - 5 * np.cos(2 * angle) - 2 * np.cos(3 * angle) - np.cos(4 * angle))
     return np.stack([x / 17, (y + 2) / 17], axis=1)
-
-
-def _hexagon() -> np.ndarray:
-    angle = np.arange(6) * math.pi / 3
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def _cross() -> np.ndarray:
@@ -56,7 +54,7 @@ _OUTLINES: dict[str, Callable[[], np.ndarray]] = {
     "cross": _cross,
     "ring": _circle,
     "moon": _circle,
-    "hexagon": _hexagon,
+    "hexagon": lambda: _polar(np.arange(6) * math.pi / 3),
     "arrow": _points((-1.0, -0.3), (0.1, -0.3), (0.1, -0.8), (1.0, 0.0), (0.1, 0.8), (0.1, 0.3), (-1.0, 0.3)),
 }
 
@@ -79,18 +77,10 @@ def _to_pixels(
 def shape_alpha(
     shape: str, centre: tuple[float, float], radius: float, angle: float, size: int, aspect: float = 1.0
 ) -> np.ndarray:
-    """Draws one shape with smooth edges.
+    """Draws one of SHAPES with smooth edges: (size, size) uint8, 0 outside to 255 inside.
 
-    Args:
-        shape: one of SHAPES.
-        centre: (x, y) in pixels; may lie near or past the border.
-        radius: in pixels.
-        angle: clockwise, in radians.
-        size: height and width of the canvas in pixels.
-        aspect: stretch along the shape's own x axis (and shrink along y).
-
-    Returns:
-        (size, size) uint8, 0 outside to 255 inside.
+    centre: (x, y) in pixels; may lie near or past the border. radius: in pixels. angle: clockwise, in radians.
+    aspect: stretch along the shape's own x axis (and shrink along y).
     """
     alpha = np.zeros((size, size), np.uint8)
 

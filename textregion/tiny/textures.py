@@ -5,7 +5,6 @@ Lengths are given for a canvas of 256 pixels and grow with it. All pictures here
 """
 
 import math
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -116,16 +115,7 @@ def _stone(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
     return _blend(amount, (85, 85, 90), (170, 170, 172))
 
 
-_PAINTERS: dict[str, Callable[[np.random.Generator, int, float], np.ndarray]] = {
-    "grass": _grass,
-    "water": _water,
-    "sand": _sand,
-    "sky": _sky,
-    "brick": _brick,
-    "wood": _wood,
-    "snow": _snow,
-    "stone": _stone,
-}
+_PAINTERS = dict(zip(GROUNDS, (_grass, _water, _sand, _sky, _brick, _wood, _snow, _stone), strict=True))
 
 
 def paint_ground(name: str, size: int, rng: np.random.Generator) -> np.ndarray:

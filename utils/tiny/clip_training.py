@@ -1,36 +1,149 @@
-"""Trains the tiny CLIP: captions against views, and a dense loss that makes value pooling work."""
+"""Trains the tiny CLIP: captions against crops, and a dense loss that makes value pooling work.
+
+Region shares of patches, (B, 9, P): how much of each patch belongs to each region of the crop.
+"""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.pos_embed import get_2d_sincos_pos_embed
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torchvision.transforms.functional import normalize
 
-from textregion.tiny.captions import bank_phrases, vocabulary
 from textregion.tiny.models import build_clip, clip_config, read_clip, save_clip, tokenizer
-from utils.tiny.clip_features import embed_image, embed_values, normalise, vision_features
-from utils.tiny.clip_losses import (
-    SideHeads,
-    clear_patches,
-    contrastive_loss,
-    label_loss,
-    pooling_weights,
-    region_shares,
-    truth_matrix,
-)
-from utils.tiny.scene_cache import SceneSet
-from utils.tiny.views import View, describe, random_view
+from utils.tiny.captions import IS_OBJECT, LABEL_SETS, Mention, bank_phrases, vocabulary
+from utils.tiny.data import SceneCrop, SceneSet, describe, random_crop, region_shares
 
 BATCH = 128
-PATCH_SAMPLES = 400  # views whose patches the patch embedding is computed from
+PATCH_SAMPLES = 400  # crops whose patches the patch embedding is computed from
 POSITION_SCALE = 0.7
 FROM_SCRATCH_RATE, CONTINUED_RATE = 1e-3, 5e-4
 WEIGHTS = {"contrastive": 0.5, "patches": 0.5, "regions": 0.5, "side": 2.0}
 MAX_LOGIT_SCALE = 4.6052  # log 100, as in CLIP
+MIDDLE_BLOCK = 1  # the block whose output the objectness side loss reads
+CLEAR_PATCH = 0.6  # a patch is labelled when one region covers at least this share of it
+MIN_PATCHES = 0.8  # a region is pooled when it covers at least this many patches
+MASKED_OUT = -1e4
+OFFSET_UNIT, EXTENT_UNIT = 24.0, 32.0  # pixels; they bring the side targets to about one
+
+
+class VisionFeatures(NamedTuple):
+    """Middle and last: (B, 1+P, C) tokens after MIDDLE_BLOCK and before the last block. Values: (B, P, C)."""
+
+    middle: Tensor
+    last: Tensor
+    values: Tensor
+
+
+def vision_features(visual: VisionTransformer, images: Tensor) -> VisionFeatures:
+    """Runs all blocks but the last; the last gives only its attention's value vectors of the patches."""
+    *blocks, final = visual.transformer.resblocks
+    tokens = middle = visual._embeds(images)
+    for index, block in enumerate(blocks):
+        tokens = block(tokens)
+        middle = tokens if index == MIDDLE_BLOCK else middle
+    width, attention = tokens.shape[-1], final.attn
+    patches = final.ln_1(tokens)[:, 1:]
+    values = F.linear(patches, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
+    return VisionFeatures(middle, tokens, values)
+
+
+def embed_values(visual: VisionTransformer, values: Tensor) -> Tensor:
+    """Value vectors, pooled or not, (..., C) to unit vectors (..., D) comparable with text."""
+    attended = visual.transformer.resblocks[-1].attn.out_proj(values)
+    return F.normalize(visual.ln_post(attended) @ visual.proj, dim=-1).float()
+
+
+def embed_image(visual: VisionTransformer, last: Tensor) -> Tensor:
+    """The ordinary image embedding from `VisionFeatures.last`: (B, 1+P, C) to unit vectors (B, D)."""
+    tokens = visual.transformer.resblocks[-1](last)
+    return F.normalize(visual.ln_post(tokens)[:, 0] @ visual.proj, dim=-1).float()
+
+
+def caption_matches(facts: np.ndarray, mentions: list[list[Mention]]) -> Tensor:
+    """Whether caption j is true of crop i: facts (B, things) bool, mentions per caption -> (B, B) bool."""
+    columns = [np.all([facts[:, mention.matches].any(1) for mention in said], axis=0) for said in mentions]
+    return torch.from_numpy(np.stack(columns, axis=1))
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, matches: Tensor) -> Tensor:
+    """Symmetric cross-entropy of (B, D) against (B, D); other pairs that match as well do not count."""
+    own = torch.eye(len(images), dtype=torch.bool)
+    logits = (scale * images @ texts.T).masked_fill(matches & ~own, MASKED_OUT)
+    target = torch.arange(len(logits))
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def label_loss(features: Tensor, things: Tensor, bank: Tensor, scale: Tensor) -> Tensor:
+    """Cross-entropy of unit vectors (N, D) whose things (N,) are known, summed over all label sets."""
+    loss = features.new_zeros(())
+    for labels in LABEL_SETS:
+        target = torch.from_numpy(labels.of_thing)[things]
+        chosen = target >= 0
+        logits = scale * features[chosen] @ bank[torch.from_numpy(labels.rows)].T
+        loss = loss + F.cross_entropy(logits, target[chosen], reduction="sum") / chosen.sum().clamp(min=1)
+    return loss
+
+
+def clear_patches(shares: Tensor, things: Tensor) -> tuple[Tensor, Tensor]:
+    """Patches that show one thing: indices (N,) into the flattened (B * P) patches, their things (N,)."""
+    share, region = shares.max(1)
+    thing = torch.gather(things, 1, region).flatten()
+    chosen = torch.nonzero((share.flatten() >= CLEAR_PATCH) & (thing >= 0))[:, 0]
+    return chosen, thing[chosen]
+
+
+def pooling_weights(shares: Tensor, things: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Regions worth pooling: crop index (N,), weights (N, P) that sum to one, things (N,)."""
+    is_object = torch.from_numpy(IS_OBJECT)[things]
+    chosen = (shares.sum(2) >= MIN_PATCHES) & (things >= 0) & (~is_object | (visible > 0.2))
+    crop, region = torch.nonzero(chosen, as_tuple=True)
+    weights = shares[crop, region]
+    return crop, weights / weights.sum(1, keepdim=True), things[crop, region]
+
+
+def geometry_targets(shares: Tensor, things: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+    """For patches on objects: the way to the object's centre and its size.
+
+    Returns targets (B, P, 3), offset y, offset x and log of the size, in units of about one; and which patches lie
+    on an object for the larger part, (B, P) bool.
+    """
+    axis = (torch.arange(round(shares.shape[2] ** 0.5)) + 0.5) * patch
+    centres, total = torch.cartesian_prod(axis, axis), shares.sum(2, keepdim=True).clamp(min=1e-6)
+    object_centre = shares @ centres / total  # (B, 9, 2)
+    share, region = shares.max(1)
+    index = region[..., None]
+    offset = torch.gather(object_centre, 1, index.expand(-1, -1, 2)) - centres
+    extent = torch.gather(total, 1, index).sqrt() * patch
+    targets = torch.cat([offset / OFFSET_UNIT, torch.log(extent / EXTENT_UNIT)], dim=2)
+    return targets, (share > 0.5) & torch.from_numpy(IS_OBJECT)[torch.gather(things, 1, region)]
+
+
+class SideHeads(nn.Module):
+    """Training-only heads that make the patches know objects: per-pixel objectness, centre and size."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.objectness = nn.Linear(width, patch * patch)
+        self.geometry = nn.Linear(width, 3)
+
+    def forward(self, features: VisionFeatures, region_ids: Tensor, things: Tensor, shares: Tensor) -> Tensor:
+        """Sum of both side losses; region ids (B, S, S), things (B, 9)."""
+        is_object = torch.from_numpy(IS_OBJECT)[torch.gather(things, 1, region_ids.flatten(1))]
+        pixels = is_object.view(region_ids.shape)[:, None].float()
+        pixels = F.unfold(pixels, self.patch, stride=self.patch).transpose(1, 2)  # (B, P, patch * patch)
+        logits = self.objectness(features.middle[:, 1:].float())
+        targets, chosen = geometry_targets(shares, things, self.patch)
+        error = F.smooth_l1_loss(self.geometry(features.last[:, 1:].float()), targets, reduction="none").mean(-1)
+        geometry = (error * chosen).sum() / chosen.sum().clamp(min=1)
+        return F.binary_cross_entropy_with_logits(logits, pixels) + geometry
 
 
 def patch_filters(patches: Tensor, width: int) -> Tensor:
@@ -41,27 +154,27 @@ def patch_filters(patches: Tensor, width: int) -> Tensor:
     return (components / (variance.sqrt() + 0.05 * variance[min(10, width - 1)].sqrt())).T
 
 
+@torch.no_grad()
 def initialise_vision(visual: VisionTransformer, images: Tensor) -> None:
     """Starts the tower from whitened patches of `images` (N, 3, S, S) and sine-cosine positions."""
     filters = visual.conv1.weight
     patches = F.unfold(images, visual.patch_size, stride=visual.patch_size).transpose(1, 2).flatten(0, 1)
     positions = get_2d_sincos_pos_embed(filters.shape[0], visual.grid_size[0], cls_token=True)
-    with torch.no_grad():
-        filters.copy_(0.5 * patch_filters(patches, filters.shape[0]).view_as(filters))
-        visual.positional_embedding.copy_(POSITION_SCALE * torch.from_numpy(positions))
+    filters.copy_(0.5 * patch_filters(patches, filters.shape[0]).view_as(filters))
+    visual.positional_embedding.copy_(POSITION_SCALE * torch.from_numpy(positions))
 
 
-def _has_decay(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim >= 2 and "embedding" not in name
+def _pixels(crops: list[SceneCrop]) -> Tensor:
+    """The crops' images as CLIP takes them: (B, 3, S, S) float32."""
+    images = torch.from_numpy(np.stack([crop.image for crop in crops])).permute(0, 3, 1, 2)
+    return normalize(images.float() / 255, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
 
 class ClipTraining:
-    """The Training of the tiny CLIP (see training_loop). It works on a compact token table.
+    """The Training of the tiny CLIP (see train.py). It works on a compact token table.
 
-    Args:
-        scenes: training scenes.
-        weights: safetensors to continue from; None starts from scratch.
-        batch: views per step.
+    scenes: training scenes. weights: safetensors to continue from; None starts from scratch. batch: crops per step.
+    ValueError for weights of another vocabulary.
     """
 
     warm_up = 100
@@ -73,84 +186,72 @@ class ClipTraining:
         self.image_size = clip_config()["vision_cfg"]["image_size"]
         self.model = build_clip(len(self.token_ids))
         self.learning_rate = FROM_SCRATCH_RATE if weights is None else CONTINUED_RATE
-        if weights is None:
-            views = [random_view(scenes, self.image_size, np.random.default_rng([1, n])) for n in range(PATCH_SAMPLES)]
-            initialise_vision(self.model.visual, self._pixels(views))
-        else:
-            self._load(weights)
         visual = self.model.visual
+        if weights is None:
+            crops = [random_crop(scenes, self.image_size, np.random.default_rng([1, n])) for n in range(PATCH_SAMPLES)]
+            initialise_vision(visual, _pixels(crops))
+        else:
+            state, token_ids = read_clip(weights)
+            if token_ids.tolist() != self.token_ids.tolist():
+                raise ValueError(f"got {weights} with another vocabulary, expected the one of captions.vocabulary()")
+            self.model.load_state_dict(state)
         self.patch = visual.patch_size[0]
         self.heads = SideHeads(visual.class_embedding.shape[0], self.patch)
         self.modules = nn.ModuleDict({"model": self.model, "heads": self.heads})
-        self.groups = self._groups()
+        groups: dict[float, list[nn.Parameter]] = {0.1: [], 0.0: []}
+        for name, parameter in self.model.named_parameters():
+            groups[0.1 if parameter.ndim >= 2 and "embedding" not in name else 0.0].append(parameter)
+        groups[0.0] += self.heads.parameters()
+        self.groups = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
 
-    def _load(self, path: Path) -> None:
-        state, token_ids = read_clip(path)
-        if token_ids.tolist() != self.token_ids.tolist():
-            raise ValueError(f"got {path} with another vocabulary, expected the one of captions.vocabulary()")
-        self.model.load_state_dict(state)
-
-    def _groups(self) -> list[dict]:
-        named = list(self.model.named_parameters())
-        decayed = [parameter for name, parameter in named if _has_decay(name, parameter)]
-        others = [parameter for name, parameter in named if not _has_decay(name, parameter)]
-        others += self.heads.parameters()
-        return [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-
-    def _pixels(self, views: list[View]) -> Tensor:
-        return normalise(np.stack([view.image for view in views]), self.image_size)
-
-    def _compact_tokens(self, texts: list[str]) -> Tensor:
-        """Token ids of texts as rows of the compact table: (N, 32) int64."""
-        return torch.searchsorted(self.token_ids, tokenizer()(texts))
-
-    def _draw_batch(self, rng: np.random.Generator) -> tuple[list[View], list[str], Tensor]:
-        """Views, their captions, and which caption is true of which view (B, B) bool."""
-        views, captions, mentions = [], [], []
-        while len(views) < self.batch:
-            view = random_view(self.scenes, self.image_size, rng)
-            text, said = describe(view, rng)
+    def _draw_batch(self, rng: np.random.Generator) -> tuple[list[SceneCrop], list[str], Tensor]:
+        """Crops, their captions, and which caption is true of which crop (B, B) bool."""
+        crops, captions, mentions = [], [], []
+        while len(crops) < self.batch:
+            crop = random_crop(self.scenes, self.image_size, rng)
+            text, said = describe(crop, rng)
             if said:
-                views.append(view)
+                crops.append(crop)
                 captions.append(text)
                 mentions.append(said)
-        return views, captions, truth_matrix(np.stack([view.facts() for view in views]), mentions)
+        return crops, captions, caption_matches(np.stack([crop.facts() for crop in crops]), mentions)
 
     def _encode_texts(self, captions: list[str], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Unit vectors of the captions (B, D) and of the label bank, in one pass."""
-        tokens = self._compact_tokens([*captions, *bank_phrases(rng)])
+        tokens = torch.searchsorted(self.token_ids, tokenizer()([*captions, *bank_phrases(rng)]))
         texts = F.normalize(self.model.encode_text(tokens), dim=-1).float()
         return texts[: len(captions)], texts[len(captions) :]
 
     def _dense_losses(
-        self, values: Tensor, shares: Tensor, views: list[View], bank: Tensor, scale: Tensor
+        self, values: Tensor, shares: Tensor, things: Tensor, visible: Tensor, bank: Tensor, scale: Tensor
     ) -> dict[str, Tensor]:
         """Values of single patches and of whole regions against the names of what they show."""
-        visual, things = self.model.visual, torch.from_numpy(np.stack([view.things for view in views]))
-        visible = torch.from_numpy(np.stack([view.visible for view in views]))
+        visual = self.model.visual
         patches, patch_things = clear_patches(shares, things)
         owner, weights, region_things = pooling_weights(shares, things, visible)
-        pooled = torch.einsum("np,npc->nc", weights, values.float()[owner])
+        single = embed_values(visual, values.flatten(0, 1)[patches])
+        pooled = embed_values(visual, torch.einsum("np,npc->nc", weights, values.float()[owner]))
         return {
-            "patches": label_loss(
-                embed_values(visual, values.flatten(0, 1)[patches]).float(), patch_things, bank, scale
-            ),
-            "regions": label_loss(embed_values(visual, pooled).float(), region_things, bank, scale),
+            "patches": label_loss(single, patch_things, bank, scale),
+            "regions": label_loss(pooled, region_things, bank, scale),
         }
 
     def loss(self, progress: float, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Contrastive, dense and side losses of one batch."""
-        views, captions, true = self._draw_batch(rng)
-        region_ids = torch.from_numpy(np.stack([view.region_ids for view in views])).long()
-        things = torch.from_numpy(np.stack([view.things for view in views]))
+        crops, captions, matches = self._draw_batch(rng)
+        region_ids, things, visible = (
+            torch.from_numpy(np.stack([getattr(crop, name) for crop in crops]))
+            for name in ("region_ids", "things", "visible")
+        )
+        region_ids = region_ids.long()
         shares, scale = region_shares(region_ids, self.patch), self.model.logit_scale.exp()
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # fastest on a CPU here
-            features = vision_features(self.model.visual, self._pixels(views))
-            images = embed_image(self.model.visual, features.last).float()
+            features = vision_features(self.model.visual, _pixels(crops))
+            images = embed_image(self.model.visual, features.last)
             texts, bank = self._encode_texts(captions, rng)
-            losses = self._dense_losses(features.values, shares, views, bank, scale)
-        losses["contrastive"] = contrastive_loss(images, texts, scale, true)
-        losses["side"] = self.heads(features.middle, features.last, region_ids, things, shares)
+            losses = self._dense_losses(features.values, shares, things, visible, bank, scale)
+        losses["contrastive"] = contrastive_loss(images, texts, scale, matches)
+        losses["side"] = self.heads(features, region_ids, things, shares)
         total = sum(WEIGHTS[name] * value for name, value in losses.items())
         return total, {name: value.item() for name, value in losses.items()}
 

@@ -7,17 +7,20 @@ Continued training starts in the last phase.
 
 from enum import Enum, auto
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sam2.modeling.sam.transformer import Attention, TwoWayTransformer
+from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
 
-from textregion.tiny.captions import THINGS
+from textregion.masks.sam2 import MEAN, STD
 from textregion.tiny.models import build_sam2, load_sam2, save_weights
-from utils.tiny.sam2_decoding import Decoded, decode, encode, normalise, pixel_features
-from utils.tiny.sam2_initialise import initialise, rescale_neck
-from utils.tiny.scene_cache import SceneSet
+from utils.tiny.captions import IS_OBJECT
+from utils.tiny.data import SceneSet, region_shares
 
 IMAGES, POINTS = 8, 12
 ANYWHERE = 0.2  # share of points drawn from all pixels; the others pick a region first
@@ -25,6 +28,116 @@ ON_OBJECT = 0.7  # share of the region picks that ask for an object
 AFFINITY_PHASE, MEAN_PHASE = 0.15, 0.35  # ends of the first two phases, as progress
 ENERGY_LIMIT = 0.5  # mean square of the coarse features above which they are held back
 FROM_SCRATCH_RATE, CONTINUED_RATE = 6e-4, 4e-4
+COARSE_STD = 0.5  # of the coarse image features at the start, beside position encodings of about one
+CROSS_GAIN = 2.0
+
+# ---------------------------------------------------------------------- the model, with its insides in view
+
+
+class Pyramid(NamedTuple):
+    """Feature maps (B, 12, S/4, S/4), (B, 24, S/8, S/8) and (B, 96, S/16, S/16)."""
+
+    fine: Tensor
+    middle: Tensor
+    coarse: Tensor
+
+
+class Decoded(NamedTuple):
+    """Masks (N, 4, S/4, S/4) logits, predicted IoU (N, 4), and the weights (N, 4, K) that made the masks."""
+
+    masks: Tensor
+    iou: Tensor
+    mask_weights: Tensor
+
+
+def encode(model: SAM2Base, images: Tensor) -> Pyramid:
+    """Image features (B, 3, S, S) as the mask decoder takes them."""
+    fine, middle, coarse = model.forward_image(images)["backbone_fpn"]
+    return Pyramid(fine, middle, coarse + model.no_mem_embed.view(1, -1, 1, 1))
+
+
+def pixel_features(model: SAM2Base, pyramid: Pyramid) -> Tensor:
+    """Features upscaled by the decoder's own layers, without any prompt: (B, K, S/4, S/4)."""
+    channels = pyramid.coarse.permute(0, 2, 3, 1)
+    source = F.layer_norm(channels, channels.shape[-1:]).permute(0, 3, 1, 2)
+    first, norm, activation, second, final = model.sam_mask_decoder.output_upscaling
+    return final(second(activation(norm(first(source) + pyramid.middle))) + pyramid.fine)
+
+
+def decode(model: SAM2Base, pyramid: Pyramid, points: Tensor) -> Decoded:
+    """Masks for one foreground point each: pyramid of N images, points (N, 1, 2) as (x, y) in pixels."""
+    decoder, prompts = model.sam_mask_decoder, model.sam_prompt_encoder
+    labels = torch.ones(points.shape[:2], dtype=torch.int)
+    sparse, dense = prompts(points=(points, labels), boxes=None, masks=None)
+    masks, iou, tokens, _ = decoder.predict_masks(  # pyright: ignore[reportAssignmentType]
+        image_embeddings=pyramid.coarse,
+        image_pe=prompts.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        repeat_image=False,
+        high_res_features=[pyramid.fine, pyramid.middle],
+    )
+    networks = zip(decoder.output_hypernetworks_mlps, tokens.unbind(1), strict=True)
+    return Decoded(masks, iou, torch.stack([network(token) for network, token in networks], dim=1))
+
+
+# ---------------------------------------------------------------------- starting values
+
+
+def tie_queries_to_keys(attention: Attention) -> list[nn.Linear]:
+    """Equal query and key projections: with position encodings a point attends to its own place. Returns both."""
+    nn.init.orthogonal_(attention.q_proj.weight, gain=CROSS_GAIN)
+    attention.k_proj.weight.copy_(attention.q_proj.weight)
+    return [attention.q_proj, attention.k_proj]
+
+
+def pass_values_through(attention: Attention) -> list[nn.Linear]:
+    """Value and output projections that undo each other: a token receives what it attends to. Returns both."""
+    nn.init.orthogonal_(attention.v_proj.weight)
+    attention.out_proj.weight.copy_(2 * attention.v_proj.weight.T)
+    return [attention.v_proj, attention.out_proj]
+
+
+def _initialise_transformer(transformer: TwoWayTransformer) -> list[nn.Linear]:
+    """Sets the weights of the attention that moves between point and image; returns the layers."""
+    to_image = [layer.cross_attn_token_to_image for layer in transformer.layers]
+    to_image.append(transformer.final_attn_token_to_image)
+    from_image = [layer.cross_attn_image_to_token for layer in transformer.layers]
+    layers = [layer for attention in [*to_image, *from_image] for layer in tie_queries_to_keys(attention)]
+    layers += [layer for attention in to_image for layer in pass_values_through(attention)]
+    first = transformer.layers[0].self_attn
+    nn.init.eye_(first.v_proj.weight)
+    nn.init.eye_(first.out_proj.weight)
+    return [*layers, first.v_proj, first.out_proj]
+
+
+@torch.no_grad()
+def initialise(model: SAM2Base) -> None:
+    """Sets the starting values of decoder, prompts and neck; the trunk keeps the library's."""
+    decoder, prompts = model.sam_mask_decoder, model.sam_prompt_encoder
+    layers = _initialise_transformer(decoder.transformer)
+    decoder.iou_token.weight.mul_(0.1)
+    decoder.mask_tokens.weight.mul_(0.3)
+    for layer in (layer for network in decoder.output_hypernetworks_mlps for layer in network.layers.children()):
+        nn.init.normal_(layer.weight, std=(2 / layer.in_features) ** 0.5)
+        layers.append(layer)
+    upscaling = [decoder.output_upscaling[0], decoder.output_upscaling[3]]
+    for layer, gain in zip([*upscaling, decoder.conv_s0, decoder.conv_s1], (2, 2, 1, 1), strict=True):
+        nn.init.normal_(layer.weight, std=(gain / layer.in_channels) ** 0.5)
+        layers.append(layer)
+    for embedding in (prompts.not_a_point_embed, prompts.no_mask_embed, *prompts.point_embeddings.children()):
+        embedding.weight.mul_(0.1)
+    for layer in [*layers, *(level.conv for level in model.image_encoder.neck.convs)]:
+        nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def rescale_neck(model: SAM2Base, images: Tensor) -> None:
+    """Scales the neck so that the coarse features of `images` (B, 3, S, S) get a std of COARSE_STD."""
+    factor = COARSE_STD / encode(model, images).coarse.std()
+    for level in model.image_encoder.neck.convs[:2]:
+        level.conv.weight.mul_(factor)
+        level.conv.bias.mul_(factor)
 
 
 class Phase(Enum):
@@ -54,17 +167,14 @@ class Affinity(nn.Module):
         return logits[:, None], queries.flatten(0, 1)
 
 
-def _turned(image: np.ndarray, region_ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Turns by quarters and mirrors a picture and its ids together."""
-    turns, step = rng.integers(4), -1 if rng.random() < 0.5 else 1
-    return np.rot90(image, turns)[:, ::step], np.rot90(region_ids, turns)[:, ::step]
+# ---------------------------------------------------------------------- batches
 
 
 def _draw_points(region_ids: np.ndarray, things: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Pixels to click on, as flat indices (count,): some anywhere, most on a region picked first."""
     flat = region_ids.ravel()
     present = np.unique(flat)
-    objects = [index for index in present if THINGS[things[index]].kind == "object"]
+    objects = [index for index in present if IS_OBJECT[things[index]]]
     points = list(rng.integers(flat.size, size=round(count * ANYWHERE)))
     while len(points) < count:
         choices = objects if objects and rng.random() < ON_OBJECT else present
@@ -72,26 +182,24 @@ def _draw_points(region_ids: np.ndarray, things: np.ndarray, count: int, rng: np
     return np.array(points)
 
 
-def _coarse_masks(region_ids: np.ndarray) -> np.ndarray:
-    """Share of every 4 x 4 block that belongs to each region: (S, S) ids to (R, S/4, S/4) float32."""
-    masks = region_ids == np.arange(region_ids.max() + 1)[:, None, None]
-    side = region_ids.shape[0] // 4
-    return masks.reshape(-1, side, 4, side, 4).mean((2, 4), dtype=np.float32)
-
-
 def draw_batch(scenes: SceneSet, images: int, points: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Images (B, 3, S, S) normalised, points (B, P, 2) as (x, y), targets (B*P, 1, S/4, S/4) in [0, 1]."""
     pictures, places, targets = [], [], []
     for index in rng.integers(len(scenes), size=images):
-        image, region_ids = _turned(scenes.images[index], scenes.region_ids[index], rng)
+        turns, step = rng.integers(4), -1 if rng.random() < 0.5 else 1
+        image, region_ids = (np.rot90(array[index], turns)[:, ::step] for array in (scenes.images, scenes.region_ids))
         chosen = _draw_points(region_ids, scenes.things[index], points, rng)
         rows, columns = np.divmod(chosen, region_ids.shape[1])
         pictures.append(image * np.float32(rng.uniform(0.9, 1.1) / 255))
         places.append(np.stack([columns, rows], axis=1))
-        targets.append(_coarse_masks(region_ids)[region_ids[rows, columns]])
+        ids = torch.from_numpy(region_ids.astype(np.int64))
+        targets.append(region_shares(ids[None], 4)[0, ids[rows, columns]])
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-    target = torch.from_numpy(np.concatenate(targets))[:, None]
-    return normalise(pixels), torch.from_numpy(np.stack(places)).float(), target
+    target = torch.cat(targets).unflatten(1, (1, scenes.images.shape[1] // 4, -1))
+    return normalize(pixels, MEAN, STD), torch.from_numpy(np.stack(places)).float(), target
+
+
+# ---------------------------------------------------------------------- losses
 
 
 def balanced_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -134,6 +242,9 @@ def all_masks_loss(logits: Tensor, target: Tensor) -> Tensor:
     return terms.mean()
 
 
+# ---------------------------------------------------------------------- training
+
+
 def _scale(name: str) -> float:
     """Learning-rate factor: small for the decoder, tiny for its MLPs, which are huge beside its width."""
     if name.startswith("sam_mask") and ".mlp.layers.1." in name:
@@ -142,17 +253,11 @@ def _scale(name: str) -> float:
     return 0.5 if in_decoder else 1.0
 
 
-def _decay(name: str, parameter: nn.Parameter) -> float:
-    return 0.0 if parameter.ndim < 2 or "embed" in name or "token" in name else 0.05
-
-
 class Sam2Training:
-    """The Training of the tiny SAM 2 (see training_loop).
+    """The Training of the tiny SAM 2 (see train.py).
 
-    Args:
-        scenes: training scenes.
-        weights: safetensors to continue from; None starts from scratch.
-        images, points: images per step, and points on each.
+    scenes: training scenes. weights: safetensors to continue from; None starts from scratch.
+    images, points: images per step, and points on each.
     """
 
     warm_up = 60
@@ -170,15 +275,12 @@ class Sam2Training:
             rescale_neck(self.model, draw_batch(scenes, images, 1, np.random.default_rng(0))[0])
         self.affinity = Affinity()
         self.modules = nn.ModuleDict({"model": self.model, "affinity": self.affinity})
-        self.groups = self._groups()
-
-    def _groups(self) -> list[dict]:
         groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, 0.0): [*self.affinity.parameters()]}
         for name, parameter in self.model.named_parameters():
-            groups.setdefault((_scale(name), _decay(name, parameter)), []).append(parameter)
-        return [
-            {"params": parameters, "scale": scale, "weight_decay": decay}
-            for (scale, decay), parameters in groups.items()
+            decay = 0.0 if parameter.ndim < 2 or "embed" in name or "token" in name else 0.05
+            groups.setdefault((_scale(name), decay), []).append(parameter)
+        self.groups = [
+            {"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()
         ]
 
     def phase(self, progress: float) -> Phase:
@@ -208,7 +310,8 @@ class Sam2Training:
             if phase is Phase.AFFINITY:
                 return loss, {"iou": mask_iou(logits, target).mean().item()}
         target = target.expand(-1, 4, -1, -1)
-        decoded = decode(self.model, pyramid.repeated(self.points), points.flatten(0, 1)[:, None])
+        repeated = Pyramid(*(level.repeat_interleave(self.points, 0) for level in pyramid))
+        decoded = decode(self.model, repeated, points.flatten(0, 1)[:, None])
         loss = loss + self._mask_loss(phase, decoded, target, queries)
         loss = loss + 0.1 * F.relu(pyramid.coarse.square().mean() - ENERGY_LIMIT)
         return loss, {"iou": mask_iou(decoded.masks, target)[:, 1:].amax(1).mean().item()}

@@ -1,50 +1,126 @@
 """Trains the tiny models on a CPU: python -m utils.tiny.train clip|sam2 [options]
 
 Continues from the shipped weights unless told otherwise (--init none starts from scratch), and prints scores
-on fresh scenes at the end.
+on fresh scenes at the end. The learning rate follows the wall clock, so a run uses the minutes it is given.
 """
 
 import argparse
+import math
+import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
+from tqdm import tqdm
 
-from textregion.tiny.models import CLIP_WEIGHTS, SAM2_WEIGHTS, load_clip, load_sam2
+from textregion.tiny.models import CLIP_WEIGHTS, SAM2_WEIGHTS
 from utils.tiny.clip_training import ClipTraining
-from utils.tiny.evaluate import Vocabulary, evaluation_cases, score_clip, score_masks
+from utils.tiny.data import DEFAULT_CACHE, training_scenes
+from utils.tiny.evaluate import encode_scenes, score_masks, score_names, tiny_segmenter
 from utils.tiny.sam2_training import Sam2Training
-from utils.tiny.scene_cache import DEFAULT_CACHE, training_scenes
-from utils.tiny.training_loop import Limits, Training, train
 
 SHIPPED = {"clip": CLIP_WEIGHTS, "sam2": SAM2_WEIGHTS}
 TRAININGS = {"clip": ClipTraining, "sam2": Sam2Training}
 SCORED_SCENES = 20
+FINAL_RATE = 0.02  # of the peak learning rate
+CHECKPOINT_SECONDS = 60
+
+
+# Both have `modules` (everything with weights, training-only heads included), `groups` (of parameters; "scale"
+# multiplies a group's learning rate), `learning_rate`, `warm_up` (steps in which it rises), `clip_norm` (largest
+# gradient norm), `loss` (of one fresh batch, and numbers to show; progress runs from 0 to 1), `after_step` and `save`.
+Training = ClipTraining | Sam2Training
+
+
+def rate(progress: float, step: int, warm_up: int) -> float:
+    """Share of the peak learning rate: a rise over `warm_up` steps, then half a cosine over the run."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return min(1.0, (step + 1) / warm_up) * max(FINAL_RATE, cosine)
+
+
+def make_optimizer(training: Training) -> torch.optim.AdamW:
+    """AdamW over the training's groups; a group's "scale" stays with it."""
+    groups = [{"scale": 1.0, **group} for group in training.groups]
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98))
+
+
+def train_step(
+    training: Training, optimizer: torch.optim.Optimizer, progress: float, step: int, seed: int
+) -> dict[str, float]:
+    """One batch and one update; the batch depends on seed and step alone."""
+    for group in optimizer.param_groups:
+        group["lr"] = training.learning_rate * group["scale"] * rate(progress, step, training.warm_up)
+    loss, shown = training.loss(progress, np.random.default_rng([seed, step]))
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(training.modules.parameters(), training.clip_norm)
+    optimizer.step()
+    training.after_step()
+    return {"loss": loss.item(), **shown}
+
+
+def save_checkpoint(
+    path: Path, training: Training, optimizer: torch.optim.Optimizer, step: int, elapsed: float
+) -> None:
+    """Writes all that a resumed run needs, never leaving half a file under the final name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {"modules": training.modules.state_dict(), "optimizer": optimizer.state_dict()}
+    unfinished = path.with_suffix(".part")
+    torch.save({**state, "step": step, "elapsed": elapsed}, unfinished)
+    unfinished.replace(path)
+
+
+def train(
+    training: Training, seed: int, minutes: float, checkpoint: Path, resume: bool = False, steps: float = math.inf
+) -> int:
+    """Trains until the minutes or the steps are used up; returns the number of steps.
+
+    checkpoint: written once a minute. resume: go on from it.
+    """
+    optimizer = make_optimizer(training)
+    step, spent = 0, 0.0
+    if resume:
+        state = torch.load(checkpoint, weights_only=True)
+        training.modules.load_state_dict(state["modules"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = state["step"], state["elapsed"]
+    start = saved = time.monotonic() - spent
+    average: dict[str, float] = {}
+    training.modules.train()
+    with tqdm(initial=step, unit="step", mininterval=5) as bar:
+        while (elapsed := time.monotonic() - start) < minutes * 60 and step < steps:
+            shown = train_step(training, optimizer, elapsed / (minutes * 60), step, seed)
+            step += 1
+            average = {name: 0.95 * average.get(name, value) + 0.05 * value for name, value in shown.items()}
+            bar.set_postfix({"minutes": f"{elapsed / 60:.1f}", **average}, refresh=False)
+            bar.update()
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                saved = time.monotonic()
+                save_checkpoint(checkpoint, training, optimizer, step, saved - start)
+    training.modules.eval()
+    return step
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m utils.tiny.train", description="Train a model of the tiny world on a CPU."
-    )
-    parser.add_argument("model", choices=TRAININGS)
-    parser.add_argument("--minutes", type=float, default=40.0, help="training time (default: 40)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument(
-        "--init",
-        default=None,
-        metavar="FILE",
-        help='weights to start from; "none": from scratch (default: shipped)',
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of batches and starting values (default: 0)")
-    parser.add_argument("--scenes", type=int, default=4000, help="number of training scenes (default: 4000)")
-    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="folder for scenes and checkpoints")
-    parser.add_argument("--out", type=Path, default=None, help="where the weights go (default: in the cache)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this model")
+    description = "Train a model of the tiny world on a CPU."
+    parser = argparse.ArgumentParser(prog="python -m utils.tiny.train", description=description)
+    add = parser.add_argument
+    add("model", choices=TRAININGS)
+    add("--minutes", type=float, default=40.0, help="training time (default: 40)")
+    add("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add("--init", metavar="FILE", help='weights to start from; "none": from scratch (default: shipped)')
+    add("--seed", type=int, default=0, help="seed of batches and starting values (default: 0)")
+    add("--scenes", type=int, default=4000, help="number of training scenes (default: 4000)")
+    add("--cache", type=Path, default=DEFAULT_CACHE, help="folder for scenes and checkpoints")
+    add("--out", type=Path, help="where the weights go (default: in the cache)")
+    add("--resume", action="store_true", help="go on from the last checkpoint of this model")
     return parser.parse_args(arguments)
 
 
 def starting_weights(model: str, init: str | None) -> Path | None:
-    """The file that --init means; None for training from scratch."""
+    """The file that --init means; None for training from scratch. FileNotFoundError where there is none."""
     if init == "none":
         return None
     path = SHIPPED[model] if init is None else Path(init)
@@ -53,33 +129,23 @@ def starting_weights(model: str, init: str | None) -> Path | None:
     return path
 
 
-def make_training(options: argparse.Namespace) -> Training:
-    """The chosen training on its scenes."""
+def main(arguments: list[str] | None = None) -> None:
+    """Trains, saves and scores one model, on easy scenes never trained on."""
+    options = parse_arguments(arguments)
+    model = options.model
+    torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     scenes = training_scenes(options.scenes, options.cache)
-    return TRAININGS[options.model](scenes, starting_weights(options.model, options.init))
-
-
-def print_scores(model: str, path: Path) -> None:
-    """Scores of freshly saved weights on easy scenes never trained on."""
-    if model == "clip":
-        scores = score_clip(Vocabulary(*load_clip(path)), SCORED_SCENES)
-    else:
-        scores = score_masks(evaluation_cases(load_sam2(path), SCORED_SCENES))
-    print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Trains, saves and scores one model."""
-    options = parse_arguments(arguments)
-    torch.set_num_threads(options.threads)
-    checkpoint = options.cache / f"{options.model}.checkpoint.pt"
-    out = options.out or options.cache / f"tiny_{options.model}.safetensors"
-    training = make_training(options)
-    steps = train(training, Limits(options.minutes, None, checkpoint, options.resume), options.seed)
+    training = TRAININGS[model](scenes, starting_weights(model, options.init))
+    checkpoint = options.cache / f"{model}.checkpoint.pt"
+    steps = train(training, options.seed, options.minutes, checkpoint, options.resume)
+    out = options.out or options.cache / f"tiny_{model}.safetensors"
     training.save(out)
     print(f"{steps} steps, saved {out}")
-    print_scores(options.model, out)
+    segmenter = tiny_segmenter(**{model: out})
+    encoded = encode_scenes(segmenter, SCORED_SCENES)
+    scores = score_names(segmenter, encoded) if model == "clip" else score_masks(encoded)
+    print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 
 
 if __name__ == "__main__":

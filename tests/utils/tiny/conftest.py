@@ -1,6 +1,6 @@
 import pytest
 
-from utils.tiny.scene_cache import draw_scene_set
+from utils.tiny.data import draw_scene_set
 
 
 @pytest.fixture(scope="session")

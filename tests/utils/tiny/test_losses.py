@@ -4,20 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from textregion.tiny.captions import THINGS
-from utils.tiny.clip_losses import (
-    clear_patches,
-    contrastive_loss,
-    geometry_targets,
-    pooling_weights,
-    region_shares,
-)
-from utils.tiny.sam2_decoding import decode, encode
+from utils.tiny.captions import THINGS
+from utils.tiny.clip_training import clear_patches, contrastive_loss, geometry_targets, pooling_weights
+from utils.tiny.data import region_shares
 from utils.tiny.sam2_training import (
+    Pyramid,
     balanced_loss,
     best_mask_loss,
+    decode,
     dice_loss,
     draw_batch,
+    encode,
     mask_iou,
     pixel_loss,
 )
@@ -26,39 +23,39 @@ GRASS = len(THINGS) - 8
 NONE = [-1] * 7
 
 
-def checker_view():
-    """A view of 4 x 4 pixels in patches of 2: an object in the upper left patch and half of the next."""
+def checker_crop():
+    """A crop of 4 x 4 pixels in patches of 2: an object in the upper left patch and half of the next."""
     ids = torch.zeros(1, 4, 4, dtype=torch.int64)
     ids[0, :2, :3] = 1
     return ids, torch.tensor([[GRASS, 0, *NONE]])
 
 
 def test_region_shares():
-    shares = region_shares(checker_view()[0], 2)
+    shares = region_shares(checker_crop()[0], 2)
     assert shares.shape == (1, 9, 4)
     assert shares[0, 1].tolist() == [1, 0.5, 0, 0]
     assert shares.sum(1).tolist() == [[1, 1, 1, 1]]
 
 
 def test_clear_patches_skip_mixed_ones():
-    ids, things = checker_view()
+    ids, things = checker_crop()
     chosen, labels = clear_patches(region_shares(ids, 2), things)
     assert chosen.tolist() == [0, 2, 3]
     assert labels.tolist() == [0, GRASS, GRASS]
 
 
 def test_pooling_weights_sum_to_one_and_skip_cut_off_objects():
-    ids, things = checker_view()
+    ids, things = checker_crop()
     shares = region_shares(ids, 2)
-    view, weights, labels = pooling_weights(shares, things, torch.ones(1, 9))
-    assert view.tolist() == [0, 0]
+    crop, weights, labels = pooling_weights(shares, things, torch.ones(1, 9))
+    assert crop.tolist() == [0, 0]
     assert labels.tolist() == [GRASS, 0]
     assert weights.sum(1).tolist() == [1, 1]
     assert pooling_weights(shares, things, torch.full((1, 9), 0.1))[2].tolist() == [GRASS]
 
 
 def test_geometry_points_to_the_centre():
-    ids, things = checker_view()
+    ids, things = checker_crop()
     targets, chosen = geometry_targets(region_shares(ids, 2), things, 2)
     assert chosen.tolist() == [[True, False, False, False]]
     centre_x = (1.0 * 1 + 0.5 * 3) / 1.5
@@ -98,21 +95,14 @@ def test_best_of_three_hardly_minds_the_others():
     assert one_right < none_right / 4
 
 
-def test_decode_is_what_the_library_computes(sam2, scene_set):
+def test_decoded_weights_are_those_that_made_the_masks(sam2, scene_set):
     images, points, _ = draw_batch(scene_set, 2, 3, np.random.default_rng(0))
-    points = points.flatten(0, 1)[:, None]
+    upscaled = []
+    hook = sam2.sam_mask_decoder.output_upscaling[-1].register_forward_hook(lambda *call: upscaled.append(call[-1]))
     with torch.no_grad():
-        pyramid = encode(sam2, images).repeated(3)
-        ours = decode(sam2, pyramid, points)
-        prompts = sam2.sam_prompt_encoder
-        sparse, dense = prompts(points=(points, torch.ones(6, 1, dtype=torch.int)), boxes=None, masks=None)
-        masks, iou, _, _ = sam2.sam_mask_decoder.predict_masks(
-            image_embeddings=pyramid.coarse,
-            image_pe=prompts.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            repeat_image=False,
-            high_res_features=[pyramid.fine, pyramid.middle],
-        )
-    torch.testing.assert_close(ours.masks, masks, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours.iou, iou)
+        pyramid = Pyramid(*(level.repeat_interleave(3, 0) for level in encode(sam2, images)))
+        decoded = decode(sam2, pyramid, points.flatten(0, 1)[:, None])
+    hook.remove()
+    assert decoded.iou.shape == (6, 4)
+    masks = torch.einsum("nmk,nkhw->nmhw", decoded.mask_weights, upscaled[0])
+    torch.testing.assert_close(decoded.masks, masks, rtol=1e-4, atol=1e-4)

@@ -7,8 +7,16 @@ import torch
 from textregion.tiny.models import CLIP_WEIGHTS, SAM2_WEIGHTS, load_clip, load_sam2
 from utils.tiny.clip_training import ClipTraining, patch_filters
 from utils.tiny.sam2_training import Phase, Sam2Training, draw_batch
-from utils.tiny.train import parse_arguments, starting_weights
-from utils.tiny.training_loop import FINAL_RATE, Limits, make_optimizer, rate, train, train_step
+from utils.tiny.train import (
+    FINAL_RATE,
+    main,
+    make_optimizer,
+    parse_arguments,
+    rate,
+    starting_weights,
+    train,
+    train_step,
+)
 
 
 def clip_training(scene_set, weights=CLIP_WEIGHTS):
@@ -39,12 +47,12 @@ def test_steps_stay_finite_and_move_weights(make, continued, scene_set):
 
 
 def test_checkpoint_resumes_where_it_stopped(scene_set, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.tiny.training_loop.CHECKPOINT_SECONDS", -1)
+    monkeypatch.setattr("utils.tiny.train.CHECKPOINT_SECONDS", -1)
     checkpoint = tmp_path / "sam2.checkpoint.pt"
     first = sam2_training(scene_set)
-    assert train(first, Limits(60.0, 2, checkpoint), seed=0) == 2
+    assert train(first, 0, 60.0, checkpoint, steps=2) == 2
     second = sam2_training(scene_set)
-    assert train(second, Limits(60.0, 2, checkpoint, resume=True), seed=0) == 2
+    assert train(second, 0, 60.0, checkpoint, resume=True, steps=2) == 2
     state = second.modules.state_dict()
     assert all(state[name].equal(value) for name, value in first.modules.state_dict().items())
 
@@ -100,3 +108,13 @@ def test_command_line(tmp_path):
     assert starting_weights("sam2", None) == SAM2_WEIGHTS
     with pytest.raises(FileNotFoundError, match="expected a file"):
         starting_weights("clip", str(tmp_path / "nothing.safetensors"))
+
+
+@pytest.mark.parametrize("model", ["clip", "sam2"])
+def test_program_trains_saves_and_scores(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("utils.tiny.train.SCORED_SCENES", 1)
+    main([model, "--minutes", "0.01", "--scenes", "4", "--cache", str(tmp_path)])
+    assert (tmp_path / f"tiny_{model}.safetensors").is_file()
+    steps, scores = capsys.readouterr().out.splitlines()
+    assert "steps, saved" in steps
+    assert ("colour accuracy" if model == "clip" else "objects covered") in scores

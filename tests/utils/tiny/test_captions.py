@@ -1,7 +1,10 @@
 import numpy as np
 
-from textregion.tiny.captions import (
+from textregion.tiny.models import known_token_ids, unknown_words
+from textregion.tiny.scenes import CLASS_NAMES, draw_scene
+from utils.tiny.captions import (
     LABEL_SETS,
+    THING_INDEX,
     THINGS,
     bank_phrases,
     caption,
@@ -9,11 +12,8 @@ from textregion.tiny.captions import (
     mention_ground,
     mention_object,
     mention_of,
-    thing_index,
     vocabulary,
 )
-from textregion.tiny.models import known_token_ids, unknown_words
-from textregion.tiny.scenes import CLASS_NAMES, draw_scene
 
 RNG = np.random.default_rng(0)
 GRASS = next(index for index, thing in enumerate(THINGS) if thing.name == "grass")
@@ -21,7 +21,7 @@ GRASS = next(index for index, thing in enumerate(THINGS) if thing.name == "grass
 
 def test_every_region_is_a_thing():
     for region in draw_scene(1, n_objects=6).regions:
-        assert THINGS[thing_index(region)] == region
+        assert THINGS[THING_INDEX[region]] == region
     assert len(THINGS) == 10 * 9 * 4 + 8
 
 
@@ -42,7 +42,7 @@ def test_random_mentions_are_true_of_their_thing():
 
 
 def test_caption_without_template(monkeypatch):
-    monkeypatch.setattr("textregion.tiny.captions.TEMPLATE_SHARE", 0.0)
+    monkeypatch.setattr("utils.tiny.captions.TEMPLATE_SHARE", 0.0)
     red, grass = mention_of(colour="red"), mention_ground(GRASS, RNG)
     assert caption([red, red], [grass], RNG) == "red shape and a red shape on grass"
     assert caption([], [grass, grass], RNG) == "grass and grass"

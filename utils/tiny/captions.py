@@ -4,6 +4,7 @@ A thing is a kind of region: one of 360 objects (shape x colour x texture) or 8 
 is true of a picture is decided with vectors over THINGS.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,10 +26,7 @@ GROUND_NAMES: dict[str, tuple[str, ...]] = {ground: (ground,) for ground in GROU
     "wood": ("wood", "wooden floor"),
     "stone": ("stone", "stone floor"),
 }
-OTHER_WORDS = (
-    "a photo of a picture and an image with the object in background",
-    "next to above below on shape",
-)
+OTHER_WORDS = "a photo of a picture and an image with the object in background next to above below on shape"
 
 THINGS: tuple[SceneRegion, ...] = (
     *(
@@ -37,7 +35,8 @@ THINGS: tuple[SceneRegion, ...] = (
     ),
     *(SceneRegion(ground, "ground") for ground in GROUNDS),
 )
-_THING_INDEX = {thing: index for index, thing in enumerate(THINGS)}
+THING_INDEX = {thing: index for index, thing in enumerate(THINGS)}
+IS_OBJECT = np.array([thing.kind == "object" for thing in THINGS] + [False])  # the last entry answers for -1
 
 # Which attributes a mention of an object says, and how often.
 _MENTION_STYLES = (
@@ -58,30 +57,12 @@ class Mention(NamedTuple):
     matches: np.ndarray
 
 
-class LabelSet(NamedTuple):
-    """Alternatives to choose from.
-
-    rows: (L,) int64, places of the alternatives in the list `bank_phrases` makes.
-    of_thing: (len(THINGS),) int64, the right alternative for each thing; -1 where there is none.
-    """
-
-    rows: np.ndarray
-    of_thing: np.ndarray
-
-
-def thing_index(region: SceneRegion) -> int:
-    """Place of a region's kind in THINGS."""
-    return _THING_INDEX[region]
-
-
+@functools.cache
 def mention_of(**attributes: str) -> Mention:
-    """Says some of an object's attributes (shape, colour, texture): {"colour": "red"} is "red shape"."""
+    """Says some of an object's attributes (shape, colour, texture): colour="red" is "red shape"."""
     words = [attributes[key] for key in ("colour", "texture") if key in attributes]
     matches = [all(getattr(thing, key) == value for key, value in attributes.items()) for thing in THINGS]
     return Mention(" ".join([*words, attributes.get("shape", "shape")]), np.array(matches))
-
-
-_MENTION_CACHE: dict[tuple[tuple[str, str], ...], Mention] = {}
 
 
 def mention_object(thing: int, rng: np.random.Generator) -> Mention:
@@ -90,10 +71,7 @@ def mention_object(thing: int, rng: np.random.Generator) -> Mention:
     said = styles[rng.choice(len(styles), p=shares)]
     if "texture" in said and len(said) > 1 and THINGS[thing].texture == "plain" and rng.random() < SILENT_PLAIN:
         said = tuple(attribute for attribute in said if attribute != "texture")
-    key = tuple((attribute, getattr(THINGS[thing], attribute)) for attribute in said)
-    if key not in _MENTION_CACHE:
-        _MENTION_CACHE[key] = mention_of(**dict(key))
-    return _MENTION_CACHE[key]
+    return mention_of(**{attribute: getattr(THINGS[thing], attribute) for attribute in said})
 
 
 def mention_ground(thing: int, rng: np.random.Generator) -> Mention:
@@ -113,34 +91,48 @@ def caption(objects: Sequence[Mention], grounds: Sequence[Mention], rng: np.rand
     return in_template(" on ".join(part for part in (text, ground) if part), rng)
 
 
+# The alternatives of every question, by the attribute that answers it; together the rows of the label bank.
+_ALTERNATIVES: dict[str, Sequence[str]] = {
+    "shape": SHAPES,
+    "ground": GROUNDS,
+    "name": [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES],
+    "class_name": CLASS_NAMES[: len(COLOURS)],
+    "texture": TEXTURES,
+}
+
+
 def bank_phrases(rng: np.random.Generator) -> list[str]:
-    """One phrase for every alternative of LABEL_SETS, in templates: 10 + 8 + 90 + 9 + 4 texts."""
-    grounds = [str(rng.choice(GROUND_NAMES[ground])) for ground in GROUNDS]
-    coloured = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    textures = [f"{texture} shape" for texture in TEXTURES]
-    phrases = [*SHAPES, *grounds, *coloured, *CLASS_NAMES[: len(COLOURS)], *textures]
-    return [in_template(phrase, rng) for phrase in phrases]
+    """One phrase for every row of the label bank, in templates: 10 + 8 + 90 + 9 + 4 texts."""
+    spoken = {
+        "ground": [str(rng.choice(GROUND_NAMES[ground])) for ground in GROUNDS],
+        "texture": [f"{texture} shape" for texture in TEXTURES],
+    }
+    return [in_template(phrase, rng) for phrases in (_ALTERNATIVES | spoken).values() for phrase in phrases]
 
 
-def _label_set(first: int, names: Sequence[str], attribute: str, with_grounds: bool = True) -> LabelSet:
-    """Alternatives `names` at rows `first` onwards, compared with an attribute of the things."""
-    rows = [*range(first, first + len(names))]
-    if with_grounds:
-        rows += range(len(SHAPES), len(SHAPES) + len(GROUNDS))
-        names = [*names, *GROUNDS]
-    said = [getattr(thing, attribute) or thing.name for thing in THINGS]
-    return LabelSet(np.array(rows), np.array([names.index(name) if name in names else -1 for name in said]))
+class LabelSet(NamedTuple):
+    """Alternatives to choose from.
+
+    rows: (L,) int64, places of the alternatives in the list `bank_phrases` makes.
+    of_thing: (len(THINGS),) int64, the right alternative for each thing; -1 where there is none.
+    """
+
+    rows: np.ndarray
+    of_thing: np.ndarray
 
 
 def _label_sets() -> tuple[LabelSet, ...]:
-    coloured = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    first = len(SHAPES) + len(GROUNDS)
-    return (
-        _label_set(0, SHAPES, "shape"),
-        _label_set(first, coloured, "name"),
-        _label_set(first + len(coloured), CLASS_NAMES[: len(COLOURS)], "class_name"),
-        _label_set(first + len(coloured) + len(COLOURS), TEXTURES, "texture", with_grounds=False),
-    )
+    """One set a question; the grounds are alternatives in all but that about textures."""
+    ends = np.cumsum([len(names) for names in _ALTERNATIVES.values()])
+    rows = {key: np.arange(end - len(_ALTERNATIVES[key]), end) for key, end in zip(_ALTERNATIVES, ends, strict=True)}
+    sets = []
+    for attribute in ("shape", "name", "class_name", "texture"):
+        keys = (attribute,) if attribute == "texture" else (attribute, "ground")
+        names = [name for key in keys for name in _ALTERNATIVES[key]]
+        answers = [getattr(thing, attribute) or thing.name for thing in THINGS]
+        of_thing = [names.index(answer) if answer in names else -1 for answer in answers]
+        sets.append(LabelSet(np.concatenate([rows[key] for key in keys]), np.array(of_thing)))
+    return tuple(sets)
 
 
 LABEL_SETS = _label_sets()
@@ -152,9 +144,8 @@ def vocabulary() -> torch.Tensor:
     Rising order keeps the end-of-text token the largest, which is how open_clip finds it.
     """
     tokenize = tokenizer()
-    names = [name for names in GROUND_NAMES.values() for name in names]
     texts = [template("red star") for template in TEMPLATES]
-    texts += [*SHAPES, *COLOURS, *TEXTURES, *names, *OTHER_WORDS]
+    texts += [*SHAPES, *COLOURS, *TEXTURES, *itertools.chain(*GROUND_NAMES.values()), OTHER_WORDS]
     ids = {0, tokenize.sot_token_id, tokenize.eot_token_id}
     ids.update(token for text in texts for token in tokenize.encode(text))
     return torch.tensor(sorted(ids))
