@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -31,16 +30,6 @@ NAMES_AT_ONCE = 50
 UNDETECTED = "counted as without detections"
 SHEET_NOTE = "Left: the box, green where the name is right, pink where it is wrong. Right: a closer look."
 MARGIN = 0.25  # of the box's sides, around the closer look
-
-
-class NamedBox(NamedTuple):
-    """A box of an image with the name it got and the right one, by index; confidence: probability of the one it got."""
-
-    image: int
-    box: Box
-    named: int
-    category: int
-    confidence: float
 
 
 class LvisTask(Task):
@@ -162,7 +151,7 @@ class LvisTask(Task):
         images = [int(item) for item, record in records.items() if "unreadable" not in record]
         kinds = [kind for kind in KINDS if kind == "box" or self.masks]
         for kind in tqdm(kinds, "average precision", unit="kind", disable=None, leave=False):
-            found = average_precision(self.annotations, list(self._results(records, kind)), images, kind)
+            found = average_precision(self.annotations, list(self.predictions(records)), images, kind)
             metrics |= {f"{kind} {name}": value for name, value in found.items()}
         return metrics
 
@@ -183,17 +172,6 @@ class LvisTask(Task):
                 rows[name] |= {"boxes": boxes, "right": right, "top-1": _percent(right, boxes)}
         return rows
 
-    def _results(self, records: Records, kind: str) -> Iterator[dict]:
-        """What LVIS calls results, one per detection: boxes as xywh, masks as RLE."""
-        for item, record in records.items():
-            found = record.get("found", {"box": [], "category": [], "score": []})
-            for box, category, score in zip(found["box"], found["category"], found["score"], strict=True):
-                row = {"image_id": int(item), "category_id": self.annotations.categories[category].id, "score": score}
-                if kind == "box":
-                    yield {**row, "bbox": list(_xywh(self.of_image(item).xyxy[box]))}
-                else:
-                    yield {**row, "segmentation": record["masks"][str(box)]}
-
     def title(self, item: str) -> str:
         """The word "image" and its id."""
         return f"image {item}"
@@ -211,36 +189,39 @@ class LvisTask(Task):
         return [Skipped(f"image {item} box {n}", "box without a token", "no patch is left", effect) for n in nameless]
 
     def predictions(self, records: Records) -> Iterator[dict]:
-        """LVIS results, masks included where there are any."""
-        if not self.masks:
-            yield from self._results(records, "box")
-            return
-        for box, mask in zip(self._results(records, "box"), self._results(records, "mask"), strict=True):
-            yield {**box, **mask}
+        """What LVIS calls results, one per detection: boxes as xywh, where there are masks these too, as RLE."""
+        for item, record in records.items():
+            found = record.get("found", {"box": [], "category": [], "score": []})
+            for box, category, score in zip(found["box"], found["category"], found["score"], strict=True):
+                row = {"image_id": int(item), "category_id": self.annotations.categories[category].id, "score": score}
+                row["bbox"] = list(_xywh(self.of_image(item).xyxy[box]))
+                yield {**row, "segmentation": record["masks"][str(box)]} if self.masks else row
 
     def sheets(self, records: Records, count: int) -> dict[str, Image.Image]:
         """right.png and wrong.png: boxes, the names they got and the right ones.
 
         A detector's box has the name of the object it overlaps most, with IoU > 0.5; others are not shown.
         """
-        named = [box for item, record in records.items() for box in self._named_boxes(item, record)]
-        return right_and_wrong(
-            [(one.named == one.category, one) for one in named], self._cell, count, SHEET_NOTE, unit=" boxes"
-        )
+        answers = [answer for item, record in records.items() for answer in self._named_boxes(item, record)]
+        cases = [(answer["named"] == answer["category"], answer) for answer in answers]
+        return right_and_wrong(cases, self._cell, count, SHEET_NOTE, unit=" boxes")
 
-    def _named_boxes(self, item: str, record: Record) -> list[NamedBox]:
+    def _named_boxes(self, item: str, record: Record) -> list[dict]:
+        """The boxes with the name they got, its probability, and the right one; names by index."""
         own = self.of_image(item)
         names = own.names if self.boxes.are_ground_truth else overlapped_names(self.annotations, int(item), own)
-        answers = zip(own.xyxy, record.get("named", ()), names, record.get("confidence", ()), strict=False)
-        return [NamedBox(int(item), *answer) for answer in answers if None not in answer]
+        rows = zip(own.xyxy, record.get("named", ()), names, record.get("confidence", ()), strict=False)
+        keys = ("box", "named", "category", "confidence")
+        return [{"image": int(item), **dict(zip(keys, row, strict=True))} for row in rows if None not in row]
 
-    def _cell(self, one: NamedBox) -> tuple[RgbImage, list[str]]:
+    def _cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
         """The image with the box, beside it the box's surroundings, enlarged; the name it got and the right one."""
-        image = load_image(self.annotations.images[one.image].find(self.images))
-        marked = draw_box(image, _xywh(one.box), GROUND_TRUTH if one.named == one.category else FOUND)
-        named, right = (self.annotations.categories[index].name for index in (one.named, one.category))
-        caption = [f"“{named}” {one.confidence:.2f}", f"true: “{right}”, image {one.image}"]
-        return beside(marked, closer(image, one.box)), caption
+        image = load_image(self.annotations.images[answer["image"]].find(self.images))
+        named, right = (self.annotations.categories[answer[key]].name for key in ("named", "category"))
+        colour = GROUND_TRUTH if answer["named"] == answer["category"] else FOUND
+        marked = draw_box(image, _xywh(answer["box"]), colour)
+        caption = [f"“{named}” {answer['confidence']:.2f}", f"true: “{right}”, image {answer['image']}"]
+        return beside(marked, closer(image, answer["box"])), caption
 
 
 def softmax_scale(segmenter: TextRegionSegmenter) -> float:
