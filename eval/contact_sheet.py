@@ -1,8 +1,7 @@
 """Contact sheets: small pictures with captions in a grid, as one image."""
 
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -17,30 +16,6 @@ LINE = 19
 COLUMNS = 3
 FOUND, GROUND_TRUTH = (235, 40, 120), (20, 170, 60)
 RgbImage = UInt8[np.ndarray, "_ _ 3"]
-Answer = TypeVar("Answer")
-
-
-def right_and_wrong(
-    cases: Sequence[tuple[bool, Answer]],
-    cell: Callable[[Answer], tuple[RgbImage, Sequence[str]]],
-    count: int,
-    note: str,
-    headings: tuple[str, str] = ("Right", "Wrong"),
-    unit: str = "",
-) -> dict[str, Image.Image]:
-    """{"right": …, "wrong": …}: contact sheets of up to `count` answers each; no sheet where there are none.
-
-    cases: answers, and whether each is right; they are shown evenly spaced. cell: the picture and caption of one.
-    unit: " boxes", where it is not clear what is counted.
-    """
-    sheets = {}
-    for name, heading in zip(("right", "wrong"), headings, strict=True):
-        chosen = [answer for right, answer in cases if right is (name == "right")]
-        if chosen:
-            shown = min(count, len(chosen))
-            cells = [cell(chosen[number * len(chosen) // shown]) for number in range(shown)]
-            sheets[name] = contact_sheet(f"{heading}: {shown} of {len(chosen)}{unit}", cells, note)
-    return sheets
 
 
 def contact_sheet(title: str, cells: Sequence[tuple[RgbImage, Sequence[str]]], note: str = "") -> Image.Image:

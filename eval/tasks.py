@@ -6,11 +6,12 @@ goes on where it stopped.
 """
 
 import json
+import math
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from eval.contact_sheet import RgbImage, contact_sheet
 from eval.journal import Journal
 from eval.mask_cache import CachedMasks
 from eval.results import Results, describe_device, figure, sum_seconds
@@ -63,7 +65,8 @@ class Task(ABC):
     """One evaluation: what there is to ask, how, and what the answers add up to.
 
     name, benchmark: as in results.json. part: what the rows of `parts` are. published: model arguments of the
-    published evaluation. unusable: data of the benchmark that could not be used.
+    published evaluation. unusable: data of the benchmark that could not be used. sheet_titles: of right and wrong
+    answers. sheet_unit: " boxes", what is counted there. sheet_note: what the pictures show.
     """
 
     name: str
@@ -71,6 +74,9 @@ class Task(ABC):
     part: str = "part"
     published: Mapping[str, Any] = MappingProxyType({})
     unusable: Sequence[Skipped] = ()
+    sheet_titles: tuple[str, str] = ("Right", "Wrong")
+    sheet_unit: str = ""
+    sheet_note: str = ""
 
     @abstractmethod
     def items(self) -> list[str]:
@@ -127,9 +133,25 @@ class Task(ABC):
         """One JSON-able line per answer."""
         return ({"image": item, **record} for item, record in records.items() if "unreadable" not in record)
 
+    def shown(self, records: Records) -> Iterable[dict]:
+        """The answers for contact sheets, each with its verdict, "right"."""
+        return (one for one in self.predictions(records) if "right" in one and one.get("box") is not None)
+
+    def cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
+        """What a contact sheet shows of an answer: a picture and the lines of its caption."""
+        raise NotImplementedError(f"{type(self).__name__} has answers to show, but no cell")
+
     def sheets(self, records: Records, count: int) -> dict[str, Image.Image]:
-        """Contact sheets by name, with up to `count` cases each."""
-        return {}
+        """{"right": …, "wrong": …}: sheets of up to `count` answers, evenly spaced; no sheet where there are none."""
+        sheets, answers = {}, list(self.shown(records))
+        for name, title in zip(("right", "wrong"), self.sheet_titles, strict=True):
+            chosen = [answer for answer in answers if answer["right"] is (name == "right")]
+            number = min(count, len(chosen))
+            if number:
+                cells = [self.cell(chosen[place * len(chosen) // number]) for place in range(number)]
+                heading = f"{title}: {number} of {len(chosen)}{self.sheet_unit}"
+                sheets[name] = contact_sheet(heading, cells, self.sheet_note)
+        return sheets
 
 
 class ImageError(InputError):
@@ -265,6 +287,11 @@ def write(task: Task, run: Run, results: Results, records: Records) -> None:
 
 
 # ---------------------------------------------------------------------- small things that tasks need
+
+
+def percent(share: float, whole: float) -> float:
+    """100 * share / whole; NaN where there is nothing."""
+    return 100 * share / whole if whole else math.nan
 
 
 def long_notes(segmenter: TextRegionSegmenter, texts: Sequence[str]) -> list[list[str]]:

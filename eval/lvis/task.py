@@ -8,15 +8,14 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float32
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside, right_and_wrong
+from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside
 from eval.lvis.data import FREQUENCIES, Annotations, Box, Boxes, BoxSet
-from eval.lvis.scoring import ABSENT, KEPT, KINDS, average_precision, best_detections
+from eval.lvis.scoring import KEPT, KINDS, average_precision, best_detections
 from eval.skipped import WRONG, Skipped
-from eval.tasks import Record, Records, Task, image_file, to_rle
+from eval.tasks import Record, Records, Task, image_file, percent, to_rle
 from textregion.errors import InputError
 from textregion.images import load_image
 from textregion.outputs.pictures import draw_box
@@ -28,7 +27,6 @@ from textregion.types import RegionTokens
 
 NAMES_AT_ONCE = 50
 UNDETECTED = "counted as without detections"
-SHEET_NOTE = "Left: the box, green where the name is right, pink where it is wrong. Right: a closer look."
 MARGIN = 0.25  # of the box's sides, around the closer look
 
 
@@ -45,6 +43,8 @@ class LvisTask(Task):
 
     benchmark = "lvis"
     part = "frequency"
+    sheet_unit = " boxes"
+    sheet_note = "Left: the box, green where the name is right, pink where it is wrong. Right: a closer look."
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class LvisTask(Task):
         metrics = {}
         if self.boxes.are_ground_truth:
             counts = sum(map(self.count, records.values()), Counter())
-            metrics["top-1"] = _percent(counts["right"], counts["boxes"])
+            metrics["top-1"] = percent(counts["right"], counts["boxes"])
             metrics |= {f"top-1 {name}": row["top-1"] for name, row in self.parts(records).items()}
         images = [int(item) for item, record in records.items() if "unreadable" not in record]
         kinds = [kind for kind in KINDS if kind == "box" or self.masks]
@@ -169,7 +169,7 @@ class LvisTask(Task):
                     if category in chosen
                 ]
                 right, boxes = sum(verdicts), len(verdicts)
-                rows[name] |= {"boxes": boxes, "right": right, "top-1": _percent(right, boxes)}
+                rows[name] |= {"boxes": boxes, "right": right, "top-1": percent(right, boxes)}
         return rows
 
     def title(self, item: str) -> str:
@@ -197,28 +197,25 @@ class LvisTask(Task):
                 row["bbox"] = list(_xywh(self.of_image(item).xyxy[box]))
                 yield {**row, "segmentation": record["masks"][str(box)]} if self.masks else row
 
-    def sheets(self, records: Records, count: int) -> dict[str, Image.Image]:
-        """right.png and wrong.png: boxes, the names they got and the right ones.
+    def shown(self, records: Records) -> Iterator[dict]:
+        """Boxes with the name they got, its probability, and the right name; names by index.
 
         A detector's box has the name of the object it overlaps most, with IoU > 0.5; others are not shown.
         """
-        answers = [answer for item, record in records.items() for answer in self._named_boxes(item, record)]
-        cases = [(answer["named"] == answer["category"], answer) for answer in answers]
-        return right_and_wrong(cases, self._cell, count, SHEET_NOTE, unit=" boxes")
+        for item, record in records.items():
+            own = self.of_image(item)
+            names = own.names if self.boxes.are_ground_truth else overlapped_names(self.annotations, int(item), own)
+            answers = zip(own.xyxy, record.get("named", ()), names, record.get("confidence", ()), strict=False)
+            for box, named, category, confidence in answers:
+                if named is not None and category is not None:
+                    found = {"image": int(item), "box": box, "named": named, "confidence": confidence}
+                    yield {**found, "category": category, "right": named == category}
 
-    def _named_boxes(self, item: str, record: Record) -> list[dict]:
-        """The boxes with the name they got, its probability, and the right one; names by index."""
-        own = self.of_image(item)
-        names = own.names if self.boxes.are_ground_truth else overlapped_names(self.annotations, int(item), own)
-        rows = zip(own.xyxy, record.get("named", ()), names, record.get("confidence", ()), strict=False)
-        keys = ("box", "named", "category", "confidence")
-        return [{"image": int(item), **dict(zip(keys, row, strict=True))} for row in rows if None not in row]
-
-    def _cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
+    def cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
         """The image with the box, beside it the box's surroundings, enlarged; the name it got and the right one."""
         image = load_image(self.annotations.images[answer["image"]].find(self.images))
         named, right = (self.annotations.categories[answer[key]].name for key in ("named", "category"))
-        colour = GROUND_TRUTH if answer["named"] == answer["category"] else FOUND
+        colour = GROUND_TRUTH if answer["right"] else FOUND
         marked = draw_box(image, _xywh(answer["box"]), colour)
         caption = [f"“{named}” {answer['confidence']:.2f}", f"true: “{right}”, image {answer['image']}"]
         return beside(marked, closer(image, answer["box"])), caption
@@ -237,10 +234,6 @@ def _best_names(regions: RegionTokens, found: Float32[Tensor, "R K"], count: int
     for row, box in enumerate(regions.source_index.tolist()):
         named[box], confidence[box] = best.indices[row].item(), best.values[row].item()
     return {"named": named, "confidence": confidence}
-
-
-def _percent(share: int, whole: int) -> float:
-    return 100 * share / whole if whole else ABSENT
 
 
 def _xywh(box: Box) -> Box:

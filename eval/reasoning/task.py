@@ -12,9 +12,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside, contour, right_and_wrong, spotlight
+from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside, contour, spotlight
 from eval.reasoning.data import (
     IGNORED,
     SPLITS,
@@ -47,8 +46,6 @@ EXAMPLES = """examples:
   python eval_reason_seg.py --preset tiny --dataset_dir data/tiny_tasks/reasoning \\
       --interpreted_query_dir data/tiny_tasks/answers --visualize 8
   torchrun --nproc_per_node 4 eval_reason_seg.py …     (four GPUs, or four CPU processes)"""
-SHEET_NOTE = "Left, green: truth; white: pixels that do not count. Right, in colour: what was found."
-SHEET_HEADINGS = ("Right (IoU above 0.5)", "Wrong (IoU at most 0.5)")
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,8 @@ class ReasoningTask(Task):
     benchmark = "reason_seg"
     part = "split"
     published = PUBLISHED
+    sheet_titles = ("Right (IoU above 0.5)", "Wrong (IoU at most 0.5)")
+    sheet_note = "Left, green: truth; white: pixels that do not count. Right, in colour: what was found."
 
     def __init__(
         self,
@@ -189,12 +188,7 @@ class ReasoningTask(Task):
                 }
                 yield {**told, "iou": iou, "right": iou > 0.5, **record}
 
-    def sheets(self, records: Records, count: int) -> dict[str, Image.Image]:
-        """right.png and wrong.png: questions above and below an IoU of one half, evenly spaced."""
-        cases = [(answer["right"], answer) for answer in self.predictions(records)]
-        return right_and_wrong(cases, self._cell, count, SHEET_NOTE, SHEET_HEADINGS)
-
-    def _cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
+    def cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
         """The image with the ground truth's outline, ignored pixels in white; beside it what was found; the words."""
         item = self.items_by_name[answer["image"]]
         image = load_image(item.path)

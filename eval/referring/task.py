@@ -9,13 +9,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside, right_and_wrong, spotlight
+from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside, spotlight
 from eval.referring.data import PROPOSALS, SPLITS, Expression, find_splits, read_splits
 from eval.skipped import SCORED, WRONG, Skipped
 from eval.task_cli import run_task, shared_arguments
-from eval.tasks import Record, Records, Task, from_rle, image_file, long_notes, to_rle
+from eval.tasks import Record, Records, Task, from_rle, image_file, long_notes, percent, to_rle
 from textregion.cli.command_line import Parser
 from textregion.images import load_image
 from textregion.outputs.pictures import draw_box
@@ -30,9 +28,6 @@ EXAMPLES = """examples:
   python eval_referring.py --preset tiny --input_file_root data/tiny_tasks/referring \\
       --image_root data/tiny_tasks/referring/images --visualize 8
   torchrun --nproc_per_node 4 eval_referring.py …     (four GPUs, or four CPU processes)"""
-SHEET_NOTE = (
-    "Left, green: gold box. Right, in colour: the chosen region; pink: its outline and the box that was scored."
-)
 
 
 class ReferringTask(Task):
@@ -46,6 +41,9 @@ class ReferringTask(Task):
     benchmark = "refcoco"
     part = "split"
     published = PUBLISHED
+    sheet_note = (
+        "Left, green: gold box. Right, in colour: the chosen region; pink: its outline and the box that was scored."
+    )
 
     def __init__(self, root: Path, images: Path, splits: Sequence[str], proposals: str = "detections") -> None:
         self.images, self.splits, self.proposals = images, tuple(splits), proposals
@@ -84,14 +82,20 @@ class ReferringTask(Task):
 
     def parts(self, records: Records) -> dict[str, dict]:
         """Per split: accuracy (of what was scored; and with all that was not scored taken as wrong), and counts."""
-        rows = {split: Counter() for split in self.splits}
-        for image, record in records.items():
-            for expression in self.expressions[image]:
-                rows[expression.split]["sentences"] += len(expression.sentences)
-            for answer in record.get("answers", ()):
-                rows[answer["split"]]["scored"] += "right" in answer
-                rows[answer["split"]]["right"] += answer.get("right", False)
-        return {split: _accuracies(counts) for split, counts in rows.items()}
+        rows = {}
+        for split in self.splits:
+            asked = [e for image in records for e in self.expressions[image] if e.split == split]
+            answers = [answer for record in records.values() for answer in record.get("answers", ())]
+            verdicts = [answer["right"] for answer in answers if answer["split"] == split and "right" in answer]
+            sentences, scored, right = sum(len(e.sentences) for e in asked), len(verdicts), sum(verdicts)
+            rows[split] = {
+                "accuracy": percent(right, scored),
+                "accuracy, unscored as wrong": percent(right, sentences),
+                "sentences": sentences,
+                "scored": scored,
+                "right": right,
+            }
+        return rows
 
     def asked(self, item: str) -> str:
         """The sentences about an image."""
@@ -109,12 +113,7 @@ class ReferringTask(Task):
             for answer in record.get("answers", ()):
                 yield {"image": image, **answer}
 
-    def sheets(self, records: Records, count: int) -> dict[str, Image.Image]:
-        """right.png and wrong.png: sentences with a box, evenly spaced."""
-        cases = [(one["right"], one) for one in self.predictions(records) if one.get("box") is not None]
-        return right_and_wrong(cases, self._cell, count, SHEET_NOTE)
-
-    def _cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
+    def cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
         """The image with the ground truth's boxes, beside it the chosen region and the scored box; the sentence."""
         image = load_image(self.images / answer["image"])
         meant = image
@@ -161,17 +160,6 @@ def answer_sentence(
         "iou": iou,
         "right": is_hit(iou),
         "mask": to_rle(found.mask),
-    }
-
-
-def _accuracies(counts: Counter) -> dict[str, float]:
-    sentences, scored, right = (counts[name] for name in ("sentences", "scored", "right"))
-    return {
-        "accuracy": 100 * right / scored if scored else float("nan"),
-        "accuracy, unscored as wrong": 100 * right / sentences if sentences else float("nan"),
-        "sentences": sentences,
-        "scored": scored,
-        "right": right,
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import task_worlds
 
-from eval.tasks import evaluate
+from eval.tasks import Task, evaluate, image_file
 from textregion.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,3 +186,42 @@ def test_real_presets_are_evaluated_as_published(world, tmp_path):
         assert not segmenter.dense_fallback
         assert segmenter.mask_generator.min_size == (0 if recipe == "semantic-fp32" else 100)
         assert describe(segmenter, run)["scale"] == scale
+
+
+class RegionCount(Task):
+    """A task with nothing but what every task must have."""
+
+    name = "region count"
+    benchmark = "folder"
+
+    def __init__(self, folder, items):
+        self.folder, self.names = folder, items
+
+    def items(self):
+        return self.names
+
+    def answer(self, segmenter, item):
+        with image_file(self.folder / item):
+            return {"regions": len(segmenter.encode_image(self.folder / item)), "notes": [["small", "few regions"]]}
+
+    def metrics(self, records):
+        return {"images": float(sum("regions" in record for record in records.values()))}
+
+
+def test_a_new_task_is_items_answer_and_metrics(world, tmp_path):
+    folder = world / "referring" / "images"
+    image = min(path.name for path in folder.iterdir())
+    run = task_worlds.run(tmp_path, save_predictions=True, visualize=1)
+    results, summary = evaluate(RegionCount(folder, [image, "nowhere.jpg"]), run)
+    assert (results.items, results.metrics, results.per_class) == (1, {"images": 1.0}, {})
+    told = [(one["id"], one["kind"], one["effect"]) for one in results.skipped]
+    assert told == [
+        (image, "small", "left out of the score"),
+        ("nowhere.jpg", "missing image", "left out of the score"),
+    ]
+    assert summary.startswith("region count, tiny: images 1.00 (1 images); 2 skipped or noted: ")
+    (line,) = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert json.loads(line)["image"] == image
+    assert not list(tmp_path.glob("*.png")), "there are no right and wrong answers"
+    with pytest.raises(TypeError, match="abstract"):
+        Task()
