@@ -128,8 +128,8 @@ class LvisTask(Task):
         if not self.masks:
             return {"found": detections}
         rows = dict(zip(numbers, best.box.tolist(), strict=True))
-        masks = {n: regions.masks.select(torch.tensor([row])).binary()[0].cpu().numpy() for n, row in rows.items()}
-        return {"found": detections, "masks": {number: to_rle(mask) for number, mask in masks.items()}}
+        one = {number: regions.masks.select(torch.tensor([row])) for number, row in rows.items()}
+        return {"found": detections, "masks": {n: to_rle(mask.binary()[0].cpu().numpy()) for n, mask in one.items()}}
 
     def count(self, record: Record) -> Counter:
         """Boxes that were asked about, and of the annotations' those named right."""
@@ -230,9 +230,9 @@ def _best_names(regions: RegionTokens, found: Float32[Tensor, "R K"], count: int
     """The most probable name of each of `count` boxes and its probability; None for boxes without a token."""
     named: list[int | None] = [None] * count
     confidence: list[float | None] = [None] * count
-    best = found.max(1)
+    values, names = (best.tolist() for best in found.max(1))
     for row, box in enumerate(regions.source_index.tolist()):
-        named[box], confidence[box] = best.indices[row].item(), best.values[row].item()
+        named[box], confidence[box] = names[row], values[row]
     return {"named": named, "confidence": confidence}
 
 
