@@ -128,8 +128,8 @@ class LvisTask(Task):
         if not self.masks:
             return {"found": detections}
         rows = dict(zip(numbers, best.box.tolist(), strict=True))
-        one = {number: regions.masks.select(torch.tensor([row])) for number, row in rows.items()}
-        return {"found": detections, "masks": {n: to_rle(mask.binary()[0].cpu().numpy()) for n, mask in one.items()}}
+        masks = {number: regions.masks.select(torch.tensor([row])) for number, row in rows.items()}
+        return {"found": detections, "masks": {n: to_rle(mask.binary()[0].cpu().numpy()) for n, mask in masks.items()}}
 
     def count(self, record: Record) -> Counter:
         """Boxes that were asked about, and of the annotations' those named right."""
