@@ -1,30 +1,31 @@
 """What the evaluations that question region tokens share: the models, the loop over images, the files it writes.
 
-A task says which images there are, what to keep of one image, and what the kept records add up to; each image is
-encoded once. Everything is kept in a journal (eval/journal.py), so an interrupted run goes on where it stopped.
+A task is a subclass of `Task`: `items` (the images), `answer` (what to keep of one image), `metrics` (what the kept
+records add up to). Each image is encoded once. Everything is kept in a journal (eval/journal.py), so an interrupted run
+goes on where it stopped.
 """
 
 import json
+import math
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any
 
-import numpy as np
-from jaxtyping import Bool
 from PIL import Image
-from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from eval.contact_sheet import RgbImage, contact_sheet
 from eval.journal import Journal
 from eval.mask_cache import CachedMasks
-from eval.results import Results, describe_device, figure, sum_seconds
+from eval.results import SCORED, Results, Skipped, describe_device, figure, skipped_line, sum_seconds
 from eval.sharding import Processes, processes
-from eval.skipped import Skipped, skipped_line
 from textregion.errors import InputError
 from textregion.presets import TINY_WORLD, find_preset
 from textregion.segmenter import TextRegionSegmenter
@@ -55,57 +56,114 @@ class Run:
     device: str = "auto"
 
 
-class Task(Protocol):
+class Task(ABC):
     """One evaluation: what there is to ask, how, and what the answers add up to.
 
     name, benchmark: as in results.json. part: what the rows of `parts` are. published: model arguments of the
-    published evaluation.
+    published evaluation. unusable: data of the benchmark that could not be used. sheet_titles: of right and wrong
+    answers. sheet_unit: " boxes", what is counted there. sheet_note: what the pictures show.
     """
 
     name: str
     benchmark: str
-    part: str
-    published: Mapping[str, Any]
+    part: str = "part"
+    published: Mapping[str, Any] = MappingProxyType({})
+    unusable: Sequence[Skipped] = ()
+    sheet_titles: tuple[str, str] = ("Right", "Wrong")
+    sheet_unit: str = ""
+    sheet_note: str = ""
 
+    @abstractmethod
     def items(self) -> list[str]:
         """The images, in order."""
-        ...
+
+    @abstractmethod
+    def answer(self, segmenter: TextRegionSegmenter, item: str) -> Record:
+        """Everything to keep of one image; JSON-able. Odd data are told in the record; ImageError if it is one."""
+
+    @abstractmethod
+    def metrics(self, records: Records) -> dict[str, float]:
+        """Metrics in percent; NaN for what there is none of."""
 
     def settings(self) -> dict:
         """What decides the numbers, besides the model: JSON-able."""
-        ...
-
-    def answer(self, segmenter: TextRegionSegmenter, item: str) -> Record:
-        """Everything to keep of one image; JSON-able. Odd data are told in the record, not raised."""
-        ...
-
-    def metrics(self, records: Records) -> dict[str, float]:
-        """Figures in percent; NaN for what there is none of."""
-        ...
+        return {}
 
     def parts(self, records: Records) -> dict[str, dict]:
-        """A row of figures and counts per split or kind."""
-        ...
+        """A row of metrics and counts per split or kind."""
+        return {}
 
     def count(self, record: Record) -> Counter:
         """What one image adds to the running score."""
-        ...
+        return Counter()
 
     def running(self, counts: Counter) -> str:
         """A few words on the score so far, for the progress bar."""
-        ...
+        return ""
+
+    def title(self, item: str) -> str:
+        """How reports call an image."""
+        return item
+
+    def asked(self, item: str) -> str:
+        """What is lost with an image that cannot be read, "; 3 sentences"; "" where an image is one question."""
+        return ""
+
+    def noted(self, item: str, record: Record) -> list[Skipped]:
+        """What is odd about an image's answers: its record's "notes", [kind, reason] or [kind, reason, effect]."""
+        return [Skipped(self.title(item), *note) for note in record.get("notes", ())]
 
     def skipped(self, records: Records) -> list[Skipped]:
-        """What could not be used, or only in part."""
-        ...
+        """What could not be used, or only in part: data, images, answers."""
+        found = list(self.unusable)
+        for item, record in records.items():
+            if "unreadable" in record:
+                kind, reason = record["unreadable"]
+                found.append(Skipped(self.title(item), kind, reason + self.asked(item)))
+            else:
+                found += self.noted(item, record)
+        return found
 
     def predictions(self, records: Records) -> Iterator[dict]:
-        """One JSON-able line per sentence."""
-        ...
+        """One JSON-able line per answer."""
+        return ({"image": item, **record} for item, record in records.items() if "unreadable" not in record)
+
+    def shown(self, records: Records) -> Iterable[dict]:
+        """The answers for contact sheets, each with its verdict, "right"."""
+        return (one for one in self.predictions(records) if "right" in one and one.get("box") is not None)
+
+    def cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
+        """What a contact sheet shows of an answer: a picture and the lines of its caption."""
+        raise NotImplementedError(f"{type(self).__name__} has answers to show, but no cell")
 
     def sheets(self, records: Records, count: int) -> dict[str, Image.Image]:
-        """Contact sheets by name, with up to `count` cases each."""
-        ...
+        """{"right": …, "wrong": …}: sheets of up to `count` answers, evenly spaced; no sheet where there are none."""
+        sheets, answers = {}, list(self.shown(records))
+        for name, title in zip(("right", "wrong"), self.sheet_titles, strict=True):
+            chosen = [answer for answer in answers if answer["right"] is (name == "right")]
+            number = min(count, len(chosen))
+            if number:
+                cells = [self.cell(chosen[place * len(chosen) // number]) for place in range(number)]
+                heading = f"{title}: {number} of {len(chosen)}{self.sheet_unit}"
+                sheets[name] = contact_sheet(heading, cells, self.sheet_note)
+        return sheets
+
+
+class ImageError(InputError):
+    """An image that is missing, or not as it should be. kind: which of these, as reports say it."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+@contextmanager
+def image_file(path: Path) -> Iterator[None]:
+    """What goes wrong with an image in the body is an ImageError of the kind that its record tells."""
+    try:
+        yield
+    except InputError as error:
+        raise ImageError("unreadable image" if path.is_file() else "missing image", str(error)) from error
 
 
 def evaluate(task: Task, run: Run) -> tuple[Results, str] | None:
@@ -115,7 +173,12 @@ def evaluate(task: Task, run: Run) -> tuple[Results, str] | None:
     """
     with processes(run.launcher, run.device, run.local_rank) as group:
         done = evaluate_with(build_segmenter(task, run, group.device), task, run, group)
-    return None if done is None else (done[0], summary(*done))
+    if done is None:
+        return None
+    results, skipped = done
+    metrics = ", ".join(f"{name} {figure(value)}" for name, value in results.metrics.items())
+    line = f"{results.task}, {results.backbone}: {metrics} ({results.items} images); {skipped_line(skipped)}"
+    return results, line
 
 
 def evaluate_with(
@@ -127,14 +190,13 @@ def evaluate_with(
     """
     items = task.items()[: run.limit]
     settings = {"task": task.name, "model": describe(segmenter, run), "data": task.settings()}
-    start, stages = time.perf_counter(), dict(segmenter.timer.seconds)
+    start, before = time.perf_counter(), Counter(segmenter.timer.seconds)
     with Journal.start(run.work_dir / "journal", settings, run.resume, group) as journal:
         todo = [item for item in items if "unreadable" in journal.done.get(item, ("unreadable",))]
         _ask(task, segmenter, items, todo, journal, group)
         records = journal.collect(group)
     records = {item: records[item] for item in items}
-    own = {name: total - stages.get(name, 0.0) for name, total in segmenter.timer.seconds.items()}
-    own = {name: seconds for name, seconds in own.items() if seconds > 0}
+    own = dict(Counter(segmenter.timer.seconds) - before)
     seconds = {"total": max(group.gather(time.perf_counter() - start)), "per_stage": sum_seconds(group.gather(own))}
     if not group.is_first:
         return None
@@ -168,7 +230,10 @@ def _ask(
         for item in bar:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "the label .* is longer than the model reads")  # it is in `skipped`
-                record = task.answer(segmenter, item)
+                try:
+                    record = task.answer(segmenter, item)
+                except ImageError as error:
+                    record = {"unreadable": [error.kind, str(error)]}
             journal.add(item, record)
             counts += task.count(record)
             bar.set_postfix_str(task.running(counts))
@@ -206,36 +271,15 @@ def write(task: Task, run: Run, results: Results, records: Records) -> None:
             sheet.save(run.work_dir / f"{name}.png")
 
 
-def summary(results: Results, skipped: Sequence[Skipped]) -> str:
-    """One line: the figures, how many images, how much was skipped."""
-    figures = ", ".join(f"{name} {figure(value)}" for name, value in results.metrics.items())
-    return f"{results.task}, {results.backbone}: {figures} ({results.items} images); {skipped_line(skipped)}"
+# ---------------------------------------------------------------------- small things that tasks need
 
 
-# ---------------------------------------------------------------------- small things both tasks need
+def percent(share: float, whole: float) -> float:
+    """100 * share / whole; NaN where there is nothing."""
+    return 100 * share / whole if whole else math.nan
 
 
-def too_long(segmenter: TextRegionSegmenter, text: str) -> bool:
-    """Whether the end of a sentence may be cut because the model reads no further."""
-    return fills_context(text, segmenter.backbone.tokenizer)
-
-
-@contextmanager
-def odd_image(record: Record, path: Path) -> Iterator[None]:
-    """What goes wrong with an image in the body is told in its record: kind and reason."""
-    try:
-        yield
-    except InputError as error:
-        kind = "unreadable image" if path.is_file() else "missing image"
-        record["unreadable"] = [kind, str(error)]
-
-
-def to_rle(mask: Bool[np.ndarray, "H W"]) -> dict:
-    """COCO run-length encoding: {"size": [H, W], "counts": text}."""
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
-
-
-def from_rle(rle: dict) -> Bool[np.ndarray, "H W"]:
-    """The mask of a COCO run-length encoding."""
-    return coco_mask.decode(rle).astype(bool)
+def long_notes(segmenter: TextRegionSegmenter, texts: Sequence[str]) -> list[list[str]]:
+    """A note if the end of a sentence may be cut because the model reads no further; else none."""
+    too_long = any(fills_context(text, segmenter.backbone.tokenizer) for text in texts)
+    return [["long sentence", "its end may lie beyond the model's context", SCORED]] if too_long else []

@@ -1,39 +1,41 @@
 """Box recognition: the probability of every name for every box, by one method (method 3)."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
-from PIL import Image
+from jaxtyping import Float32
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.lvis.average_precision import ABSENT, KINDS, average_precision
-from eval.lvis.boxes import Boxes, BoxSet
-from eval.lvis.detections import KEPT, best_detections
-from eval.lvis.pictures import contact_sheets
-from eval.lvis.truth import FREQUENCIES, Truth
-from eval.skipped import WRONG, Skipped
-from eval.tasks import Record, Records, odd_image, to_rle
+from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside
+from eval.lvis.data import FREQUENCIES, Annotations, Box, Boxes, BoxSet
+from eval.lvis.scoring import KEPT, KINDS, average_precision, best_detections
+from eval.results import WRONG, Skipped
+from eval.tasks import Record, Records, Task, image_file, percent
 from textregion.errors import InputError
+from textregion.grounding import box_ious, is_hit
 from textregion.images import load_image
+from textregion.outputs.pictures import draw_box
 from textregion.regionspot.model import probabilities
 from textregion.regionspot.text import clean_name, encode_names
+from textregion.render import to_rle
 from textregion.segmenter import TextRegionSegmenter
 from textregion.types import RegionTokens
 
 NAMES_AT_ONCE = 50
 UNDETECTED = "counted as without detections"
+MARGIN = 0.25  # of the box's sides, around the closer look
 
 
-class LvisTask:
+class LvisTask(Task):
     """One method's names for the boxes of every image.
 
-    truth, boxes: what was read. images: folder of the images. method: "textregion" or "regionspot". clean_names:
-    names as people write them instead of raw ones. models: what the method is made of, for the settings.
+    annotations, boxes: what was read. images: folder of the images. method: "textregion" or "regionspot".
+    clean_names: names as people write them instead of raw ones. models: what the method is made of, for the settings.
     masks: whether the method's masks are a model's, not the boxes themselves, so that mask AP can be told.
     All boxes of an image are encoded together. The names are encoded once; an image with n boxes then costs the
     encoders' time, n * K cosines for K names, and their sorting, and leaves at most 300 detections and n masks in
@@ -42,11 +44,12 @@ class LvisTask:
 
     benchmark = "lvis"
     part = "frequency"
-    published: Mapping = {}
+    sheet_unit = " boxes"
+    sheet_note = "Left: the box, green where the name is right, pink where it is wrong. Right: a closer look."
 
     def __init__(
         self,
-        truth: Truth,
+        annotations: Annotations,
         boxes: BoxSet,
         images: Path,
         method: str,
@@ -54,49 +57,55 @@ class LvisTask:
         models: dict | None = None,
         masks: bool = True,
     ) -> None:
-        self.truth, self.boxes, self.images = truth, boxes, images
+        self.annotations, self.boxes, self.images = annotations, boxes, images
         self.method, self.clean_names, self.models = method, clean_names, models or {}
-        self.masks = masks and truth.has_masks
+        self.masks = masks and annotations.has_masks
         self.name = f"box recognition, {method}"
+        self.unusable = [*annotations.skipped, *boxes.skipped]
         self._text: Tensor | None = None
 
     def items(self) -> list[str]:
         """The images' ids, in the order of the file."""
-        return [str(number) for number in self.truth.images]
+        return [str(number) for number in self.annotations.images]
 
     def settings(self) -> dict:
         """Method, hashes of the annotations and boxes, how names are written, what is kept, the method's models."""
-        files = {"annotations": self.truth.digest, "boxes": self.boxes.source}
+        files = {"annotations": self.annotations.digest, "boxes": self.boxes.source}
         names = "clean" if self.clean_names else "raw"
         return {"method": self.method, **files, "names": names, "kept": KEPT, "models": self.models}
 
     def answer(self, segmenter: TextRegionSegmenter, item: str) -> Record:
         """{"boxes": n, "named": best name per box, "confidence": its probability, "found": detections, "masks"}.
 
-        Of true boxes also how many are "right". A box without a token has the name None. {"unreadable": [kind,
-        reason]} where the image is missing, damaged or of another size than the annotations say.
+        Of the annotations' boxes also how many are "right". A box without a token has the name None.
+        ImageError also for one of another size than the annotations say: its boxes would lie elsewhere.
         """
-        boxes = self.boxes.of_image.get(int(item), Boxes())
-        record: Record = {"boxes": len(boxes)}
+        boxes = self.of_image(item)
         if len(boxes) == 0:
-            return record
-        image = self.truth.images[int(item)]
+            return {"boxes": 0}
+        image = self.annotations.images[int(item)]
         path = image.find(self.images)
-        with odd_image(record, path):
-            pixels = _of_size(load_image(path), image.size)
-        if "unreadable" in record:
-            return record
+        with image_file(path):
+            pixels = load_image(path)
+            height, width = pixels.shape[:2]
+            if (height, width) != (image.height, image.width):
+                said = f"the annotations say {image.width} x {image.height}"
+                raise InputError(f"it has {width} x {height} pixels, {said}")
         regions = segmenter.encode_boxes(pixels, np.array(boxes.xyxy, np.float32), method=self.method)
         found = probabilities(regions.similarity(self.text(segmenter)), softmax_scale(segmenter))
-        record |= _best_names(regions, found, len(boxes))
-        if self.boxes.are_true:
+        record = {"boxes": len(boxes), **_best_names(regions, found, len(boxes))}
+        if self.boxes.are_ground_truth:
             record["right"] = sum(a == b for a, b in zip(record["named"], boxes.names, strict=True))
         return {**record, **self._detections(regions, found, boxes)}
+
+    def of_image(self, item: str) -> Boxes:
+        """The boxes of an image that are to be named."""
+        return self.boxes.of_image.get(int(item), Boxes())
 
     def text(self, segmenter: TextRegionSegmenter) -> Float32[Tensor, "K D"]:
         """The names' embeddings, as the method wants them; made at the first image."""
         if self._text is None:
-            names = [category.name for category in self.truth.categories]
+            names = [category.name for category in self.annotations.categories]
             if self.clean_names:
                 names = [clean_name(name) for name in names]
             if self.method == "regionspot":
@@ -108,103 +117,109 @@ class LvisTask:
         return self._text
 
     def _detections(self, regions: RegionTokens, found: Float32[Tensor, "R K"], boxes: Boxes) -> Record:
-        """The image's best detections; box by its number among all boxes, masks of the boxes they name."""
-        kept = regions.source_index.to(found.device)
-        scores = None if self.boxes.are_true else torch.tensor(boxes.scores, device=found.device)[kept]
+        """The image's best detections; box by its number among all boxes, masks of the boxes they name.
+
+        A mask is SAM's at the image's own size, where its logits are above 0, as RLE.
+        """
+        sources = regions.source_index.to(found.device)
+        scores = None if self.boxes.are_ground_truth else torch.tensor(boxes.scores, device=found.device)[sources]
         best = best_detections(found, scores)
-        numbers = kept[best.box].tolist()
+        numbers = sources[best.box].tolist()
         detections = {"box": numbers, "category": best.category.tolist(), "score": best.score.tolist()}
         if not self.masks:
             return {"found": detections}
-        named = zip(numbers, best.box.tolist(), strict=True)
-        return {"found": detections, "masks": {number: _mask(regions, row) for number, row in dict(named).items()}}
+        rows = dict(zip(numbers, best.box.tolist(), strict=True))
+        masks = {number: regions.masks.select(torch.tensor([row])) for number, row in rows.items()}
+        return {"found": detections, "masks": {n: to_rle(mask.binary()[0].cpu().numpy()) for n, mask in masks.items()}}
 
     def count(self, record: Record) -> Counter:
-        """Boxes that were asked about, and of true ones those named right."""
+        """Boxes that were asked about, and of the annotations' those named right."""
         return Counter(boxes=len(record.get("named", ())), right=record.get("right", 0))
 
     def running(self, counts: Counter) -> str:
-        """Top-1 accuracy so far, where there is a truth."""
-        if not self.boxes.are_true:
+        """Top-1 accuracy so far, where there are right answers."""
+        if not self.boxes.are_ground_truth:
             return f"{counts['boxes']} boxes"
         return f"top-1 {100 * counts['right'] / max(counts['boxes'], 1):.1f} % of {counts['boxes']}"
 
     def metrics(self, records: Records) -> dict[str, float]:
-        """Top-1 accuracy where the boxes are true, overall and by frequency; box AP; mask AP where there are masks."""
-        figures = {}
-        if self.boxes.are_true:
-            counts = self._by_frequency(records)
-            figures["top-1"] = _accuracy(sum(counts.values(), Counter()))
-            figures |= {f"top-1 {name}": _accuracy(counts[letter]) for letter, name in FREQUENCIES.items()}
+        """Top-1 accuracy on the annotations' boxes, overall and by frequency; box AP; mask AP where there are masks."""
+        metrics = {}
+        if self.boxes.are_ground_truth:
+            counts = sum(map(self.count, records.values()), Counter())
+            metrics["top-1"] = percent(counts["right"], counts["boxes"])
+            metrics |= {f"top-1 {name}": row["top-1"] for name, row in self.parts(records).items()}
         images = [int(item) for item, record in records.items() if "unreadable" not in record]
         kinds = [kind for kind in KINDS if kind == "box" or self.masks]
         for kind in tqdm(kinds, "average precision", unit="kind", disable=None, leave=False):
-            found = average_precision(self.truth, list(self._results(records, kind)), images, kind)
-            figures |= {f"{kind} {name}": value for name, value in found.items()}
-        return figures
+            found = average_precision(self.annotations, list(self.predictions(records)), images, kind)
+            metrics |= {f"{kind} {name}": value for name, value in found.items()}
+        return metrics
 
     def parts(self, records: Records) -> dict[str, dict]:
-        """Per frequency: how many categories there are; of true boxes how many, how many named right, the share."""
-        counts = self._by_frequency(records)
+        """Per frequency: how many categories; of the annotations' boxes how many, how many named right, the share."""
         rows = {}
         for letter, name in FREQUENCIES.items():
-            rows[name] = {"categories": sum(one.frequency == letter for one in self.truth.categories)}
-            if self.boxes.are_true:
-                rows[name] |= {"boxes": counts[letter]["boxes"], "right": counts[letter]["right"]}
-                rows[name]["top-1"] = _accuracy(counts[letter])
+            chosen = {index for index, one in enumerate(self.annotations.categories) if one.frequency == letter}
+            rows[name] = {"categories": len(chosen)}
+            if self.boxes.are_ground_truth:
+                verdicts = [
+                    named == category
+                    for item, record in records.items()
+                    for named, category in zip(record.get("named", ()), self.of_image(item).names, strict=False)
+                    if category in chosen
+                ]
+                right, boxes = sum(verdicts), len(verdicts)
+                rows[name] |= {"boxes": boxes, "right": right, "top-1": percent(right, boxes)}
         return rows
 
-    def _by_frequency(self, records: Records) -> dict[str | None, Counter]:
-        """{"r", "c", "f" or None: true boxes, and those named right}."""
-        counts = {letter: Counter() for letter in (*FREQUENCIES, None)}
-        for item, record in records.items():
-            names = self.boxes.of_image.get(int(item), Boxes()).names
-            for name, named in zip(names, record.get("named", ()), strict=False):  # no answers in unreadable images
-                row = counts[self.truth.categories[name].frequency]
-                row["boxes"] += 1
-                row["right"] += name == named
-        return counts
+    def title(self, item: str) -> str:
+        """The word "image" and its id."""
+        return f"image {item}"
 
-    def _results(self, records: Records, kind: str) -> Iterator[dict]:
-        """What LVIS calls results, one per detection: boxes as xywh, masks as RLE."""
+    def asked(self, item: str) -> str:
+        """The boxes of an image."""
+        return f"; {len(self.of_image(item))} boxes"
+
+    def noted(self, item: str, record: Record) -> list[Skipped]:
+        """Images without boxes, boxes that got no token."""
+        if record["boxes"] == 0:
+            return [Skipped(self.title(item), "image without boxes", "nothing to name", UNDETECTED)]
+        effect = WRONG if self.boxes.are_ground_truth else UNDETECTED
+        nameless = [place for place, name in enumerate(record["named"], start=1) if name is None]
+        return [Skipped(f"image {item} box {n}", "box without a token", "no patch is left", effect) for n in nameless]
+
+    def predictions(self, records: Records) -> Iterator[dict]:
+        """What LVIS calls results, one per detection: boxes as xywh, where there are masks these too, as RLE."""
         for item, record in records.items():
             found = record.get("found", {"box": [], "category": [], "score": []})
             for box, category, score in zip(found["box"], found["category"], found["score"], strict=True):
-                row = {"image_id": int(item), "category_id": self.truth.categories[category].id, "score": score}
-                if kind == "box":
-                    x1, y1, x2, y2 = self.boxes.of_image[int(item)].xyxy[box]
-                    yield {**row, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-                else:
-                    yield {**row, "segmentation": record["masks"][str(box)]}
+                row = {"image_id": int(item), "category_id": self.annotations.categories[category].id, "score": score}
+                row["bbox"] = list(_xywh(self.of_image(item).xyxy[box]))
+                yield {**row, "segmentation": record["masks"][str(box)]} if self.masks else row
 
-    def skipped(self, records: Records) -> list[Skipped]:
-        """Odd annotations and boxes, images that cannot be read or have no boxes, boxes that got no token."""
-        found = [*self.truth.skipped, *self.boxes.skipped]
+    def shown(self, records: Records) -> Iterator[dict]:
+        """Boxes with the name they got, its probability, and the right name; names by index.
+
+        A detector's box has the name of the object it overlaps most, with IoU > 0.5; others are not shown.
+        """
         for item, record in records.items():
-            if "unreadable" in record:
-                kind, reason = record["unreadable"]
-                found.append(Skipped(f"image {item}", kind, f"{reason}; {record['boxes']} boxes"))
-            elif record["boxes"] == 0:
-                found.append(Skipped(f"image {item}", "image without boxes", "nothing to name", UNDETECTED))
-            for place, name in enumerate(record.get("named", ()), start=1):
-                if name is None:
-                    effect = WRONG if self.boxes.are_true else UNDETECTED
-                    found.append(
-                        Skipped(f"image {item} box {place}", "box without a token", "no patch is left", effect)
-                    )
-        return found
+            own = self.of_image(item)
+            names = own.names if self.boxes.are_ground_truth else overlapped_names(self.annotations, int(item), own)
+            answers = zip(own.xyxy, record.get("named", ()), names, record.get("confidence", ()), strict=False)
+            for box, named, category, confidence in answers:
+                if named is not None and category is not None:
+                    found = {"image": int(item), "box": box, "named": named, "confidence": confidence}
+                    yield {**found, "category": category, "right": named == category}
 
-    def predictions(self, records: Records) -> Iterator[dict]:
-        """LVIS results, masks included where there are any."""
-        if not self.masks:
-            yield from self._results(records, "box")
-            return
-        for box, mask in zip(self._results(records, "box"), self._results(records, "mask"), strict=True):
-            yield {**box, **mask}
-
-    def sheets(self, records: Records, count: int) -> dict[str, Image.Image]:
-        """right.png and wrong.png: boxes, the names they got and the true ones."""
-        return contact_sheets(self.truth, self.boxes, self.images, records, count)
+    def cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
+        """The image with the box, beside it the box's surroundings, enlarged; the name it got and the right one."""
+        image = load_image(self.annotations.images[answer["image"]].find(self.images))
+        named, right = (self.annotations.categories[answer[key]].name for key in ("named", "category"))
+        colour = GROUND_TRUTH if answer["right"] else FOUND
+        marked = draw_box(image, _xywh(answer["box"]), colour)
+        caption = [f"“{named}” {answer['confidence']:.2f}", f"true: “{right}”, image {answer['image']}"]
+        return beside(marked, closer(image, answer["box"])), caption
 
 
 def softmax_scale(segmenter: TextRegionSegmenter) -> float:
@@ -212,31 +227,41 @@ def softmax_scale(segmenter: TextRegionSegmenter) -> float:
     return float(segmenter.backbone.model.logit_scale.exp())
 
 
-def _of_size(pixels: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """The image, if it has the size the annotations say; else InputError, for its boxes would lie elsewhere."""
-    if pixels.shape[:2] != size:
-        raise InputError(
-            f"it has {pixels.shape[1]} x {pixels.shape[0]} pixels, the annotations say {size[1]} x {size[0]}"
-        )
-    return pixels
-
-
 def _best_names(regions: RegionTokens, found: Float32[Tensor, "R K"], count: int) -> Record:
     """The most probable name of each of `count` boxes and its probability; None for boxes without a token."""
     named: list[int | None] = [None] * count
     confidence: list[float | None] = [None] * count
-    best = found.max(1)
-    for box, name, value in zip(
-        regions.source_index.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
-    ):
-        named[box], confidence[box] = name, value
+    values, names = (best.tolist() for best in found.max(1))
+    for row, box in enumerate(regions.source_index.tolist()):
+        named[box], confidence[box] = names[row], values[row]
     return {"named": named, "confidence": confidence}
 
 
-def _mask(regions: RegionTokens, row: int) -> dict:
-    """SAM's mask of a box at the image's own size, as RLE: where its logits are above 0."""
-    return to_rle(regions.masks.select(torch.tensor([row])).binary()[0].cpu().numpy())
+def _xywh(box: Box) -> Box:
+    x1, y1, x2, y2 = box
+    return x1, y1, x2 - x1, y2 - y1
 
 
-def _accuracy(counts: Counter) -> float:
-    return 100 * counts["right"] / counts["boxes"] if counts["boxes"] else ABSENT
+def overlapped_names(annotations: Annotations, image: int, boxes: Boxes) -> list[int | None]:
+    """For each box the name, by index, of the object it overlaps most, or None where no IoU is above 0.5."""
+    objects = annotations.objects_of.get(image, [])
+    names: list[int | None] = []
+    for box in boxes.xyxy:
+        ious = box_ious(_xywh(box), [tuple(thing["bbox"]) for thing in objects])
+        best = int(ious.argmax()) if len(ious) and is_hit(ious.max()) else None
+        names.append(None if best is None else annotations.index[objects[best]["category_id"]])
+    return names
+
+
+def closer(image: RgbImage, box: Box) -> RgbImage:
+    """The box and a margin, as large as fits into a white picture of the image's size."""
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = box
+    dx, dy = MARGIN * (x2 - x1), MARGIN * (y2 - y1)
+    left, top = max(int(x1 - dx), 0), max(int(y1 - dy), 0)
+    cut = image[top : max(int(y2 + dy), top + 1), left : max(int(x2 + dx), left + 1)]
+    factor = min(height / cut.shape[0], width / cut.shape[1])
+    size = max(int(cut.shape[1] * factor), 1), max(int(cut.shape[0] * factor), 1)
+    out = np.full_like(image, 255)
+    out[: size[1], : size[0]] = cv2.resize(cut, size, interpolation=cv2.INTER_CUBIC)
+    return out

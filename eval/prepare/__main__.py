@@ -3,11 +3,16 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval.prepare.converters import CONVERTERS
+from eval.prepare.converters import ade20k, city_scapes, coco_object, coco_stuff164k, voc
+from eval.prepare.pascal_context import pascal_context
+from eval.prepare.tiny import tiny
 from textregion.errors import InputError
+
+EVERY = (voc, ade20k, city_scapes, coco_stuff164k, coco_object, pascal_context, tiny)
+CONVERTERS: dict[str, Callable[[Path], str]] = {converter.__name__: converter for converter in EVERY}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,19 +2,18 @@
 
 import json
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
-from eval.prepare.common import Need, require, write_map
+from eval.prepare.converters import LabelMap, make_maps, require
 from textregion.errors import InputError
 from textregion.storage import write_atomically
 
 IMAGES = "https://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
-ANNOTATIONS = "https://codalabuser.blob.core.crops.net/public/trainval_merged.json"
+ANNOTATIONS = "https://codalabuser.blob.core.windows.net/public/trainval_merged.json"
 # Categories of the file that are classes, in the order of their labels; 0 is background.
 # fmt: off
 CATEGORIES = (
@@ -28,30 +27,25 @@ CATEGORIES = (
 def pascal_context(root: Path) -> str:
     """PNGs (0 background, 1..59) in SegmentationClassContext and the lists of ImageSets/SegmentationContext."""
     folder = root / "VOCdevkit" / "VOC2010"
-    needs = [
-        Need("VOCdevkit/VOC2010/JPEGImages", IMAGES),
-        Need("VOCdevkit/VOC2010/trainval_merged.json", ANNOTATIONS),
-    ]
-    require(root, needs)
+    require(root, {"VOCdevkit/VOC2010/JPEGImages": IMAGES, "VOCdevkit/VOC2010/trainval_merged.json": ANNOTATIONS})
     content = _read(folder / "trainval_merged.json")
     check_order(content["categories"])
     annotations = defaultdict(list)
     for annotation in content["annos_segmentation"]:
         annotations[annotation["image_id"]].append(annotation)
-    images = [image for image in content["images"] if image["phase"] in ("train", "val")]
-    new = 0
-    for image in tqdm(images, "PASCAL Context", unit="map"):
-        target = folder / "SegmentationClassContext" / f"{Path(image['file_name']).stem}.png"
-        if not target.exists():
-            write_map(target, label_map(image, annotations[image["image_id"]]))
-            new += 1
+    images = {Path(image["file_name"]).stem: image for image in content["images"] if image["phase"] in ("train", "val")}
+    maps = folder / "SegmentationClassContext"
+    makers = {maps / f"{name}.png": partial(label_map, i, annotations[i["image_id"]]) for name, i in images.items()}
+    said = make_maps(makers, "PASCAL Context")
     for phase in ("train", "val"):
-        names = sorted(Path(image["file_name"]).stem for image in images if image["phase"] == phase)
-        _write_list(folder / "ImageSets" / "SegmentationContext" / f"{phase}.txt", names)
-    return f"{new} label maps made, {len(images) - new} were there"
+        text = "".join(f"{name}\n" for name in sorted(images) if images[name]["phase"] == phase)
+        path = folder / "ImageSets" / "SegmentationContext" / f"{phase}.txt"
+        if not path.exists() or path.read_text() != text:
+            write_atomically(path, text.encode())
+    return said
 
 
-def label_map(image: dict, annotations: list[dict]) -> UInt8[np.ndarray, "H W"]:
+def label_map(image: dict, annotations: list[dict]) -> LabelMap:
     """Labels 0..59 of one image from its run-length encoded masks; later ones lie over earlier ones.
 
     InputError for a category that is no class or a mask of another size.
@@ -97,9 +91,3 @@ def _read(path: Path) -> dict:
     if missing:
         raise InputError(f"{path} has no {', '.join(sorted(missing))}; is it the original file?")
     return content
-
-
-def _write_list(path: Path, names: list[str]) -> None:
-    text = "".join(f"{name}\n" for name in names)
-    if not path.exists() or path.read_text() != text:
-        write_atomically(path, text.encode())

@@ -1,15 +1,17 @@
 """Scenes of the tiny world in mmseg's on-disk layout: images/val/*.png, annotations/val/*.png."""
 
-import io
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image
+from jaxtyping import Bool
 from tqdm import tqdm
 
-from eval.prepare.common import write_map
+from eval.prepare.converters import write_image
 from textregion.storage import write_atomically
-from textregion.tiny.scenes import draw_scene
+from textregion.tiny.scenes import Scene, SceneRegion, draw_scene
 
 FOLDER = "tiny_world"
 FIRST_SEED = 900_000  # scenes no training has seen
@@ -28,9 +30,23 @@ def draw_scenes(folder: Path, count: int, size: int, first_seed: int = FIRST_SEE
         if image_path.exists() and map_path.exists():
             continue
         scene = draw_scene(seed, size)
-        write_map(map_path, scene.class_map.astype(np.uint8))
-        buffer = io.BytesIO()
-        Image.fromarray(scene.image).save(buffer, format="PNG")
-        write_atomically(image_path, buffer.getvalue())
+        write_image(map_path, scene.class_map.astype(np.uint8))
+        write_image(image_path, scene.image)
         new += 1
     return new
+
+
+def objects(scene: Scene) -> Iterator[tuple[SceneRegion, Bool[np.ndarray, "S S"]]]:
+    """The objects of a scene, from back to front, each with its visible mask."""
+    pairs = zip(scene.regions, scene.masks, strict=True)
+    return ((region, mask) for region, mask in pairs if region.kind == "object")
+
+
+def tight_box(mask: Bool[np.ndarray, "H W"]) -> list[int]:
+    """[x, y, width, height] in pixels around a mask, as COCO counts them."""
+    return list(cv2.boundingRect(mask.astype(np.uint8)))
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON in one step."""
+    write_atomically(path, json.dumps(content).encode())

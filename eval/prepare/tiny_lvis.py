@@ -8,20 +8,17 @@ training images have them (a third of the categories each); an image names categ
 absent (`neg_category_ids`) and such of which not every object has its box (`not_exhaustive_category_ids`).
 """
 
-import io
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from eval.prepare.tiny_tasks import tight_box
+from eval.prepare.converters import write_image
+from eval.prepare.tiny import objects, tight_box, write_json
 from textregion.cli.command_line import Parser, positive, run_program
-from textregion.storage import write_atomically
+from textregion.render import encode_mask
 from textregion.tiny.scenes import Scene, draw_scene
 from textregion.tiny.shapes import SHAPES
 from textregion.tiny.textures import COLOURS
@@ -37,26 +34,27 @@ UNFINISHED_SHARE = 0.5  # of the categories with several objects in an image: on
 
 def write_split(folder: Path, split: str, scenes: int, names: str, seed: int = 0) -> dict:
     """Draw a split's images; its JSON content with the split's own image counts, frequencies left open."""
-    categories = [
-        {"id": number, "name": name, "synset": f"{name.replace(' ', '_')}.n.01", "synonyms": [name], "def": name}
-        for number, name in enumerate(NAMES[names], start=1)
-    ]
-    numbers = {category["name"]: category["id"] for category in categories}
+    numbers = {name: number for number, name in enumerate(NAMES[names], start=1)}
     images, annotations = [], []
     first = FIRST_SEEDS[split] + seed
     for number in tqdm(range(first, first + scenes), f"drawing {split}", disable=None, leave=False):
         scene = draw_scene(number)
         path = f"{split}/{number:012d}.png"
-        _write_image(folder / "images" / path, scene)
+        if not (folder / "images" / path).exists():  # a seed gives one scene, and files are written whole
+            write_image(folder / "images" / path, scene.image)
         found = _annotations(scene, number, numbers, names)
         image = {"id": number, "coco_url": path, "height": scene.image.shape[0], "width": scene.image.shape[1]}
         images.append(image | _federation(found, list(numbers.values()), np.random.default_rng(number)))
         annotations += found
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
-    return {"info": {"description": "tiny world"}, "images": images, "annotations": annotations} | {
-        "categories": [category | _counts(category["id"], annotations) for category in categories]
-    }
+    categories = [
+        {"id": number, "name": name, "synset": f"{name.replace(' ', '_')}.n.01", "synonyms": [name], "def": name}
+        | _counts(number, annotations)
+        for name, number in numbers.items()
+    ]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    return {"info": {"description": "tiny world"}, **content}
 
 
 def _annotations(scene: Scene, image_id: int, numbers: dict[str, int], names: str) -> list[dict]:
@@ -67,10 +65,9 @@ def _annotations(scene: Scene, image_id: int, numbers: dict[str, int], names: st
             "category_id": numbers[region.name if names == "objects" else region.class_name],
             "bbox": tight_box(mask),
             "area": int(mask.sum()),
-            "segmentation": _rle(mask),
+            "segmentation": encode_mask(mask)["segmentation"],
         }
-        for region, mask in zip(scene.regions, scene.masks, strict=True)
-        if region.kind == "object"
+        for region, mask in objects(scene)
     ]
 
 
@@ -114,20 +111,7 @@ def write_tiny_lvis(
         category["frequency"] = group
     val["categories"] = train["categories"]
     for split, content in (("train", train), ("val", val)):
-        write_atomically(folder / f"lvis_tiny_{split}.json", json.dumps(content).encode())
-
-
-def _rle(mask: np.ndarray) -> dict:
-    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
-
-
-def _write_image(path: Path, scene: Scene) -> None:
-    if path.exists():
-        return  # a scene is its seed's for ever, and files are written whole
-    buffer = io.BytesIO()
-    Image.fromarray(scene.image).save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+        write_json(folder / f"lvis_tiny_{split}.json", content)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

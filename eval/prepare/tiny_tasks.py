@@ -3,17 +3,17 @@
 python -m eval.prepare.tiny_tasks --output data/tiny_tasks --scenes 12
 """
 
-import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
+from eval.prepare.converters import write_image
+from eval.prepare.tiny import objects, tight_box, write_json
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.storage import write_atomically
 from textregion.tiny.scenes import Scene, draw_scene
@@ -32,27 +32,26 @@ def write_referring(folder: Path, scenes: int, size: int = 256) -> None:
     """
     for start, split in enumerate(REFERRING_SPLITS):
         lines, detections = [], {}
-        for seed in tqdm(range(FIRST_SEED + start, FIRST_SEED + 2 * scenes, 2), f"drawing {split}", disable=None):
-            scene = draw_scene(seed, size, OBJECTS, distinct_colours=True)
-            _write_image(folder / "images" / f"COCO_train2014_{seed:012d}.jpg", scene)
+        for seed, scene in _scenes(FIRST_SEED + start, scenes, size, split):
+            write_image(folder / "images" / f"COCO_train2014_{seed:012d}.jpg", scene.image)
             lines += _expressions(seed, scene)
             detections[seed] = _detections(seed, scene)
-        text = "".join(f"{json.dumps(line)}\n" for line in lines)
-        write_atomically(folder / f"{split}.jsonl", text.encode())
+        write_atomically(folder / f"{split}.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines).encode())
         content = detections
         if start:
             content = [{"image_id": seed, "box": box} for seed, boxes in detections.items() for box in boxes]
-        write_atomically(folder / f"{split.rsplit('_', 1)[0]}_dets_dict.json", json.dumps(content).encode())
+        write_json(folder / f"{split.rsplit('_', 1)[0]}_dets_dict.json", content)
 
 
-def _objects(scene: Scene) -> list[tuple[str, np.ndarray]]:
-    pairs = zip(scene.regions, scene.masks, strict=True)
-    return [(region.name, mask) for region, mask in pairs if region.kind == "object"]
+def _scenes(first: int, count: int, size: int, title: str) -> Iterator[tuple[int, Scene]]:
+    """Every second seed with its scene: a split's, which shares none with the other split."""
+    for seed in tqdm(range(first, first + 2 * count, 2), f"drawing {title}", disable=None):
+        yield seed, draw_scene(seed, size, OBJECTS, distinct_colours=True)
 
 
 def _expressions(seed: int, scene: Scene) -> list[dict]:
-    things = _objects(scene)
-    anns = [{"id": seed * 10 + n, "bbox": tight_box(mask)} for n, (_, mask) in enumerate(things)]
+    things = [(region.name, tight_box(mask)) for region, mask in objects(scene)]
+    anns = [{"id": seed * 10 + n, "bbox": box} for n, (_, box) in enumerate(things)]
     return [
         {
             "image_id": seed,
@@ -68,17 +67,12 @@ def _expressions(seed: int, scene: Scene) -> list[dict]:
 def _detections(seed: int, scene: Scene) -> list[list[float]]:
     random = np.random.default_rng(seed)
     boxes = []
-    for _, mask in _objects(scene):
+    for _, mask in objects(scene):
         x, y, width, height = tight_box(mask)
         moved = np.array([x, y, width, height]) + random.uniform(-0.06, 0.06, 4) * (width, height, width, height)
         elsewhere = random.uniform(0, 0.7, 2) * mask.shape[0]
         boxes += [moved.round(2).tolist(), [*elsewhere.round(2).tolist(), width, height]]
     return [boxes[n] for n in random.permutation(len(boxes))]
-
-
-def tight_box(mask: np.ndarray) -> list[int]:
-    """[x, y, width, height] in pixels around a mask, as COCO counts them."""
-    return list(cv2.boundingRect(mask.astype(np.uint8)))
 
 
 def write_reasoning(folder: Path, answers: Path, scenes: int, size: int = 256) -> None:
@@ -87,11 +81,9 @@ def write_reasoning(folder: Path, answers: Path, scenes: int, size: int = 256) -
     Even scenes have a short question, odd ones a long one. Every third has a patch that does not count.
     """
     for start, split in enumerate(("val", "test")):
-        first = FIRST_SEED + 1000 + start
-        for seed in tqdm(range(first, first + 2 * scenes, 2), f"drawing ReasonSeg {split}", disable=None):
-            scene = draw_scene(seed, size, OBJECTS, distinct_colours=True)
+        pairs = _scenes(FIRST_SEED + 1000 + start, scenes, size, f"ReasonSeg {split}")
+        for number, (seed, scene) in enumerate(pairs):
             name, polygons = _target(scene)
-            number = (seed - first) // 2
             shapes = [{"label": "target", "points": polygon} for polygon in polygons]
             if number % 3 == 0:
                 patch = [[0, 0], [size // 8, 0], [size // 8, size // 8], [0, size // 8]]
@@ -99,28 +91,21 @@ def write_reasoning(folder: Path, answers: Path, scenes: int, size: int = 256) -
             colour, shape = name.split()
             text = f"which {shape} in the picture is {colour}?" if number % 2 else name
             question = {"shapes": shapes, "text": [text, "another wording"], "is_sentence": bool(number % 2)}
-            _write_image(folder / split / f"{seed}.jpg", scene)
-            write_atomically(folder / split / f"{seed}.json", json.dumps(question).encode())
+            write_image(folder / split / f"{seed}.jpg", scene.image)
+            write_json(folder / split / f"{seed}.json", question)
             answer = {"text": text, "answers": [name.capitalize(), f"the {shape}"]}
-            write_atomically(answers / split / f"{seed}.json", json.dumps(answer).encode())
+            write_json(answers / split / f"{seed}.json", answer)
 
 
 def _target(scene: Scene) -> tuple[str, list[list[list[int]]]]:
     """The largest object that polygons describe well (the best described if none is), and its polygons."""
     found = []
-    for name, mask in _objects(scene):
+    for region, mask in objects(scene):
         lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         filled = cv2.drawContours(np.zeros(mask.shape, np.uint8), lines, -1, 1, cv2.FILLED)
         share = mask.sum() / max(filled.sum(), 1)
-        found.append((min(share, POLYGON_SHARE), mask.sum(), name, [line[:, 0].tolist() for line in lines]))
-    best = max(found, key=lambda one: one[:2])
-    return best[2], best[3]
-
-
-def _write_image(path: Path, scene: Scene) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(scene.image).save(buffer, format="JPEG", quality=95)
-    write_atomically(path, buffer.getvalue())
+        found.append((min(share, POLYGON_SHARE), mask.sum(), region.name, [line[:, 0].tolist() for line in lines]))
+    return max(found, key=lambda one: one[:2])[2:]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,19 +1,21 @@
-"""ReasonSeg on disk: <split>/<name>.jpg beside <name>.json with polygons and questions (method 11)."""
+"""ReasonSeg on disk: <split>/<name>.jpg beside <name>.json with polygons and questions; gIoU and cIoU (method 11)."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Bool, Int32, UInt8
 
 from textregion.errors import InputError
 
 SPLITS = ("val", "test")
 IMAGES = (".jpg", ".jpeg", ".png")
 IGNORED = 255
+EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of one image. text: the first text of the item. is_sentence: long (else short)."""
+    """What is asked of one image. text: the first text of the item. kind: "short", or "long" (a whole sentence)."""
 
     text: str
-    is_sentence: bool
+    kind: str
     shapes: tuple[Shape, ...]
 
 
@@ -81,7 +83,7 @@ def read_question(path: Path) -> Question:
         shapes = tuple(Shape(str(shape["label"]), _points(shape["points"])) for shape in content["shapes"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} has a shape that is no polygon ({type(error).__name__}: {error})") from error
-    return Question(text, bool(content.get("is_sentence", False)), shapes)
+    return Question(text, "long" if content.get("is_sentence") else "short", shapes)
 
 
 def first_text(texts: str | Sequence[str] | None) -> str | None:
@@ -119,12 +121,32 @@ def paint(shapes: Sequence[Shape], size: tuple[int, int]) -> UInt8[np.ndarray, "
     """
     chosen = [shape for shape in shapes if shape.label.lower() != "flag"]
     areas = [np.count_nonzero(_draw(np.zeros(size, np.uint8), shape, 1)) for shape in chosen]
-    truth = np.zeros(size, np.uint8)
+    ground_truth = np.zeros(size, np.uint8)
     for index in np.argsort(areas, kind="stable")[::-1]:
-        _draw(truth, chosen[index], IGNORED if "ignore" in chosen[index].label.lower() else 1)
-    return truth
+        _draw(ground_truth, chosen[index], IGNORED if "ignore" in chosen[index].label.lower() else 1)
+    return ground_truth
 
 
 def _draw(canvas: UInt8[np.ndarray, "H W"], shape: Shape, value: int) -> UInt8[np.ndarray, "H W"]:
     cv2.polylines(canvas, [shape.points], isClosed=True, color=value, thickness=1)
     return cv2.fillPoly(canvas, [shape.points], value)
+
+
+def overlap(found: Bool[np.ndarray, "H W"], ground_truth: UInt8[np.ndarray, "H W"]) -> tuple[int, int]:
+    """(intersection, union) of the foreground in pixels; pixels whose ground truth is 255 do not count."""
+    counted, wanted = ground_truth != IGNORED, ground_truth == 1
+    return int((found & wanted).sum()), int(((found | wanted) & counted).sum())
+
+
+def item_iou(intersection: int, union: int) -> float:
+    """I / (U + 1e-5), 1 when the union is empty."""
+    return intersection / (union + EPSILON) if union else 1.0
+
+
+def iou_metrics(overlaps: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """{"gIoU": mean over the items, "cIoU": of all pixels together} in percent; NaN without any."""
+    total = sum(union for _, union in overlaps)
+    return {
+        "gIoU": 100 * sum(item_iou(*one) for one in overlaps) / len(overlaps) if overlaps else math.nan,
+        "cIoU": 100 * sum(intersection for intersection, _ in overlaps) / total if total else math.nan,
+    }

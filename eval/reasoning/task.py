@@ -1,5 +1,9 @@
-"""Reasoning segmentation: one question an image, the described thing against everything else (method 11)."""
+"""Reasoning segmentation: one question an image, the described thing against everything else (method 11).
 
+The program is eval_reason_seg.py.
+"""
+
+import argparse
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,20 +12,41 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from eval.reasoning.data import Question, find_items, find_split, paint, read_answer, read_question
-from eval.reasoning.pictures import contact_sheets
-from eval.reasoning.scores import figures, item_iou, overlap
-from eval.skipped import SCORED, Skipped
-from eval.tasks import Record, Records, odd_image, to_rle, too_long
+from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside, contour, spotlight
+from eval.reasoning.data import (
+    IGNORED,
+    SPLITS,
+    Question,
+    find_items,
+    find_split,
+    iou_metrics,
+    item_iou,
+    overlap,
+    paint,
+    read_answer,
+    read_question,
+)
+from eval.results import SCORED, Skipped
+from eval.task_cli import run_task, shared_arguments
+from eval.tasks import Record, Records, Task, image_file, long_notes
+from textregion.cli.command_line import Parser, boolean
 from textregion.errors import InputError
 from textregion.grounding import ANY_OTHER_THING, ANYTHING_BUT, TARGET, nearest, target_prompts
 from textregion.images import load_image
+from textregion.presets import TINY_WORLD, find_preset
+from textregion.render import from_rle, to_rle
 from textregion.segmenter import TextRegionSegmenter
 
 PUBLISHED = {"scale": (2016, 672), "recipe": "semantic-fp32", "min_size": 0, "antialias": False}
 QUERY_TYPES = ("overall", "short", "long")
+EXAMPLES = """examples:
+  python eval_reason_seg.py --dataset_dir ReasonSeg --interpreted_query_dir answers
+  python eval_reason_seg.py --dataset_dir ReasonSeg --splits val
+  python -m eval.prepare.tiny_tasks
+  python eval_reason_seg.py --preset tiny --dataset_dir data/tiny_tasks/reasoning \\
+      --interpreted_query_dir data/tiny_tasks/answers --visualize 8
+  torchrun --nproc_per_node 4 eval_reason_seg.py …     (four GPUs, or four CPU processes)"""
 
 
 @dataclass(frozen=True)
@@ -33,13 +58,8 @@ class Item:
     question: Question
     target: str
 
-    @property
-    def kind(self) -> str:
-        """Whether the question is short or long."""
-        return "long" if self.question.is_sentence else "short"
 
-
-class ReasoningTask:
+class ReasoningTask(Task):
     """ReasonSeg's chosen splits, from one pass.
 
     root: the data set. answers: folder of interpreted answers, None to ask with the question's own words.
@@ -51,6 +71,8 @@ class ReasoningTask:
     benchmark = "reason_seg"
     part = "split"
     published = PUBLISHED
+    sheet_titles = ("Right (IoU above 0.5)", "Wrong (IoU at most 0.5)")
+    sheet_note = "Left, green: truth; white: pixels that do not count. Right, in colour: what was found."
 
     def __init__(
         self,
@@ -65,7 +87,7 @@ class ReasoningTask:
         self.splits, self.answers, self.query_type = tuple(splits), answers, query_type
         self.others = placeholder or (ANY_OTHER_THING if answers is None else ANYTHING_BUT)
         self.unusable: list[Skipped] = []
-        self.found: dict[str, Item] = {}
+        self.items_by_name: dict[str, Item] = {}
         for split in splits:
             for path in find_items(find_split(root, split)):
                 self._add(path, split)
@@ -74,25 +96,23 @@ class ReasoningTask:
         name = f"{split}/{path.name}"
         try:
             question = read_question(path.with_suffix(".json"))
-            if self.query_type == "overall" or (self.query_type == "long") == question.is_sentence:
-                self.found[name] = Item(path, split, question, self._target(question, split, path.stem))
+            if self.query_type in ("overall", question.kind):
+                target = question.text.lower()
+                if self.answers is not None:
+                    target = target_words(read_answer(self.answers, split, path.stem), question)
+                self.items_by_name[name] = Item(path, split, question, target)
         except InputError as error:
             self.unusable.append(Skipped(name, "unusable annotation", str(error)))
 
-    def _target(self, question: Question, split: str, name: str) -> str:
-        if self.answers is None:
-            return question.text.lower()
-        return target_words(read_answer(self.answers, split, name), question)
-
     def items(self) -> list[str]:
         """The images as <split>/<name>, sorted within a split."""
-        return list(self.found)
+        return list(self.items_by_name)
 
     def settings(self) -> dict:
         """Splits, words, and a hash of targets and polygons."""
         told = [
-            (name, item.target, item.kind, [(shape.label, shape.points.tolist()) for shape in item.question.shapes])
-            for name, item in self.found.items()
+            (name, item.target, item.question.kind, [(one.label, one.points.tolist()) for one in item.question.shapes])
+            for name, item in self.items_by_name.items()
         ]
         digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
         asked = "interpreted answers" if self.answers is not None else "questions"
@@ -100,27 +120,25 @@ class ReasoningTask:
         return {**chosen, "asked": asked, "others": self.others, "annotations": digest}
 
     def answer(self, segmenter: TextRegionSegmenter, item: str) -> Record:
-        """Intersection and union in pixels, the found mask and notes; or {"unreadable": [kind, reason]}."""
-        record: Record = {}
-        asked = self.found[item]
-        with odd_image(record, asked.path):
+        """Intersection and union in pixels, the found mask and notes."""
+        asked = self.items_by_name[item]
+        with image_file(asked.path):
             pixels = load_image(asked.path)
             regions = segmenter.encode_image(pixels)
-        if "unreadable" in record:
-            return record
         queries = target_prompts(asked.target, self.others).queries
-        record["notes"] = []
         for query in queries:  # one by one, so that no number depends on what was asked before
             segmenter.encode_text([query])
-        if any(too_long(segmenter, query) for query in queries):
-            record["notes"].append(["long sentence", "its end may lie beyond the model's context", SCORED])
+        notes = long_notes(segmenter, queries)
         if len(regions) == 0:
-            record["notes"].append(["no region found", "everything is background", SCORED])
-        truth = paint(asked.question.shapes, pixels.shape[:2])
-        found = nearest(segmenter.reason(regions, asked.target, self.others).label_map == TARGET, truth.shape)
-        record["intersection"], record["union"] = overlap(found, truth)
+            notes.append(["no region found", "everything is background", SCORED])
+        ground_truth = paint(asked.question.shapes, pixels.shape[:2])
+        label_map = segmenter.reason(regions, asked.target, self.others).label_map
+        found = nearest(label_map == TARGET, ground_truth.shape)
+        intersection, union = overlap(found, ground_truth)
         return {
-            **record,
+            "notes": notes,
+            "intersection": intersection,
+            "union": union,
             "regions": len(regions),
             "box": list(cv2.boundingRect(found.astype(np.uint8))),
             "mask": to_rle(found),
@@ -149,37 +167,90 @@ class ReasoningTask:
         for split in self.splits:
             for kind in QUERY_TYPES if self.query_type == "overall" else (self.query_type,):
                 chosen = [
-                    record
-                    for name, record in records.items()
-                    if self.found[name].split == split and kind in ("overall", self.found[name].kind)
+                    records[name]
+                    for name, item in self.items_by_name.items()
+                    if name in records and item.split == split and kind in ("overall", item.question.kind)
                 ]
                 scored = [(record["intersection"], record["union"]) for record in chosen if "union" in record]
-                rows[f"{split} {kind}"] = {**figures(scored), "items": len(chosen), "scored": len(scored)}
+                rows[f"{split} {kind}"] = {**iou_metrics(scored), "items": len(chosen), "scored": len(scored)}
         return rows
-
-    def skipped(self, records: Records) -> list[Skipped]:
-        """Annotations that could not be used, images that are not there, answers that are not as they should be."""
-        found = list(self.unusable)
-        for name, record in records.items():
-            if "unreadable" in record:
-                found.append(Skipped(name, *record["unreadable"]))
-            found += [Skipped(name, *note) for note in record.get("notes", ())]
-        return found
 
     def predictions(self, records: Records) -> Iterator[dict]:
         """Image, text, target, found mask and its box, IoU, verdict (IoU > 0.5)."""
         for name, record in records.items():
             if "union" in record:
                 iou = item_iou(record["intersection"], record["union"])
-                item = self.found[name]
-                told = {"image": name, "sentence": item.question.text, "target": item.target, "kind": item.kind}
+                item = self.items_by_name[name]
+                told = {
+                    "image": name,
+                    "sentence": item.question.text,
+                    "target": item.target,
+                    "kind": item.question.kind,
+                }
                 yield {**told, "iou": iou, "right": iou > 0.5, **record}
 
-    def sheets(self, records: Records, count: int) -> dict[str, Image.Image]:
-        """right.png and wrong.png: the first cases above and below an IoU of one half."""
-        return contact_sheets(self.found, list(self.predictions(records)), count)
+    def cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
+        """The image with the ground truth's outline, ignored pixels in white; beside it what was found; the words."""
+        item = self.items_by_name[answer["image"]]
+        image = load_image(item.path)
+        ground_truth = paint(item.question.shapes, image.shape[:2])
+        meant = contour(image, ground_truth == 1, GROUND_TRUTH)
+        meant[ground_truth == IGNORED] = 255
+        caption = [f"“{answer['sentence']}”"]
+        if answer["target"] != answer["sentence"].lower():
+            caption.append(f"looked for: {answer['target']}")
+        caption.append(f"{answer['kind']}, IoU {answer['iou']:.2f}")
+        return beside(meant, spotlight(image, from_rle(answer["mask"]), FOUND)), caption
 
 
 def target_words(answer: str, question: Question) -> str:
     """What is looked for: the answer, and for a short question the answer and the question; in lower case."""
-    return (answer if question.is_sentence else f"{answer}, {question.text}").lower()
+    return (answer if question.kind == "long" else f"{answer}, {question.text}").lower()
+
+
+def parser() -> Parser:
+    """The flags."""
+    made = Parser(
+        prog="eval_reason_seg.py",
+        description="Reasoning segmentation on ReasonSeg: gIoU and cIoU of short, long and all questions, in one pass.",
+        epilog=EXAMPLES,
+    )
+    add = made.add_argument_group("the data").add_argument
+    add("--dataset_dir", type=Path, required=True, metavar="DIR", help="with val/ and test/: images and their JSON")
+    add("--interpreted_query_dir", type=Path, metavar="DIR", help="<split>/<name>.json or <name>.json with answers[0]")
+    add(
+        "--use_interpreted_query",
+        type=boolean,
+        nargs="?",
+        const=True,
+        metavar="BOOL",
+        help="look for the interpreted answers, not the questions (default: when their folder is given)",
+    )
+    add("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), metavar="SPLIT", help="val, test (default both)")
+    add("--eval_query_type", choices=QUERY_TYPES, default="overall", help="ask only some questions (default overall)")
+    add(
+        "--placeholder",
+        metavar="WORDS",
+        help=f'words for everything else; {{target}} is replaced (default "{ANYTHING_BUT}" with interpreted answers; '
+        f'without, and for preset tiny, which has not learned "anything but": "{ANY_OTHER_THING}")',
+    )
+    shared_arguments(made, "scale 2016 672, recipe semantic-fp32, min_size 0, antialias False")
+    return made
+
+
+def make_task(options: argparse.Namespace) -> ReasoningTask:
+    """The task that the flags describe; InputError for missing data."""
+    interpreted = options.use_interpreted_query
+    if interpreted and options.interpreted_query_dir is None:
+        raise InputError("got --use_interpreted_query without --interpreted_query_dir; give the folder of the answers")
+    answers = None if interpreted is False else options.interpreted_query_dir
+    splits = list(dict.fromkeys(options.splits))
+    placeholder = options.placeholder
+    if placeholder is None and options.preset and find_preset(options.preset).backbone == TINY_WORLD:
+        placeholder = ANY_OTHER_THING
+    return ReasoningTask(options.dataset_dir, splits, answers, options.eval_query_type, placeholder)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; returns its exit code."""
+    return run_task(parser(), make_task, "reason_seg", arguments)

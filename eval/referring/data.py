@@ -4,20 +4,16 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from eval.skipped import Skipped
+from eval.results import Skipped
 from textregion.errors import InputError
 from textregion.grounding import Box
 
+COCO_SPLITS = ("val", "testa", "testb")
 SPLITS = (
-    "refcoco_val",
-    "refcoco_testa",
-    "refcoco_testb",
-    "refcoco+_val",
-    "refcoco+_testa",
-    "refcoco+_testb",
+    *(f"{dataset}_{split}" for dataset in ("refcoco", "refcoco+") for split in COCO_SPLITS),
     "refcocog_val",
     "refcocog_test",
 )
@@ -29,14 +25,14 @@ PLAIN_COCO = re.compile(r"COCO_[a-z0-9]+_\d{12}\.\w+")  # nothing to cut
 class Expression:
     """One line of a split: a thing in an image, and the sentences that refer to it.
 
-    image: file name below the image root. gold: boxes of the thing, any of which counts. candidates: boxes an
-    answer is snapped to; all boxes are (x, y, width, height) in pixels. snaps: whether an answer is snapped at all.
+    image: file name below the image root. ground_truth: boxes of the thing, any of which counts. candidates: boxes
+    an answer is snapped to; all boxes are (x, y, width, height) in pixels. snaps: whether an answer is snapped at all.
     """
 
     split: str
     line: int
     image: str
-    gold: tuple[Box, ...]
+    ground_truth: tuple[Box, ...]
     candidates: tuple[Box, ...]
     sentences: tuple[str, ...]
     snaps: bool = True
@@ -45,14 +41,6 @@ class Expression:
     def name(self) -> str:
         """How reports call it."""
         return f"{self.split} line {self.line}"
-
-
-@dataclass
-class Expressions:
-    """What was read: `of_image` in order of first appearance, and what could not be used."""
-
-    of_image: dict[str, list[Expression]] = field(default_factory=dict)
-    skipped: list[Skipped] = field(default_factory=list)
 
 
 def find_splits(root: Path, chosen: Sequence[str] | None = None) -> list[str]:
@@ -68,30 +56,32 @@ def find_splits(root: Path, chosen: Sequence[str] | None = None) -> list[str]:
     return list(dict.fromkeys(chosen or there))
 
 
-def read_splits(root: Path, splits: Sequence[str], proposals: str = "detections") -> Expressions:
-    """All expressions of some splits, by image. InputError for a missing file; odd lines are `skipped`."""
-    found = Expressions()
+def read_splits(
+    root: Path, splits: Sequence[str], proposals: str = "detections"
+) -> tuple[dict[str, list[Expression]], list[Skipped]]:
+    """All expressions of some splits, by image in order of first appearance, and the lines that could not be used.
+
+    InputError for a missing file.
+    """
+    expressions: dict[str, list[Expression]] = {}
+    unusable: list[Skipped] = []
     detections: dict[str, dict[str, tuple[Box, ...]]] = {}
     for split in splits:
         dataset = split.rsplit("_", 1)[0]
         if proposals == "detections" and dataset not in detections:
             detections[dataset] = read_detections(root / f"{dataset}_dets_dict.json")
-        _read_split(root / f"{split}.jsonl", split, proposals, detections.get(dataset, {}), found)
-    return found
-
-
-def _read_split(path: Path, split: str, proposals: str, detections: dict, found: Expressions) -> None:
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            expression = read_line(line, split, number, proposals, detections)
-        except InputError as error:
-            found.skipped.append(Skipped(f"{split} line {number}", "broken line", str(error)))
-            continue
-        found.of_image.setdefault(expression.image, []).append(expression)
-        if not expression.sentences:
-            found.skipped.append(Skipped(expression.name, "no sentences", "the list of sentences is empty"))
+        for number, line in enumerate((root / f"{split}.jsonl").read_bytes().split(b"\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                expression = read_line(line, split, number, proposals, detections.get(dataset, {}))
+            except InputError as error:
+                unusable.append(Skipped(f"{split} line {number}", "broken line", str(error)))
+                continue
+            expressions.setdefault(expression.image, []).append(expression)
+            if not expression.sentences:
+                unusable.append(Skipped(expression.name, "no sentences", "the list of sentences is empty"))
+    return expressions, unusable
 
 
 def read_line(line: bytes, split: str, number: int, proposals: str, detections: dict) -> Expression:
@@ -100,18 +90,15 @@ def read_line(line: bytes, split: str, number: int, proposals: str, detections: 
         datum = json.loads(line.decode("utf-8"))
         boxes = {annotation["id"]: as_box(annotation["bbox"]) for annotation in datum["anns"]}
         wanted = datum["ann_id"] if isinstance(datum["ann_id"], list) else [datum["ann_id"]]
-        gold = tuple(boxes[ann_id] for ann_id in wanted if ann_id in boxes)
+        ground_truth = tuple(boxes[ann_id] for ann_id in wanted if ann_id in boxes)
         sentences = tuple(str(sentence["raw"]) for sentence in datum["sentences"])
         image, image_id = image_name(datum["file_name"]), str(datum["image_id"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"not as expected ({type(error).__name__}: {error})") from error
-    if not gold:
+    if not ground_truth:
         raise InputError(f"none of ann_id {wanted} is among the {len(boxes)} anns")
-    if proposals == "gt":
-        candidates = tuple(boxes.values())
-    else:
-        candidates = detections.get(image_id, ())
-    return Expression(split, number, image, gold, candidates, sentences, snaps=proposals != "none")
+    candidates = tuple(boxes.values()) if proposals == "gt" else detections.get(image_id, ())
+    return Expression(split, number, image, ground_truth, candidates, sentences, snaps=proposals != "none")
 
 
 def image_name(file_name: str) -> str:

@@ -1,24 +1,37 @@
-"""Referring expressions: one region for every sentence, its box compared with the gold boxes (method 10)."""
+"""Referring expressions: one region for every sentence, its box compared with the ground truth's (method 10).
 
+The program is eval_referring.py.
+"""
+
+import argparse
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from eval.referring.data import Expression, read_splits
-from eval.referring.pictures import contact_sheets
-from eval.skipped import SCORED, WRONG, Skipped
-from eval.tasks import Record, Records, odd_image, to_rle, too_long
+from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside, spotlight
+from eval.referring.data import PROPOSALS, SPLITS, Expression, find_splits, read_splits
+from eval.results import SCORED, WRONG, Skipped
+from eval.task_cli import run_task, shared_arguments
+from eval.tasks import Record, Records, Task, image_file, long_notes, percent
+from textregion.cli.command_line import Parser
 from textregion.grounding import box_ious, is_hit, snap
+from textregion.images import load_image
+from textregion.outputs.pictures import draw_box
+from textregion.render import from_rle, to_rle
 from textregion.segmenter import TextRegionSegmenter
 from textregion.types import RegionTokens
 
 PUBLISHED = {"scale": (2016, 2016), "recipe": "demo", "antialias": True}
+EXAMPLES = """examples:
+  python eval_referring.py --input_file_root reclip_data --image_root train2014
+  python -m eval.prepare.tiny_tasks
+  python eval_referring.py --preset tiny --input_file_root data/tiny_tasks/referring \\
+      --image_root data/tiny_tasks/referring/images --visualize 8
+  torchrun --nproc_per_node 4 eval_referring.py …     (four GPUs, or four CPU processes)"""
 
 
-class ReferringTask:
+class ReferringTask(Task):
     """One pass over the images of any splits, whatever number of splits and sentences share an image.
 
     root: folder of the annotations. images: folder of the images. proposals: what boxes are snapped to.
@@ -29,31 +42,29 @@ class ReferringTask:
     benchmark = "refcoco"
     part = "split"
     published = PUBLISHED
+    sheet_note = (
+        "Left, green: gold box. Right, in colour: the chosen region; pink: its outline and the box that was scored."
+    )
 
     def __init__(self, root: Path, images: Path, splits: Sequence[str], proposals: str = "detections") -> None:
-        self.root, self.images, self.proposals = root, images, proposals
-        self.splits = tuple(splits)
-        self.expressions = read_splits(root, splits, proposals)
+        self.images, self.splits, self.proposals = images, tuple(splits), proposals
+        self.expressions, self.unusable = read_splits(root, splits, proposals)
 
     def items(self) -> list[str]:
         """The images, in order of first appearance."""
-        return [name for name, asked in self.expressions.of_image.items() if any(e.sentences for e in asked)]
+        return [name for name, asked in self.expressions.items() if any(e.sentences for e in asked)]
 
     def settings(self) -> dict:
         """Splits, proposals, and a hash of the annotations."""
-        digest = hashlib.sha256(repr(self.expressions.of_image).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(repr(self.expressions).encode()).hexdigest()[:16]
         return {"splits": list(self.splits), "proposals": self.proposals, "annotations": digest}
 
     def answer(self, segmenter: TextRegionSegmenter, item: str) -> Record:
-        """{"answers": one per sentence, in order, "regions": R}, or {"unreadable": [kind, reason]}."""
-        record: Record = {}
+        """{"answers": one per sentence, in order, "regions": R}."""
         path = self.images / item
-        with odd_image(record, path):
+        with image_file(path):
             regions = segmenter.encode_image(path)
-        if "unreadable" in record:
-            return record
-        asked = self.expressions.of_image[item]
-        numbered = [(expression, number) for expression in asked for number in range(len(expression.sentences))]
+        numbered = [(asked, number) for asked in self.expressions[item] for number in range(len(asked.sentences))]
         return {"regions": len(regions), "answers": [answer_sentence(segmenter, regions, *one) for one in numbered]}
 
     def count(self, record: Record) -> Counter:
@@ -72,30 +83,30 @@ class ReferringTask:
 
     def parts(self, records: Records) -> dict[str, dict]:
         """Per split: accuracy (of what was scored; and with all that was not scored taken as wrong), and counts."""
-        rows = {split: Counter() for split in self.splits}
-        for image, record in records.items():
-            for expression in self.expressions.of_image[image]:
-                rows[expression.split]["sentences"] += len(expression.sentences)
-            for answer in record.get("answers", ()):
-                rows[answer["split"]]["scored"] += "right" in answer
-                rows[answer["split"]]["right"] += answer.get("right", False)
-        return {split: _row(counts) for split, counts in rows.items()}
+        rows = {}
+        for split in self.splits:
+            asked = [e for image in records for e in self.expressions[image] if e.split == split]
+            answers = [answer for record in records.values() for answer in record.get("answers", ())]
+            verdicts = [answer["right"] for answer in answers if answer["split"] == split and "right" in answer]
+            sentences, scored, right = sum(len(e.sentences) for e in asked), len(verdicts), sum(verdicts)
+            rows[split] = {
+                "accuracy": percent(right, scored),
+                "accuracy, unscored as wrong": percent(right, sentences),
+                "sentences": sentences,
+                "scored": scored,
+                "right": right,
+            }
+        return rows
 
-    def skipped(self, records: Records) -> list[Skipped]:
-        """Broken lines, images that are not there, sentences that could not be answered as they should be."""
-        found = list(self.expressions.skipped)
-        for image, record in records.items():
-            if "unreadable" in record:
-                kind, reason = record["unreadable"]
-                sentences = sum(len(e.sentences) for e in self.expressions.of_image[image])
-                found.append(Skipped(image, kind, f"{reason}; {sentences} sentences"))
-                continue
-            for expression in self.expressions.of_image[image]:
-                if expression.snaps and expression.sentences and not expression.candidates:
-                    found.append(Skipped(expression.name, "no detections", "boxes are not snapped", SCORED))
-            for answer in record["answers"]:
-                found += [Skipped(answer["id"], *note) for note in answer["notes"]]
-        return found
+    def asked(self, item: str) -> str:
+        """The sentences about an image."""
+        return f"; {sum(len(expression.sentences) for expression in self.expressions[item])} sentences"
+
+    def noted(self, item: str, record: Record) -> list[Skipped]:
+        """Boxes that cannot be snapped, sentences that could not be answered as they should be."""
+        unsnapped = [e for e in self.expressions[item] if e.snaps and e.sentences and not e.candidates]
+        found = [Skipped(e.name, "no detections", "boxes are not snapped", SCORED) for e in unsnapped]
+        return found + [Skipped(answer["id"], *note) for answer in record["answers"] for note in answer["notes"]]
 
     def predictions(self, records: Records) -> Iterator[dict]:
         """Image, sentence, chosen region and its mask, boxes, IoU, verdict."""
@@ -103,9 +114,15 @@ class ReferringTask:
             for answer in record.get("answers", ()):
                 yield {"image": image, **answer}
 
-    def sheets(self, records: Records, count: int) -> dict[str, Image.Image]:
-        """right.png and wrong.png: the first cases of each."""
-        return contact_sheets(self.images, records, count)
+    def cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
+        """The image with the ground truth's boxes, beside it the chosen region and the scored box; the sentence."""
+        image = load_image(self.images / answer["image"])
+        meant = image
+        for box in answer["gold"]:
+            meant = draw_box(meant, tuple(box), GROUND_TRUTH)
+        found = draw_box(spotlight(image, from_rle(answer["mask"]), FOUND), tuple(answer["box"]), FOUND)
+        snapped = "" if answer["detection"] is None else f", detection {answer['detection']}"
+        return beside(meant, found), [f"“{answer['sentence']}”", f"IoU {answer['iou']:.2f}{snapped}"]
 
 
 def answer_sentence(
@@ -121,20 +138,19 @@ def answer_sentence(
         "split": expression.split,
         "line": expression.line,
         "sentence": sentence,
-        "gold": expression.gold,
+        "gold": expression.ground_truth,
         "notes": [],
     }
     if not sentence.strip():
         answer["notes"].append(["empty sentence", "it has no words"])
         return answer
-    if too_long(segmenter, sentence.lower()):
-        answer["notes"].append(["long sentence", "its end may lie beyond the model's context", SCORED])
+    answer["notes"] += long_notes(segmenter, [sentence.lower()])
     found = segmenter.refer(regions, sentence)
     if found.box is None:
         answer["notes"].append(["no region found", f"{len(regions)} regions, no box", WRONG])
         return {**answer, "region": found.region, "box": None, "iou": 0.0, "right": False}
     box, detection = snap(found.box, expression.candidates) if expression.snaps else (found.box, None)
-    iou = float(box_ious(box, expression.gold).max())
+    iou = float(box_ious(box, expression.ground_truth).max())
     return {
         **answer,
         "region": found.region,
@@ -148,12 +164,30 @@ def answer_sentence(
     }
 
 
-def _row(counts: Counter) -> dict[str, float]:
-    sentences, scored, right = (counts[name] for name in ("sentences", "scored", "right"))
-    return {
-        "accuracy": 100 * right / scored if scored else float("nan"),
-        "accuracy, unscored as wrong": 100 * right / sentences if sentences else float("nan"),
-        "sentences": sentences,
-        "scored": scored,
-        "right": right,
-    }
+def parser() -> Parser:
+    """The flags."""
+    made = Parser(
+        prog="eval_referring.py",
+        description="Referring expressions on RefCOCO, RefCOCO+, RefCOCOg: accuracy of the chosen boxes (IoU > 0.5).",
+        epilog=EXAMPLES,
+    )
+    add = made.add_argument_group("the data").add_argument
+    files = "with <split>.jsonl, <dataset>_dets_dict.json"
+    add("--input_file_root", type=Path, required=True, metavar="DIR", help=files)
+    add("--image_root", type=Path, required=True, metavar="DIR", help="COCO's images (train2014)")
+    add("--splits", nargs="+", choices=SPLITS, metavar="SPLIT", help=f"of {', '.join(SPLITS)} (default: all there)")
+    boxes = "boxes that answers snap to: detections, gt (those of the annotations) or none (default detections)"
+    add("--proposals", choices=PROPOSALS, default="detections", help=boxes)
+    shared_arguments(made, "scale 2016 2016, recipe demo, antialias True")
+    return made
+
+
+def make_task(options: argparse.Namespace) -> ReferringTask:
+    """The task that the flags describe; InputError for missing data."""
+    splits = find_splits(options.input_file_root, options.splits)
+    return ReferringTask(options.input_file_root, options.image_root, splits, options.proposals)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; returns its exit code."""
+    return run_task(parser(), make_task, "referring", arguments)

@@ -3,8 +3,8 @@
 import pytest
 
 from eval import semantic_all, semantic_cli
-from eval.reasoning import cli as reasoning
-from eval.referring import cli as referring
+from eval.reasoning import task as reasoning
+from eval.referring import task as referring
 from textregion.cli.arguments import parse_arguments
 from textregion.cli.flags import OPTIONS, chosen_preset, given_options
 from textregion.errors import InputError

@@ -8,13 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.lvis.average_precision import FIGURES, average_precision
-from eval.lvis.boxes import Boxes, clip, read_boxes
-from eval.lvis.detections import best_detections
-from eval.lvis.package import lvis_package
-from eval.lvis.pictures import closer, overlapped_names
-from eval.lvis.table import as_text, published_columns, side_by_side
-from eval.lvis.truth import image_paths, read_truth
+from eval.lvis.__main__ import as_text, published_columns, side_by_side
+from eval.lvis.data import Boxes, clip, image_paths, read_annotations, read_boxes
+from eval.lvis.scoring import METRICS, average_precision, best_detections, lvis_package
+from eval.lvis.task import closer, overlapped_names
 from textregion.errors import InputError
 
 SIZE = 200  # sides of the images, pixels
@@ -55,7 +52,7 @@ def write(folder, content, name="annotations.json"):
 
 @pytest.fixture
 def toy(tmp_path):
-    return read_truth(write(tmp_path, TOY))
+    return read_annotations(write(tmp_path, TOY))
 
 
 def detection(image_id, category, score, bbox, kind="box"):
@@ -76,23 +73,23 @@ def perfect(kind):
 
 @pytest.mark.parametrize("kind", ["box", "mask"])
 def test_perfect_detections(toy, kind):
-    figures = average_precision(toy, perfect(kind), [1, 2], kind)
-    assert {name for name, value in figures.items() if np.isnan(value)} == {"APl", "APc"}
-    assert [value for value in figures.values() if not np.isnan(value)] == pytest.approx([100.0] * 7)
+    metrics = average_precision(toy, perfect(kind), [1, 2], kind)
+    assert {name for name, value in metrics.items() if np.isnan(value)} == {"APl", "APc"}
+    assert [value for value in metrics.values() if not np.isnan(value)] == pytest.approx([100.0] * 7)
 
 
 @pytest.mark.parametrize("kind", ["box", "mask"])
 def test_no_detections(toy, kind):
-    figures = average_precision(toy, [], [1, 2], kind)
-    assert {name for name, value in figures.items() if np.isnan(value)} == {"APl", "APc"}
-    assert {value for value in figures.values() if not np.isnan(value)} == {0.0}
+    metrics = average_precision(toy, [], [1, 2], kind)
+    assert {name for name, value in metrics.items() if np.isnan(value)} == {"APl", "APc"}
+    assert {value for value in metrics.values() if not np.isnan(value)} == {0.0}
 
 
 def test_groups_of_which_nothing_is_annotated_are_absent(toy):
-    figures = average_precision(toy, perfect("box"), [2])  # the only apple is in image 1
-    absent = {name for name, value in figures.items() if np.isnan(value)}
+    metrics = average_precision(toy, perfect("box"), [2])  # the only apple is in image 1
+    absent = {name for name, value in metrics.items() if np.isnan(value)}
     assert absent == {"APs", "APl", "APr", "APc"}
-    assert set(figures) == set(FIGURES)
+    assert set(metrics) == set(METRICS)
     assert all(np.isnan(value) for value in average_precision(toy, [], []).values())
 
 
@@ -105,11 +102,11 @@ def test_half_wrong_by_hand(toy, kind):
         detection(2, BEAR, 0.9, (20, 20, 60, 60), kind),
         detection(2, BEAR, 0.8, (140, 20, 60, 60), kind),
     ]
-    figures = average_precision(toy, wrong, [1, 2], kind)
+    metrics = average_precision(toy, wrong, [1, 2], kind)
     bears = 100 * 51 / 101
     expected = {"AP": (100 + bears) / 2, "AP50": (100 + bears) / 2, "AP75": (100 + bears) / 2}
     expected |= {"APs": 100.0, "APm": bears, "APr": 100.0, "APf": bears}
-    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     wrong[2]["score"] = 0.95  # now the wrong one comes first: precision 1/2 at best
     assert average_precision(toy, wrong, [1, 2], kind)["APf"] == pytest.approx(bears / 2)
 
@@ -117,8 +114,8 @@ def test_half_wrong_by_hand(toy, kind):
 def test_overlap_thresholds_by_hand(toy):
     # 60 x 60 against 60 x 43: IoU 43/60 = 0.717 is enough at 0.50, 0.55, …, 0.70: 5 of the 10 thresholds.
     found = [detection(2, BEAR, 0.9, (20, 20, 60, 43)), detection(2, BEAR, 0.8, (100, 100, 60, 43))]
-    figures = average_precision(toy, found, [2])
-    assert (figures["AP"], figures["AP50"], figures["AP75"]) == pytest.approx((50.0, 100.0, 0.0))
+    metrics = average_precision(toy, found, [2])
+    assert (metrics["AP"], metrics["AP50"], metrics["AP75"]) == pytest.approx((50.0, 100.0, 0.0))
 
 
 def test_what_is_not_known_to_be_absent_is_no_mistake(toy):
@@ -136,8 +133,8 @@ def test_300_detections_of_an_image_count(toy):
     late = detection(2, BEAR, 0.4, (100, 100, 60, 60))
     assert average_precision(toy, [*crowd, best, late], [2])["AP"] == pytest.approx(100 * 51 / 101)
     second = 2 / 300  # precision when the second bear comes last of 300
-    figures = average_precision(toy, [*crowd[1:], best, late], [2])
-    assert figures["AP"] == pytest.approx(100 * (51 + 50 * second) / 101)
+    metrics = average_precision(toy, [*crowd[1:], best, late], [2])
+    assert metrics["AP"] == pytest.approx(100 * (51 + 50 * second) / 101)
 
 
 def test_numpy_is_left_as_it_was():
@@ -210,14 +207,14 @@ def test_coco_counts_as_annotated_exhaustively(tmp_path):
     plain = [{key: row[key] for key in ("id", "file_name", "height", "width")} for row in TOY["images"]]
     things = [dict(TOY["annotations"][0], iscrowd=1), *TOY["annotations"][1:]]
     names = [{"id": row["id"], "name": row["name"]} for row in TOY["categories"]]
-    truth = read_truth(write(tmp_path, {"images": plain, "annotations": things, "categories": names}))
-    boxes = read_boxes("gt", truth)
+    annotations = read_annotations(write(tmp_path, {"images": plain, "annotations": things, "categories": names}))
+    boxes = read_boxes("gt", annotations)
     assert sorted(boxes.of_image) == [2], "a crowd is no box to be named"
-    figures = average_precision(truth, [*perfect("box"), detection(2, APPLE, 1.0, (150, 0, 30, 30))], [1, 2])
-    assert figures["AP"] == pytest.approx(100.0), "bears alone: apples are only a crowd"
-    assert all(np.isnan(figures[name]) for name in ("APr", "APc", "APf"))
+    metrics = average_precision(annotations, [*perfect("box"), detection(2, APPLE, 1.0, (150, 0, 30, 30))], [1, 2])
+    assert metrics["AP"] == pytest.approx(100.0), "bears alone: apples are only a crowd"
+    assert all(np.isnan(metrics[name]) for name in ("APr", "APc", "APf"))
     more = [detection(1, BEAR, 1.0, (0, 0, 30, 30)), *perfect("box")]
-    assert average_precision(truth, more, [1, 2])["AP"] == pytest.approx(100 * 2 / 3)
+    assert average_precision(annotations, more, [1, 2])["AP"] == pytest.approx(100 * 2 / 3)
 
 
 def test_where_images_may_lie():
@@ -232,13 +229,13 @@ def test_where_images_may_lie():
 def test_images_are_found_in_folders_and_flat(tmp_path):
     content = {**TOY, "images": [dict(image(1), coco_url="http://x/val2017/1.png"), image(2)]}
     del content["images"][0]["file_name"]
-    truth = read_truth(write(tmp_path, content))
+    annotations = read_annotations(write(tmp_path, content))
     for folder in (tmp_path / "flat", tmp_path / "folders" / "val2017"):
         folder.mkdir(parents=True)
         (folder / "1.png").touch()
-    assert truth.images[1].find(tmp_path / "flat") == tmp_path / "flat" / "1.png"
-    assert truth.images[1].find(tmp_path / "folders") == tmp_path / "folders" / "val2017" / "1.png"
-    assert truth.images[1].find(tmp_path) == tmp_path / "val2017" / "1.png", "named in the message"
+    assert annotations.images[1].find(tmp_path / "flat") == tmp_path / "flat" / "1.png"
+    assert annotations.images[1].find(tmp_path / "folders") == tmp_path / "folders" / "val2017" / "1.png"
+    assert annotations.images[1].find(tmp_path) == tmp_path / "val2017" / "1.png", "named in the message"
 
 
 def test_odd_annotations_are_told_and_left_out(tmp_path):
@@ -252,9 +249,9 @@ def test_odd_annotations_are_told_and_left_out(tmp_path):
         thing(10, 1, APPLE, (50, 50, 0, 20)),
         thing(11, 1, APPLE, (199.5, 10, 1, 1)),  # half a pixel over it
     ]
-    truth = read_truth(write(tmp_path, {**TOY, "annotations": [*TOY["annotations"], *odd]}))
-    boxes = read_boxes("gt", truth)
-    assert [(one.id, one.kind) for one in [*truth.skipped, *boxes.skipped]] == [
+    annotations = read_annotations(write(tmp_path, {**TOY, "annotations": [*TOY["annotations"], *odd]}))
+    boxes = read_boxes("gt", annotations)
+    assert [(one.id, one.kind) for one in [*annotations.skipped, *boxes.skipped]] == [
         ("annotation 4", "unknown image id"),
         ("annotation 5", "unknown category id"),
         ("annotation 6", "no box"),
@@ -286,18 +283,18 @@ def test_odd_annotations_are_told_and_left_out(tmp_path):
 )
 def test_other_files_are_refused_in_one_line(change, reason, tmp_path):
     with pytest.raises(InputError, match=reason) as caught:
-        read_truth(write(tmp_path, {**TOY, **change}))
+        read_annotations(write(tmp_path, {**TOY, **change}))
     assert "\n" not in str(caught.value)
 
 
 def test_missing_files_and_other_formats_are_refused(tmp_path, toy):
     with pytest.raises(InputError, match=r"no annotations at .*nowhere.json"):
-        read_truth(tmp_path / "nowhere.json")
+        read_annotations(tmp_path / "nowhere.json")
     (tmp_path / "text").write_text("image,box")
     with pytest.raises(InputError, match="text is not a JSON file"):
-        read_truth(tmp_path / "text")
+        read_annotations(tmp_path / "text")
     with pytest.raises(InputError, match="is not an LVIS or COCO json"):
-        read_truth(write(tmp_path, [1, 2]))
+        read_annotations(write(tmp_path, [1, 2]))
     with pytest.raises(InputError, match=r"no file .*nowhere.json; expected boxes"):
         read_boxes(str(tmp_path / "nowhere.json"), toy)
 
@@ -333,7 +330,7 @@ def test_both_layouts_say_the_same(toy, tmp_path):
         ("image 1 box 2", "box cut at the image's edge", "scored as answered"),
         ("image 2 box 2", "box outside the image", "left out of the score"),
     ]
-    assert not found[0].are_true
+    assert not found[0].are_ground_truth
     assert found[0].source != found[1].source, "the hash of another file"
 
 

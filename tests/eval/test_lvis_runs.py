@@ -15,16 +15,16 @@ import task_worlds
 import torch
 from PIL import Image
 
-from eval.lvis import cli
-from eval.lvis.boxes import read_boxes
+from eval.lvis.__main__ import main
+from eval.lvis.data import read_annotations, read_boxes
 from eval.lvis.task import LvisTask, softmax_scale
-from eval.lvis.truth import read_truth
 from eval.prepare.tiny_lvis import write_tiny_lvis
 from eval.sharding import Processes
-from eval.tasks import Run, evaluate_with, from_rle
+from eval.tasks import Run, evaluate_with
 from textregion.regionspot.loading import save_head
 from textregion.regionspot.model import RegionSpotHead
 from textregion.regionspot.text import encode_names
+from textregion.render import from_rle
 from TextRegionSegmenter import TextRegionSegmenter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def alone(world, tmp_path_factory):
     """Work dir of one uninterrupted run of both methods on true boxes."""
     work_dir = tmp_path_factory.mktemp("alone")
     with task_worlds.one_thread():
-        assert cli.main(command_line(world, work_dir, "--visualize", "2")) == 0
+        assert main(command_line(world, work_dir, "--visualize", "2")) == 0
     return work_dir
 
 
@@ -96,11 +96,11 @@ def assert_same(one, other, methods=("textregion", "regionspot")):
 
 @pytest.mark.parametrize("method", ["textregion", "regionspot"])
 def test_a_record_is_the_slow_form_of_the_rule(method, world, alone, segmenter):
-    truth = read_truth(world / "lvis_tiny_val.json")
-    image, boxes = next(iter(read_boxes("gt", truth).of_image.items()))
-    names = [category.name for category in truth.categories]
+    annotations = read_annotations(world / "lvis_tiny_val.json")
+    image, boxes = next(iter(read_boxes("gt", annotations).of_image.items()))
+    names = [category.name for category in annotations.categories]
     text = segmenter.encode_text(names) if method == "textregion" else encode_names(segmenter.backbone, names)
-    regions = segmenter.encode_boxes(truth.images[image].find(world / "images"), boxes.xyxy, method)
+    regions = segmenter.encode_boxes(annotations.images[image].find(world / "images"), boxes.xyxy, method)
     scale = float(segmenter.backbone.model.logit_scale.exp())
     found = (regions.tokens @ text.T * scale).softmax(1)
     record = journal(alone, method)[str(image)]
@@ -118,18 +118,18 @@ def test_a_record_is_the_slow_form_of_the_rule(method, world, alone, segmenter):
 
 
 def test_files_and_table(world, alone):
-    truth = json.loads((world / "lvis_tiny_val.json").read_text())
-    by_id = {category["id"]: category["frequency"] for category in truth["categories"]}
+    annotations = json.loads((world / "lvis_tiny_val.json").read_text())
+    by_id = {category["id"]: category["frequency"] for category in annotations["categories"]}
     for method in ("textregion", "regionspot"):
         content = results(alone, method)
         assert content["items"] == content["measured"] == SCENES
         records = journal(alone, method)
         right, boxes = (sum(len(r["named"]) if k == "n" else r["right"] for r in records.values()) for k in "rn")
         assert content["metrics"]["top-1"] == pytest.approx(100 * right / boxes)
-        assert boxes == len(truth["annotations"]) == sum(row["boxes"] for row in content["per_class"].values())
+        assert boxes == len(annotations["annotations"]) == sum(row["boxes"] for row in content["per_class"].values())
         for letter, name in {"r": "rare", "c": "common", "f": "frequent"}.items():
             row = content["per_class"][name]
-            assert row["boxes"] == sum(by_id[a["category_id"]] == letter for a in truth["annotations"])
+            assert row["boxes"] == sum(by_id[a["category_id"]] == letter for a in annotations["annotations"])
             assert row["categories"] == 3
             assert content["metrics"][f"top-1 {name}"] == pytest.approx(100 * row["right"] / row["boxes"])
         assert content["metrics"]["box APs"] is None, "no object is that small"
@@ -150,13 +150,13 @@ def test_files_and_table(world, alone):
 
 
 def test_predictions_are_lvis_results(world, alone):
-    truth = read_truth(world / "lvis_tiny_val.json")
-    boxes = read_boxes("gt", truth)
+    annotations = read_annotations(world / "lvis_tiny_val.json")
+    boxes = read_boxes("gt", annotations)
     lines = predictions(alone, "textregion")
     x, y, width, height = lines[0]["bbox"]
     assert (x, y, x + width, y + height) in boxes.of_image[lines[0]["image_id"]].xyxy
-    assert lines[0]["segmentation"]["size"] == list(truth.images[lines[0]["image_id"]].size)
-    assert {line["category_id"] for line in lines} == {category.id for category in truth.categories}
+    assert lines[0]["segmentation"]["size"] == [256, 256]
+    assert {line["category_id"] for line in lines} == {category.id for category in annotations.categories}
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def compare(world, work_dir, methods, *more):
     """Top-1 accuracy in percent of each method on true boxes, with the preset's own models."""
     data = ["--annotations", world / "lvis_tiny_val.json", "--image_root", world / "images", "--work-dir", work_dir]
     arguments = [*data, "--preset", "tiny", "--device", "cpu", "--method", *methods, *more]
-    assert cli.main([str(argument) for argument in arguments]) == 0
+    assert main([str(argument) for argument in arguments]) == 0
     return {method: results(work_dir, method)["metrics"]["top-1"] for method in methods}
 
 
@@ -218,7 +218,7 @@ def test_both_layouts_of_boxes_give_the_same_results(world, alone, tmp_path):
     rows = detector_files(world, tmp_path)
     for layout in ("coco", "published"):
         arguments = ["--boxes", str(tmp_path / f"{layout}.json"), "--method", "regionspot"]
-        assert cli.main(command_line(world, tmp_path / layout, *arguments)) == 0
+        assert main(command_line(world, tmp_path / layout, *arguments)) == 0
     found = [results(tmp_path / layout, "regionspot") for layout in ("coco", "published")]
     assert found[0]["metrics"] == found[1]["metrics"]
     assert "top-1" not in found[0]["metrics"], "nobody says which name is right"
@@ -234,7 +234,7 @@ def test_both_layouts_of_boxes_give_the_same_results(world, alone, tmp_path):
 def test_other_boxes_are_not_resumed(world, alone, tmp_path, capsys):
     detector_files(world, tmp_path)
     more = ["--boxes", str(tmp_path / "coco.json"), "--resume"]
-    assert cli.main(command_line(world, alone, *more)) == 2
+    assert main(command_line(world, alone, *more)) == 2
     assert 'data.boxes: was "gt", now' in capsys.readouterr().err
 
 
@@ -283,7 +283,7 @@ def test_resuming_after_kill_9_equals_an_uninterrupted_run(world, alone, tmp_pat
     assert not (tmp_path / "results.md").exists()
     done = written.read_bytes().count(b"\n") - 1
     with task_worlds.counted_calls() as calls:
-        assert cli.main(command_line(world, tmp_path, "--resume")) == 0
+        assert main(command_line(world, tmp_path, "--resume")) == 0
     assert calls["clip"] == SCENES - done, "TextRegion's; RegionSpot takes its map another way"
     assert results(tmp_path, "textregion")["measured"] == SCENES - done
     assert_same(tmp_path, alone)
@@ -292,7 +292,7 @@ def test_resuming_after_kill_9_equals_an_uninterrupted_run(world, alone, tmp_pat
 def test_nothing_is_done_again(world, alone):
     before = results(alone, "textregion")["metrics"]
     with task_worlds.counted_calls() as calls:
-        assert cli.main(command_line(world, alone, "--resume")) == 0
+        assert main(command_line(world, alone, "--resume")) == 0
     assert calls == {}
     assert results(alone, "textregion")["measured"] == 0
     assert results(alone, "textregion")["metrics"] == before
@@ -301,9 +301,9 @@ def test_nothing_is_done_again(world, alone):
 def test_a_method_can_be_added_later(world, tmp_path):
     data = ["--annotations", world / "lvis_tiny_val.json", "--image_root", world / "images", "--work-dir", tmp_path]
     first = [str(part) for part in (*data, "--preset", "tiny", "--device", "cpu", "--limit", "2")]
-    assert cli.main([*first, "--method", "textregion"]) == 0
+    assert main([*first, "--method", "textregion"]) == 0
     assert "regionspot |" not in (tmp_path / "results.md").read_text()
-    assert cli.main([*first, "--resume", "--regionspot_checkpoint", str(world / "head.safetensors")]) == 0
+    assert main([*first, "--resume", "--regionspot_checkpoint", str(world / "head.safetensors")]) == 0
     assert [results(tmp_path, method)["measured"] for method in ("textregion", "regionspot")] == [0, 2]
     assert "| textregion | regionspot |" in (tmp_path / "results.md").read_text()
 
@@ -324,8 +324,8 @@ def test_odd_images_are_told_and_left_out(world, segmenter, tmp_path):
     Image.new("RGB", (255, 256)).save(tmp_path / content["images"][2]["coco_url"])
     content["images"].append({**content["images"][3], "id": 7})
     (tmp_path / "odd.json").write_text(json.dumps(content))
-    truth = read_truth(tmp_path / "odd.json")
-    task = LvisTask(truth, read_boxes("gt", truth), tmp_path, "textregion")
+    annotations = read_annotations(tmp_path / "odd.json")
+    task = LvisTask(annotations, read_boxes("gt", annotations), tmp_path, "textregion")
     run = Run("tiny", tmp_path / "out")
     found, skipped = evaluate_with(segmenter, task, run, Processes())
     assert [(one.id, one.kind) for one in skipped] == [
@@ -336,18 +336,18 @@ def test_odd_images_are_told_and_left_out(world, segmenter, tmp_path):
     ]
     assert "it has 255 x 256 pixels, the annotations say 256 x 256" in skipped[2].reason
     assert found.items == 2
-    objects = sum(thing["image_id"] == images[3] for thing in truth.objects)
+    objects = sum(thing["image_id"] == images[3] for thing in annotations.objects)
     assert sum(row["boxes"] for row in found.per_class.values()) == objects
     assert found.metrics["box AP50"] > 0
 
 
 def test_boxes_without_a_token_are_wrong_and_not_detected(world, segmenter, tmp_path, monkeypatch):
     monkeypatch.setattr(segmenter, "global_patch_threshold", 2.0)  # every patch is removed
-    truth = read_truth(world / "lvis_tiny_val.json")
-    task = LvisTask(truth, read_boxes("gt", truth), world / "images", "textregion")
+    annotations = read_annotations(world / "lvis_tiny_val.json")
+    task = LvisTask(annotations, read_boxes("gt", annotations), world / "images", "textregion")
     found, skipped = evaluate_with(segmenter, task, Run("tiny", tmp_path, limit=1, visualize=1), Processes())
-    first = next(iter(truth.images))
-    boxes = [thing for thing in truth.objects if thing["image_id"] == first]
+    first = next(iter(annotations.images))
+    boxes = [thing for thing in annotations.objects if thing["image_id"] == first]
     assert [(one.id, one.kind, one.effect) for one in skipped] == [
         (f"image {first} box {place}", "box without a token", "scored as wrong") for place in range(1, len(boxes) + 1)
     ]
@@ -360,8 +360,8 @@ def test_without_masks_in_the_annotations_there_is_no_mask_ap(world, segmenter, 
     for annotation in content["annotations"]:
         del annotation["segmentation"]
     (tmp_path / "boxes.json").write_text(json.dumps(content))
-    truth = read_truth(tmp_path / "boxes.json")
-    task = LvisTask(truth, read_boxes("gt", truth), world / "images", "textregion")
+    annotations = read_annotations(tmp_path / "boxes.json")
+    task = LvisTask(annotations, read_boxes("gt", annotations), world / "images", "textregion")
     run = Run("tiny", tmp_path / "out", limit=1, save_predictions=True)
     found, _ = evaluate_with(segmenter, task, run, Processes())
     assert "box AP" in found.metrics
@@ -376,11 +376,11 @@ def test_clean_names_are_what_is_encoded(world, segmenter, tmp_path):
     for category in content["categories"]:
         category["name"] = f"{category['name'].replace(' ', '_')}_(toy)"
     (tmp_path / "raw.json").write_text(json.dumps(content))
-    truth = read_truth(tmp_path / "raw.json")
-    boxes = read_boxes("gt", truth)
+    annotations = read_annotations(tmp_path / "raw.json")
+    boxes = read_boxes("gt", annotations)
     for method in ("textregion", "regionspot"):
-        clean = LvisTask(truth, boxes, tmp_path, method, clean_names=True).text(segmenter)
-        as_is = LvisTask(truth, boxes, tmp_path, method).text(segmenter)
+        clean = LvisTask(annotations, boxes, tmp_path, method, clean_names=True).text(segmenter)
+        as_is = LvisTask(annotations, boxes, tmp_path, method).text(segmenter)
         expected = segmenter.encode_text(raw) if method == "textregion" else encode_names(segmenter.backbone, raw)
         torch.testing.assert_close(clean, expected)
         assert not torch.allclose(as_is, expected, atol=1e-3)
@@ -409,7 +409,7 @@ def test_the_scale_is_the_models_own_for_both_methods(segmenter):
 def test_bad_command_lines_are_one_line(arguments, reason, world, tmp_path, capsys):
     arguments = [argument.format(world=world) for argument in arguments]
     try:
-        code = cli.main([*arguments, "--work-dir", str(tmp_path)])
+        code = main([*arguments, "--work-dir", str(tmp_path)])
     except SystemExit as stop:
         code = stop.code
     error = capsys.readouterr().err

@@ -8,15 +8,15 @@ from PIL import Image
 
 from eval.mm import DATASETS
 from eval.prepare import converters
-from eval.prepare.__main__ import main
-from eval.prepare.common import read_map
+from eval.prepare.__main__ import CONVERTERS, main
+from eval.prepare.converters import read_map
 from eval.prepare.pascal_context import CATEGORIES, check_order, label_map, pascal_context
 from eval.prepare.tiny import draw_scenes
 from textregion.errors import InputError
 from textregion.tiny.scenes import CLASS_NAMES, draw_scene
 
 
-@pytest.mark.parametrize("name", [name for name in converters.CONVERTERS if name != "tiny"])
+@pytest.mark.parametrize("name", [name for name in CONVERTERS if name != "tiny"])
 def test_missing_data_names_the_folder_and_where_to_get_it(name, tmp_path, capsys):
     assert main(["--data-root", str(tmp_path), name]) == 2
     said = capsys.readouterr().err.strip()

@@ -8,11 +8,11 @@ import task_worlds
 from PIL import Image
 
 from eval.prepare.tiny_tasks import FIRST_SEED, OBJECTS
-from eval.reasoning import cli
-from eval.reasoning.data import paint, read_question
-from eval.reasoning.scores import figures, item_iou, overlap
+from eval.reasoning import task as reasoning
+from eval.reasoning.data import iou_metrics, item_iou, overlap, paint, read_question
 from eval.results import skipped_line
-from eval.tasks import build_segmenter, evaluate, from_rle
+from eval.tasks import build_segmenter, evaluate
+from textregion.render import from_rle
 from textregion.tiny.scenes import draw_scene
 
 SCENES = 5
@@ -38,7 +38,7 @@ def predictions(work_dir):
     return [json.loads(line) for line in (work_dir / "predictions.jsonl").read_text().splitlines()]
 
 
-def truth_of(world, line):
+def ground_truth_of(world, line):
     path = (world / "reasoning" / line["image"]).with_suffix(".json")
     return paint(read_question(path).shapes, (256, 256))
 
@@ -47,15 +47,15 @@ def test_far_above_chance(evaluated, world):
     lines = predictions(evaluated[3])
     chances = []
     for line in lines:
-        truth = truth_of(world, line)
+        ground_truth = ground_truth_of(world, line)
         seed = int(line["image"].split("/")[1].removesuffix(".jpg"))
         assert seed > FIRST_SEED
         masks = draw_scene(seed, 256, OBJECTS, distinct_colours=True).masks
-        chances.append(np.mean([item_iou(*overlap(mask, truth)) for mask in masks]))
+        chances.append(np.mean([item_iou(*overlap(mask, ground_truth)) for mask in masks]))
     assert np.mean(chances) < 0.22, "a thing chosen at random, with its exact mask"
-    everything = [overlap(np.ones((256, 256), bool), truth_of(world, line)) for line in lines]
-    assert figures(everything)["cIoU"] < 15
-    scores = figures([(line["intersection"], line["union"]) for line in lines])
+    everything = [overlap(np.ones((256, 256), bool), ground_truth_of(world, line)) for line in lines]
+    assert iou_metrics(everything)["cIoU"] < 15
+    scores = iou_metrics([(line["intersection"], line["union"]) for line in lines])
     assert scores["gIoU"] > 55
     assert scores["cIoU"] > 50
 
@@ -71,11 +71,11 @@ def test_short_long_and_overall_come_from_one_pass(evaluated, world):
     lines = predictions(work_dir)
     for line in lines:
         found = from_rle(line["mask"])
-        assert (line["intersection"], line["union"]) == overlap(found, truth_of(world, line))
+        assert (line["intersection"], line["union"]) == overlap(found, ground_truth_of(world, line))
     for split in ("val", "test"):
         for kind in ("overall", "short", "long"):
             chosen = [line for line in lines if line["image"].startswith(split) and kind in ("overall", line["kind"])]
-            scores = figures([(line["intersection"], line["union"]) for line in chosen])
+            scores = iou_metrics([(line["intersection"], line["union"]) for line in chosen])
             assert results.metrics[f"{split} {kind} gIoU"] == pytest.approx(scores["gIoU"])
             assert results.metrics[f"{split} {kind} cIoU"] == pytest.approx(scores["cIoU"])
             assert results.per_class[f"{split} {kind}"]["items"] == len(chosen)
@@ -170,8 +170,8 @@ def test_nothing_skipped():
 )
 def test_flags_choose_the_words(arguments, others, interpreted, world):
     arguments = [argument.format(world=world) for argument in arguments]
-    options = cli.parser().parse_args(["--dataset_dir", str(world / "reasoning"), *arguments])
-    task = cli.make_task(options)
+    options = reasoning.parser().parse_args(["--dataset_dir", str(world / "reasoning"), *arguments])
+    task = reasoning.make_task(options)
     assert task.others.startswith(others.format())
     assert (task.answers is not None) == interpreted
 
@@ -188,7 +188,7 @@ def test_flags_choose_the_words(arguments, others, interpreted, world):
 def test_bad_command_lines_are_one_line(arguments, reason, world, tmp_path, capsys):
     arguments = [argument.format(world=world) for argument in arguments]
     try:
-        code = cli.main([*arguments, "--work-dir", str(tmp_path)])
+        code = reasoning.main([*arguments, "--work-dir", str(tmp_path)])
     except SystemExit as stop:
         code = stop.code
     error = capsys.readouterr().err

@@ -12,11 +12,13 @@ from eval.reasoning.data import (
     find_items,
     find_split,
     first_text,
+    iou_metrics,
+    item_iou,
+    overlap,
     paint,
     read_answer,
     read_question,
 )
-from eval.reasoning.scores import figures, item_iou, overlap
 from eval.reasoning.task import ReasoningTask, target_words
 from textregion.errors import InputError
 
@@ -27,32 +29,32 @@ def square(label: str, x: int, y: int, side: int) -> Shape:
 
 
 def test_a_polygon_is_filled_with_its_outline():
-    truth = paint([square("target", 1, 2, 3)], (7, 11))
+    ground_truth = paint([square("target", 1, 2, 3)], (7, 11))
     expected = np.zeros((7, 11), np.uint8)
     expected[2:6, 1:5] = 1
-    assert (truth == expected).all()
+    assert (ground_truth == expected).all()
 
 
 def test_small_shapes_lie_over_large_ones_whatever_their_order():
     large, small = square("target", 0, 0, 6), square("ignore", 2, 2, 1)
     for shapes in ([large, small], [small, large]):
-        truth = paint(shapes, (11, 13))
-        assert (truth[2:4, 2:4] == 255).all()
-        assert (truth == 1).sum() == 7 * 7 - 4
+        ground_truth = paint(shapes, (11, 13))
+        assert (ground_truth[2:4, 2:4] == 255).all()
+        assert (ground_truth == 1).sum() == 7 * 7 - 4
     hidden = paint([square("Ignored area", 0, 0, 6), square("target", 2, 2, 1)], (11, 13))
     assert ((hidden == 1).sum(), (hidden == 255).sum()) == (4, 7 * 7 - 4)
 
 
 def test_of_equal_areas_the_first_listed_lies_on_top():
-    truth = paint([square("ignore", 1, 1, 3), square("target", 1, 1, 3)], (7, 7))
-    assert set(truth[truth > 0]) == {255}
+    ground_truth = paint([square("ignore", 1, 1, 3), square("target", 1, 1, 3)], (7, 7))
+    assert set(ground_truth[ground_truth > 0]) == {255}
 
 
 def test_area_is_what_is_painted_within_the_image():
     # Most of the larger polygon lies outside, so it is painted last.
-    truth = paint([square("ignore", -20, -20, 22), square("target", 0, 0, 4)], (7, 7))
-    assert (truth[:3, :3] == 255).all()
-    assert (truth == 1).sum() == 5 * 5 - 3 * 3
+    ground_truth = paint([square("ignore", -20, -20, 22), square("target", 0, 0, 4)], (7, 7))
+    assert (ground_truth[:3, :3] == 255).all()
+    assert (ground_truth == 1).sum() == 5 * 5 - 3 * 3
 
 
 def test_flags_are_left_out_and_nothing_is_background():
@@ -71,7 +73,7 @@ def test_windows_text_is_read(tmp_path):
     content = '{"shapes": [], "text": ["le café", "autre"], "is_sentence": true}'
     for name, encoding in (("utf8", "utf-8"), ("windows", "cp1252"), ("bom", "utf-8-sig")):
         (tmp_path / f"{name}.json").write_bytes(content.encode(encoding))
-        assert read_question(tmp_path / f"{name}.json") == Question("le café", True, ())
+        assert read_question(tmp_path / f"{name}.json") == Question("le café", "long", ())
 
 
 @pytest.mark.parametrize(
@@ -111,8 +113,8 @@ def test_answers_lie_with_or_without_the_split(tmp_path):
 
 
 def test_target_words():
-    assert target_words("A Cup", Question("What holds Tea?", True, ())) == "a cup"
-    assert target_words("A Cup", Question("Tea holder", False, ())) == "a cup, tea holder"
+    assert target_words("A Cup", Question("What holds Tea?", "long", ())) == "a cup"
+    assert target_words("A Cup", Question("Tea holder", "short", ())) == "a cup, tea holder"
 
 
 def test_images_are_sorted_and_one_that_lacks_is_named(tmp_path):
@@ -132,14 +134,14 @@ def test_folders(tmp_path):
 
 def test_scores_of_three_items_by_hand():
     found = np.array([[1, 1, 0, 0, 1]], bool)
-    truth = np.array([[1, 0, 1, 0, 255]], np.uint8)
-    assert overlap(found, truth) == (1, 3), "the last pixel does not count"
+    ground_truth = np.array([[1, 0, 1, 0, 255]], np.uint8)
+    assert overlap(found, ground_truth) == (1, 3), "the last pixel does not count"
     nothing, ignored = np.zeros((1, 5), bool), np.array([[0, 0, 0, 0, 255]], np.uint8)
     items = [(1, 3), overlap(nothing, ignored), (40, 50)]
     assert items[1] == (0, 0)
     assert item_iou(0, 0) == 1
     assert item_iou(0, 7) == 0
-    scores = figures(items)
+    scores = iou_metrics(items)
     assert scores["gIoU"] == pytest.approx(100 * (1 / 3.00001 + 1 + 40 / 50.00001) / 3)
     assert scores["cIoU"] == pytest.approx(100 * 41 / 53)
 
@@ -151,7 +153,7 @@ def test_empty_ground_truth_is_right_only_if_nothing_is_found():
 
 
 def test_without_items_there_is_no_score():
-    assert all(math.isnan(value) for value in figures([]).values())
+    assert all(math.isnan(value) for value in iou_metrics([]).values())
 
 
 @pytest.mark.parametrize(

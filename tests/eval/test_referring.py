@@ -7,11 +7,12 @@ import pytest
 import task_worlds
 from PIL import Image
 
-from eval.referring import cli
 from eval.referring.data import as_box, read_detections
-from eval.tasks import evaluate, from_rle
+from eval.referring.task import main
+from eval.tasks import evaluate
 from textregion.grounding import box_ious, largest_component_box, snap
 from textregion.masks import SlicMasks
+from textregion.render import from_rle
 from TextRegionSegmenter import TextRegionSegmenter
 
 SCENES = 5
@@ -122,7 +123,7 @@ def test_all_families_answer(family, world, request):
     image = task.items()[0]
     record = task.answer(segmenter, image)
     regions = segmenter.encode_image(world / "referring" / "images" / image)
-    sentences = [sentence for e in task.expressions.of_image[image] for sentence in e.sentences]
+    sentences = [sentence for e in task.expressions[image] for sentence in e.sentences]
     assert [answer["sentence"] for answer in record["answers"]] == sentences
     scores = regions.similarity(segmenter.encode_text([sentence.lower() for sentence in sentences]))
     assert [answer["region"] for answer in record["answers"]] == scores.argmax(0).tolist()
@@ -208,7 +209,7 @@ def test_a_line_without_sentences_is_told(world, tmp_path):
 def test_bad_command_lines_are_one_line(arguments, reason, world, tmp_path, capsys):
     arguments = [argument.format(world=world) for argument in arguments]
     try:
-        code = cli.main([*arguments, "--work-dir", str(tmp_path)])
+        code = main([*arguments, "--work-dir", str(tmp_path)])
     except SystemExit as stop:
         code = stop.code
     error = capsys.readouterr().err

@@ -28,7 +28,7 @@ def read(proposals="detections", **changes):
 def test_one_line():
     found = read()
     assert found.image == "COCO_train2014_000000581857.jpg"
-    assert found.gold == ((5.5, 6, 7, 8),)
+    assert found.ground_truth == ((5.5, 6, 7, 8),)
     assert found.candidates == DETECTIONS["581857"]
     assert found.sentences == ("The lady", "left one")
     assert found.name == "refcoco_val line 3"
@@ -36,8 +36,8 @@ def test_one_line():
 
 
 def test_ann_id_may_be_a_list():
-    assert read(ann_id=[11, 7]).gold == ((0, 0, 1, 1), (1, 2, 3, 4))
-    assert read(ann_id=[7]).gold == read(ann_id=7).gold == ((1, 2, 3, 4),)
+    assert read(ann_id=[11, 7]).ground_truth == ((0, 0, 1, 1), (1, 2, 3, 4))
+    assert read(ann_id=[7]).ground_truth == read(ann_id=7).ground_truth == ((1, 2, 3, 4),)
 
 
 def test_candidates_by_kind_of_proposal():
@@ -110,9 +110,9 @@ def test_lines_are_gathered_by_image_over_splits(tmp_path):
     other = line(file_name="COCO_train2014_000000000002_1.jpg", image_id=2, sentences=[])
     (tmp_path / "refcoco_val.jsonl").write_bytes(b"\n".join([line(), b"", b"{broken", other]))
     (tmp_path / "refcoco+_val.jsonl").write_bytes(line(ann_id=7))
-    found = read_splits(tmp_path, ["refcoco_val", "refcoco+_val"], "none")
+    expressions, unusable = read_splits(tmp_path, ["refcoco_val", "refcoco+_val"], "none")
     first, second = "COCO_train2014_000000581857.jpg", "COCO_train2014_000000000002.jpg"
-    assert list(found.of_image) == [first, second]
-    assert [e.name for e in found.of_image[first]] == ["refcoco_val line 1", "refcoco+_val line 1"]
-    told = [(one.id, one.kind) for one in found.skipped]
+    assert list(expressions) == [first, second]
+    assert [e.name for e in expressions[first]] == ["refcoco_val line 1", "refcoco+_val line 1"]
+    told = [(one.id, one.kind) for one in unusable]
     assert told == [("refcoco_val line 3", "broken line"), ("refcoco_val line 4", "no sentences")]

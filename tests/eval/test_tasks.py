@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import task_worlds
 
-from eval.tasks import evaluate
+from eval.tasks import Task, evaluate, image_file
 from textregion.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,8 +58,8 @@ def assert_same(one, other):
 
 MEMBER = """
 import os, sys
-from eval.reasoning import cli as reasoning
-from eval.referring import cli as referring
+from eval.reasoning import task as reasoning
+from eval.referring import task as referring
 ports, first, second = sys.argv[1].split(","), sys.argv[2].split("\\n"), sys.argv[3].split("\\n")
 for program, port, arguments in ((referring, ports[0], first), (reasoning, ports[1], second)):
     os.environ["MASTER_PORT"] = port
@@ -104,7 +104,7 @@ def test_two_gloo_processes_equal_one(world, alone, tmp_path):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_resuming_after_kill_9_equals_an_uninterrupted_run(name, world, alone, tmp_path):
-    module = {"referring": "eval.referring.cli", "reasoning": "eval.reasoning.cli"}[name]
+    module = {"referring": "eval.referring.task", "reasoning": "eval.reasoning.task"}[name]
     command = [sys.executable, "-c", f"import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -162,7 +162,7 @@ def test_masks_can_be_kept_for_another_backbone(world, tmp_path):
 
 
 def test_a_work_dir_that_cannot_be_written_is_one_line(world, tmp_path, capsys):
-    from eval.referring.cli import main
+    from eval.referring.task import main
 
     (tmp_path / "file").touch()
     assert main(command_line("referring", world, tmp_path / "file" / "x")) == 2
@@ -186,3 +186,42 @@ def test_real_presets_are_evaluated_as_published(world, tmp_path):
         assert not segmenter.config.dense_fallback
         assert segmenter.mask_generator.min_size == (0 if recipe == "semantic-fp32" else 100)
         assert describe(segmenter, run)["scale"] == scale
+
+
+class RegionCount(Task):
+    """A task with nothing but what every task must have."""
+
+    name = "region count"
+    benchmark = "folder"
+
+    def __init__(self, folder, items):
+        self.folder, self.names = folder, items
+
+    def items(self):
+        return self.names
+
+    def answer(self, segmenter, item):
+        with image_file(self.folder / item):
+            return {"regions": len(segmenter.encode_image(self.folder / item)), "notes": [["small", "few regions"]]}
+
+    def metrics(self, records):
+        return {"images": float(sum("regions" in record for record in records.values()))}
+
+
+def test_a_new_task_is_items_answer_and_metrics(world, tmp_path):
+    folder = world / "referring" / "images"
+    image = min(path.name for path in folder.iterdir())
+    run = task_worlds.run(tmp_path, save_predictions=True, visualize=1)
+    results, summary = evaluate(RegionCount(folder, [image, "nowhere.jpg"]), run)
+    assert (results.items, results.metrics, results.per_class) == (1, {"images": 1.0}, {})
+    told = [(one["id"], one["kind"], one["effect"]) for one in results.skipped]
+    assert told == [
+        (image, "small", "left out of the score"),
+        ("nowhere.jpg", "missing image", "left out of the score"),
+    ]
+    assert summary.startswith("region count, tiny: images 1.00 (1 images); 2 skipped or noted: ")
+    (line,) = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert json.loads(line)["image"] == image
+    assert not list(tmp_path.glob("*.png")), "there are no right and wrong answers"
+    with pytest.raises(TypeError, match="abstract"):
+        Task()

@@ -19,11 +19,11 @@ def test_tight_box():
 def test_one_command_writes_both(tmp_path, capsys):
     assert main(["--output", str(tmp_path), "--scenes", "2"]) == 0
     assert "2 x 2 scenes for each task written to" in capsys.readouterr().out
-    found = read_splits(tmp_path / "referring", ["refcoco_val", "refcocog_val"])
-    assert found.skipped == []
-    assert sorted(found.of_image) == sorted(path.name for path in (tmp_path / "referring" / "images").iterdir())
+    expressions, unusable = read_splits(tmp_path / "referring", ["refcoco_val", "refcocog_val"])
+    assert unusable == []
+    assert sorted(expressions) == sorted(path.name for path in (tmp_path / "referring" / "images").iterdir())
     scene = draw_scene(FIRST_SEED, 256, OBJECTS, distinct_colours=True)
-    first = found.of_image[f"COCO_train2014_{FIRST_SEED:012d}.jpg"]
+    first = expressions[f"COCO_train2014_{FIRST_SEED:012d}.jpg"]
     names = [region.name for region in scene.regions if region.kind == "object"]
     assert [e.sentences[0] for e in first] == [f"The {name}" for name in names]
     assert len(first[0].candidates) == 2 * OBJECTS
@@ -39,11 +39,11 @@ def test_polygons_are_the_thing_that_is_asked_for(tmp_path):
     assert len(paths) == 2
     for number, path in enumerate(paths):
         question = read_question(path)
-        assert question.is_sentence == bool(number % 2)
+        assert question.kind == ("short", "long")[number % 2]
         scene = draw_scene(int(path.stem), 256, OBJECTS, distinct_colours=True)
         name = read_answer(tmp_path / "answers", "val", path.stem).lower()
         (mask,) = [m for r, m in zip(scene.regions, scene.masks, strict=True) if r.name == name]
-        truth = paint(question.shapes, (256, 256))
-        counted = truth != 255
-        assert ((truth == 1) & mask).sum() / ((truth == 1) | (mask & counted)).sum() > 0.85
-        assert (truth == 255).any() == (number == 0)
+        ground_truth = paint(question.shapes, (256, 256))
+        counted = ground_truth != 255
+        assert ((ground_truth == 1) & mask).sum() / ((ground_truth == 1) | (mask & counted)).sum() > 0.85
+        assert (ground_truth == 255).any() == (number == 0)

@@ -14,8 +14,9 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from textregion.errors import InputError
-from textregion.outputs.annotations import coco_json, encode_mask, labels_json, region_rows
+from textregion.outputs.annotations import coco_json, labels_json, region_rows
 from textregion.outputs.pictures import draw_regions, label_map_image
+from textregion.render import encode_mask
 from textregion.tiny.models import unknown_words
 from textregion.web.cached_segmenter import Answer, CachedSegmenter, EncodedImage, Question, resize
 from textregion.web.drawing import REFERRED, SWITCHES, DrawingOptions, draw

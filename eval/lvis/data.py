@@ -1,0 +1,281 @@
+"""Annotations of LVIS v1 (or COCO), and the boxes to be named: the annotations' or a detector's (method 3.1, 3.5)."""
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from eval.results import SCORED, Skipped
+from textregion.boxes import ANY_IMAGE
+from textregion.boxes import read_boxes as read_boxes_file
+from textregion.errors import InputError
+
+Box = tuple[float, float, float, float]
+GROUND_TRUTH = "gt"
+TOLERANCE = 1.0  # pixels over the image's edge that are rounding, and not told
+FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
+
+
+@dataclass(frozen=True)
+class Category:
+    """A name. frequency: "r", "c" or "f", by training images; None where the file does not say (COCO)."""
+
+    id: int
+    name: str
+    frequency: str | None
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """An image, as LVIS tells of it. paths: where it may lie below the image root. height, width: in pixels.
+
+    neg_category_ids: known to be absent. not_exhaustive_category_ids: not every object of these is annotated.
+    """
+
+    id: int
+    paths: tuple[str, ...]
+    height: int
+    width: int
+    neg_category_ids: Collection[int]
+    not_exhaustive_category_ids: Collection[int]
+
+    def find(self, root: Path) -> Path:
+        """The first of the paths that is there; else the first, for the message that it is not."""
+        return next((root / path for path in self.paths if (root / path).is_file()), root / self.paths[0])
+
+
+@dataclass
+class Annotations:
+    """What was read. categories: sorted by id, a name's index is its place here. objects: those that count.
+
+    digest: hash of the file. skipped: annotations that could not be used.
+    """
+
+    categories: tuple[Category, ...]
+    images: dict[int, ImageEntry]
+    objects: list[dict]
+    digest: str
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.index = {category.id: index for index, category in enumerate(self.categories)}
+
+    @cached_property
+    def has_masks(self) -> bool:
+        """Whether every object has a mask, so that mask AP can be told."""
+        return all(thing.get("segmentation") for thing in self.objects)
+
+    @cached_property
+    def objects_of(self) -> dict[int, list[dict]]:
+        """The objects by image id; images without any have no entry."""
+        found: dict[int, list[dict]] = {}
+        for thing in self.objects:
+            found.setdefault(thing["image_id"], []).append(thing)
+        return found
+
+    def dataset(self, image_ids: Collection[int]) -> dict:
+        """A fresh LVIS data set of some of the images, for the `lvis` package, which writes into what it is given."""
+        return {
+            "images": [dict(vars(self.images[number])) for number in image_ids],
+            "annotations": [dict(thing) for number in image_ids for thing in self.objects_of.get(number, ())],
+            # the package knows no category without a frequency; groups without categories are left out of its metrics
+            "categories": [{"id": one.id, "frequency": one.frequency or "f"} for one in self.categories],
+        }
+
+
+def file_digest(path: Path) -> str:
+    """Short hash of a file's bytes, by which settings know it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Annotations from disk. InputError when the file is missing or no LVIS or COCO json, or a name is missing.
+
+    Odd annotations (unknown image or category, no box) are `skipped`. Images of COCO, which do not tell what is
+    absent, count as annotated exhaustively; its crowds are neither asked about nor counted.
+    """
+    if not path.is_file():
+        raise InputError(f"no annotations at {path}; give LVIS's json, say lvis_v1_val.json")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:  # of which UnicodeDecodeError and JSONDecodeError are kinds
+        raise InputError(f"{path} is not a JSON file ({error}); give LVIS's json, say lvis_v1_val.json") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise InputError(f"{path} is not an LVIS or COCO json: it has no list {key!r}")
+    categories = _categories(path, content["categories"])
+    numbers = [category.id for category in categories]
+    try:
+        images = [_image(row, numbers) for row in content["images"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is not an LVIS or COCO json: an image lacks or garbles a field ({type(error).__name__}: {error})"
+        ) from error
+    if not images:
+        raise InputError(f"{path} has no images; expected LVIS or COCO annotations of some")
+    annotations = Annotations(categories, {image.id: image for image in images}, [], file_digest(path))
+    for place, row in enumerate(content["annotations"], start=1):
+        _add_object(annotations, place, row)
+    return annotations
+
+
+def _categories(path: Path, rows: Sequence[Mapping]) -> tuple[Category, ...]:
+    for row in rows:
+        if not isinstance(row, dict) or not isinstance(row.get("id"), int):
+            raise InputError(f"{path} is not an LVIS or COCO json: got the category {row!r}, expected one with an id")
+        if not isinstance(row.get("name"), str) or not row["name"].strip():
+            raise InputError(f"category {row['id']} of {path} has no name; boxes can only be told apart by names")
+        if row.get("frequency") not in (None, *FREQUENCIES):
+            raise InputError(f"category {row['id']} of {path} has frequency {row['frequency']!r}, expected r, c or f")
+    if not rows or len({row["id"] for row in rows}) < len(rows):
+        raise InputError(f"{path} has {len(rows)} categories, expected at least one, each with an id of its own")
+    return tuple(Category(row["id"], row["name"], row.get("frequency")) for row in sorted(rows, key=lambda r: r["id"]))
+
+
+def _image(row: Mapping, every_category: Sequence[int]) -> ImageEntry:
+    absent = row.get("neg_category_ids", every_category)  # COCO has none: what is not annotated is absent
+    unfinished = row.get("not_exhaustive_category_ids", ())
+    size = int(row["height"]), int(row["width"])
+    return ImageEntry(int(row["id"]), image_paths(row), *size, list(map(int, absent)), list(map(int, unfinished)))
+
+
+def image_paths(row: Mapping) -> tuple[str, ...]:
+    """Where an image may lie: its file_name, then the last two parts of its coco_url (train2017/000….jpg), then
+    its bare name. KeyError when it has neither.
+    """
+    named = [row["file_name"]] if row.get("file_name") else []
+    if not named or row.get("coco_url"):
+        named.append("/".join(PurePosixPath(row["coco_url"]).parts[-2:]))
+    return tuple(dict.fromkeys([*named, PurePosixPath(named[-1]).name]))
+
+
+def _add_object(annotations: Annotations, place: int, row: Mapping) -> None:
+    """Keep one annotation in the form the `lvis` package reads (ids from 1 on: its 0 means "none")."""
+    row = row if isinstance(row, dict) else {}
+    name, box = f"annotation {row.get('id', f'number {place}')}", four_numbers(row.get("bbox"))
+    image, category = row.get("image_id"), row.get("category_id")
+    if not isinstance(image, int) or image not in annotations.images:
+        annotations.skipped.append(Skipped(name, "unknown image id", f"image {image!r} is not among the images"))
+    elif not isinstance(category, int) or category not in annotations.index:
+        annotations.skipped.append(Skipped(name, "unknown category id", f"{category!r} is not among the categories"))
+    elif box is None:
+        annotations.skipped.append(Skipped(name, "no box", f"got {row.get('bbox')!r}, expected x, y, width, height"))
+    else:
+        kept = {key: row[key] for key in ("image_id", "category_id", "segmentation") if key in row}
+        kept |= {"id": place, "bbox": list(box), "area": row.get("area", box[2] * box[3])}
+        annotations.objects.append({**kept, "ignore": int(row.get("iscrowd", 0))})
+
+
+def four_numbers(value: object) -> tuple[float, float, float, float] | None:
+    """Four finite numbers as floats, or None for anything else."""
+    try:
+        a, b, c, d = (float(number) for number in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return None
+    return (a, b, c, d) if all(map(math.isfinite, (a, b, c, d))) else None
+
+
+# ---------------------------------------------------------------------- the boxes to be named
+
+
+@dataclass
+class Boxes:
+    """The boxes of one image: xyxy in pixels, inside the image.
+
+    scores: the detector's, for its boxes. names: index of the category, for the annotations' own.
+    """
+
+    xyxy: list[Box] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    names: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+
+@dataclass
+class BoxSet:
+    """All boxes by image id. source: "gt", or the hash of the detector's file."""
+
+    source: str
+    of_image: dict[int, Boxes] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def are_ground_truth(self) -> bool:
+        """Whether these are the annotations' own, so that each has a right answer."""
+        return self.source == GROUND_TRUTH
+
+    def add(self, name: str, image: ImageEntry, box: Box, score: float | None = None, label: int | None = None) -> None:
+        """Keep the part of a box that lies in its image, with its score or its name's index.
+
+        name: how reports call the box; they tell where anything is lost.
+        """
+        where = f"{[round(side, 1) for side in box]} in {image.width} x {image.height} pixels"
+        clipped = clip(box, (image.height, image.width))
+        if not (box[0] < box[2] and box[1] < box[3]):
+            self.skipped.append(Skipped(name, "box without area", where))
+            return
+        if clipped is None:
+            self.skipped.append(Skipped(name, "box outside the image", where))
+            return
+        if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > TOLERANCE:
+            self.skipped.append(Skipped(name, "box cut at the image's edge", where, SCORED))
+        boxes = self.of_image.setdefault(image.id, Boxes())
+        boxes.xyxy.append(clipped)
+        boxes.scores += [] if score is None else [score]
+        boxes.names += [] if label is None else [label]
+
+
+def read_boxes(source: str, annotations: Annotations) -> BoxSet:
+    """The annotations' own boxes ("gt", crowds left out) or a detector's file.
+
+    InputError: missing, no boxes, or of other images.
+    """
+    if source != GROUND_TRUTH:
+        return detected_boxes(Path(source), annotations)
+    found = BoxSet(GROUND_TRUTH)
+    for thing in annotations.objects:
+        if not thing["ignore"]:
+            image, (x, y, width, height) = annotations.images[thing["image_id"]], thing["bbox"]
+            label = annotations.index[thing["category_id"]]
+            found.add(f"annotation {thing['id']}", image, (x, y, x + width, y + height), label=label)
+    return found
+
+
+def detected_boxes(path: Path, annotations: Annotations) -> BoxSet:
+    """A detector's boxes with scores; its labels are not looked at.
+
+    Either {"<image id>": {"boxes": [[x1, y1, x2, y2], …], "scores": […]}, …} as published, or COCO results:
+    [{"image_id", "bbox": [x, y, width, height], "score"}, …]; pixels of the image.
+    """
+    entries = read_boxes_file(path).entries
+    if len(entries.pop(ANY_IMAGE, ())):
+        raise InputError(f"{path} does not say which image its boxes belong to; expected image ids (see --help)")
+    known = {str(number): image for number, image in annotations.images.items()}
+    unknown = [key for key in entries if key not in known]
+    if entries and len(unknown) == len(entries):
+        raise InputError(f"none of the {len(unknown)} images of {path} is in the annotations; do they belong together?")
+    found = BoxSet(file_digest(path))
+    found.skipped += [Skipped(f"image {key}", "unknown image id", f"{path} has boxes of it") for key in unknown]
+    for key in (key for key in entries if key in known and len(entries[key])):
+        boxes, scores = entries[key].boxes, entries[key].scores
+        if scores is None or not (0 <= scores.min() <= scores.max() <= 1):
+            got = "no scores" if scores is None else f"scores from {scores.min():g} to {scores.max():g}"
+            raise InputError(f"{path} has {got} for image {key}; expected the detector's scores, from 0 to 1")
+        for place, (box, score) in enumerate(zip(boxes.tolist(), scores.tolist(), strict=True), start=1):
+            found.add(f"image {key} box {place}", known[key], tuple(box), score=score)
+    return found
+
+
+def clip(box: Box, size: tuple[int, int]) -> Box | None:
+    """The part of an xyxy box within (H, W) pixels; None when there is none."""
+    height, width = size
+    x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height))
+    some = np.float32(x1) < np.float32(x2) and np.float32(y1) < np.float32(y2)  # as the models will read them
+    return (x1, y1, x2, y2) if some else None
