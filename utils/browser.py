@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from textregion.errors import needs
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -37,7 +39,8 @@ def find_browser() -> str | None:
 @contextmanager
 def open_browser(path: str) -> "Iterator[Browser]":
     """A headless browser, started with FLAGS besides the ones Playwright needs itself; it ends with the block."""
-    from playwright.sync_api import sync_playwright
+    with needs("driving a browser", layer="tests"):
+        from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))

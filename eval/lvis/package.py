@@ -7,7 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
-from textregion.errors import InputError
+from textregion.errors import needs
 
 
 @contextmanager
@@ -21,13 +21,12 @@ def lvis_package() -> Iterator[ModuleType]:
     if restores:
         np.float = float
     try:
-        import lvis
+        with needs("AP by LVIS", layer="eval"):
+            import lvis
 
         logging.root.handlers[:] = handlers
         logging.getLogger("lvis").setLevel(logging.ERROR)  # it warns of every list of results that is no file
         yield lvis
-    except ModuleNotFoundError as error:
-        raise InputError(f"the package {error.name} is missing; install lvis==0.5.3 (setup_env.sh does)") from error
     finally:
         if restores:
             del np.float

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from textregion.errors import InputError
+from textregion.errors import needs
 from textregion.outputs.annotations import region_scores
 from textregion.outputs.region_crops import crop_regions
 from textregion.text import LabelPrompts
@@ -31,10 +31,8 @@ def detections(
 
     names: of all classes, by `class_id`. data: further columns of N values.
     """
-    try:
+    with needs("to_supervision", extra="supervision"):
         import supervision
-    except ImportError as error:
-        raise InputError("the supervision package is missing; pip install supervision==0.31.2") from error
     stacked = np.stack(masks) if len(masks) else np.zeros((0, *size), bool)
     columns = {"class_name": np.array([names[i] for i in class_id], str), **(data or {})}
     return supervision.Detections(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from textregion.cli.program import segmenter_options
-from textregion.errors import InputError
+from textregion.errors import InputError, needs
 from textregion.tiny.scenes import draw_scene
 from textregion.web.arguments import DEFAULT_PORT, limits_of
 from textregion.web.gate import LOCAL_NAMES, Gate
@@ -23,7 +23,6 @@ from textregion.web.views import LABELS, SENTENCE
 if TYPE_CHECKING:
     import argparse
 
-INSTALL = "pip install -r configs/requirements/web.txt"
 PORTS_TRIED = 100
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # (seed, mode, text): None stands for all names in the drawn scene.
@@ -52,10 +51,8 @@ def serve(args: "argparse.Namespace", segmenter_class: type) -> None:
 
 def check_gradio() -> None:
     """InputError with the remedy when gradio is not installed."""
-    try:
+    with needs("the page", layer="web", extra="web"):
         import gradio  # noqa: F401 (its absence is the question)
-    except ModuleNotFoundError as error:
-        raise InputError(f"--serve needs {error.name}, which is not installed; run: {INSTALL}") from error
 
 
 @contextmanager

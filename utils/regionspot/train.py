@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from textregion.backbones import Backbone
 from textregion.cli.command_line import output_folder, run_program
-from textregion.errors import InputError
+from textregion.errors import InputError, needs
 from textregion.regionspot.box_tokens import BoxTokenSource, Sam1BoxTokens, Sam2BoxTokens, load_sam1
 from textregion.regionspot.checkpoint import load_head, save_head
 from textregion.regionspot.head import RegionSpotHead
@@ -45,10 +45,8 @@ D1 = "--published-augmentation: SAM's tokens are those of the unchanged image an
 
 def import_accelerate() -> ModuleType:
     """The optional package; InputError saying how to install it."""
-    try:
+    with needs("training", layer="eval"):
         import accelerate
-    except ModuleNotFoundError as error:
-        raise InputError("training needs accelerate; pip install -r configs/requirements/regionspot.txt") from error
     return accelerate
 
 
