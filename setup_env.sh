@@ -122,27 +122,37 @@ files_of() {
   esac
 }
 
-# A layer's line of the stamp: its name, and a hash of the purpose, its requirement files and, for base, of what
-# pyproject.toml says of the package (not of what it says to tools).
-stamp_line() {
-  local file files=()
-  for file in $(files_of "$2"); do files+=("$requirements/$file"); done
-  [ "$2" != base ] || files+=("$here/pyproject.toml")
-  "$1" - "$2" "$(purpose "$1")" "${files[@]}" <<'PY'
+# The lines of the stamp for layers, as the Python "$1" would install them: a layer's name and a hash of the purpose,
+# of its requirement files and, for base, of what pyproject.toml says of the package (not of what it says to tools).
+stamp_lines() {
+  local layer file words=()
+  for layer in "${@:2}"; do
+    words+=("$layer")
+    for file in $(files_of "$layer"); do words+=("$requirements/$file"); done
+    [ "$layer" != base ] || words+=("$here/pyproject.toml")
+  done
+  "$1" - "$venv" "$torch" "${words[@]}" <<'PY'
 import hashlib, pathlib, sys
 
-texts = [pathlib.Path(name).read_text(encoding="utf-8").partition("\n[tool.")[0] for name in sys.argv[3:]]
-print(sys.argv[1], hashlib.sha256(repr([sys.argv[2], *texts]).encode()).hexdigest())
+place, torch, *words = sys.argv[1:]
+hashes = {}
+for word in words:
+    if "/" not in word:
+        layer, texts = word, [*sys.version_info[:2], place, torch]
+    else:
+        texts.append(pathlib.Path(word).read_text(encoding="utf-8").partition("\n[tool.")[0])
+    hashes[layer] = hashlib.sha256(repr(texts).encode()).hexdigest()
+print(*(f"{layer} {digest}" for layer, digest in hashes.items()), sep="\n")
 PY
 }
 
 # Sets `missing`, to the layers that are not installed as they should be.
 find_missing() {
-  local layer
+  local layer lines=""
+  [ ! -x "$venv/bin/python" ] || [ ! -f "$stamp" ] || lines=$(stamp_lines "$1" "${layers[@]}" 2>/dev/null) || true
   missing=()
   for layer in "${layers[@]}"; do
-    [ -x "$venv/bin/python" ] && [ -f "$stamp" ] &&
-      grep -qxF "$(stamp_line "$1" "$layer" 2>/dev/null)" "$stamp" || missing+=("$layer")
+    grep -qxF "$(grep "^$layer " <<<"$lines" || true)" "$stamp" 2>/dev/null || missing+=("$layer")
   done
 }
 
@@ -363,6 +373,6 @@ for layer in "${missing[@]}"; do
   { [ ! -f "$stamp" ] || sed "/^$layer /d" "$stamp"; } >"$stamp.new"
   mv "$stamp.new" "$stamp"
   "install_$layer"
-  stamp_line "$venv/bin/python" "$layer" >>"$stamp"
+  stamp_lines "$venv/bin/python" "$layer" >>"$stamp"
 done
 echo "Ready after $SECONDS s: $venv (Python $(python_version "$venv/bin/python")${found:+, $found})"
