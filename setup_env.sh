@@ -6,27 +6,33 @@ here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$here/.venv
 requirements=$here/configs/requirements
 made_for=$venv/textregion-made-for # written when .venv is made: Python version, place, torch choice
-stamp=$venv/textregion-stamp       # written when all is installed: a hash of that and of the requirement files
+wanted=$venv/textregion-layers     # the layers that were ever asked for, kept up to date from then on
+stamp=$venv/textregion-stamp       # a line for each layer that is installed: a hash of `made_for` and its requirements
 no_browser=$venv/textregion-no-browser # written when a browser could not be installed: not to be tried on every run
-steps=7
 
 usage() {
   cat <<'HELP'
-usage: bash setup_env.sh [--help]
+usage: bash setup_env.sh [--web] [--eval] [--tests] [--help]
 
 Makes the Python environment .venv next to this script and installs the exact versions of
-configs/requirements/*.txt into it. Needs Python 3.10 to 3.13 with its venv module, the package
-registry your pip is set up for, and about 7 GB of disk (2 GB with a CPU-only torch). No root.
+configs/requirements/*.txt into it, with the program .venv/bin/textregion. Needs Python 3.11 to 3.14
+with its venv module, the package registry your pip is set up for, and about 6 GB of disk (1 GB with a
+CPU-only torch). No root.
 
-The test of the web page drives a Chromium or Chrome. Where there is none, root gets Debian's
-package chromium through apt-get; others are told how to get one. Without one that test is skipped.
+Without a flag: what the library and its demo need. A flag adds a layer, which later runs keep:
+  --web     the page in the browser (gradio)
+  --eval    benchmarks and tasks (mmsegmentation, lvis), SLIC masks, RegionSpot's training and SAM v1
+  --tests   both, and pytest, ruff, pyright, …
+
+One test drives a Chromium or Chrome. Where there is none, it is skipped, and --tests says how to get one.
+Only in CI (CI=true) and as root does it get Debian's package chromium by itself, through apt-get.
 
 Run it again at any time: it returns at once when nothing has changed, installs what has changed
 otherwise, and carries on after an interrupted run.
 
 Environment variables:
   PYTHON            the Python to use, a command or a path. Unset: the first that fits of python3,
-                    python3.11, python3.12, python3.13, python3.10.
+                    python3.11, python3.12, python3.13, python3.14.
   TEXTREGION_TORCH  which torch to use.
                     pinned       the versions of configs/requirements/torch.txt
                     system       the torch and torchvision that PYTHON can import already
@@ -48,6 +54,7 @@ fail() {
 }
 
 step=0
+steps=1
 say_step() {
   step=$((step + 1))
   echo "[$step/$steps] $1"
@@ -59,7 +66,7 @@ python_problem() {
     echo "was not found"
   elif ! "$1" -c '' >/dev/null 2>&1; then
     echo "does not run"
-  elif ! "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; then
+  elif ! "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))'; then
     echo "is Python $(python_version "$1")"
   elif ! "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; then
     echo "has no venv module"
@@ -69,7 +76,7 @@ python_problem() {
 # Sets `python`, to the first candidate without a problem.
 find_python() {
   local problem problems="" remedy
-  local candidates=(python3 python3.11 python3.12 python3.13 python3.10)
+  local candidates=(python3 python3.11 python3.12 python3.13 python3.14)
   if [ -n "${PYTHON:-}" ]; then
     candidates=("$PYTHON")
   elif venv_fits "$venv/bin/python"; then
@@ -85,7 +92,7 @@ find_python() {
     *"no venv module"*) remedy="install the venv module (Debian, Ubuntu: package python3-venv), or set PYTHON" ;;
     *) remedy="set PYTHON to one of those" ;;
   esac
-  fail "${problems}but Python 3.10 to 3.13 with venv is needed: $remedy"
+  fail "${problems}but Python 3.11 to 3.14 with venv is needed: $remedy"
 }
 
 python_version() {
@@ -97,18 +104,56 @@ purpose() {
   printf '%s\n' "Python $(python_version "$1")" "place: $venv" "torch: $torch"
 }
 
-# A hash of the purpose and of the requirement files.
-fingerprint() {
-  "$1" - "$(purpose "$1")" "$requirements"/*.txt <<'PY'
+# Adds a layer to `layers`, once.
+add_layer() {
+  case " ${layers[*]} " in
+    *" $1 "*) ;;
+    *) layers+=("$1") ;;
+  esac
+}
+
+# The requirement files of a layer.
+files_of() {
+  case "$1" in
+    base) echo "build.txt torch.txt core.txt sam2.txt" ;;
+    web) echo "web.txt" ;;
+    eval) echo "eval.txt eval_no_deps.txt" ;;
+    tests) echo "dev.txt" ;;
+  esac
+}
+
+# The lines of the stamp for layers, as the Python "$1" would install them: a layer's name and a hash of the purpose,
+# of its requirement files and, for base, of what pyproject.toml says of the package (not of what it says to tools).
+stamp_lines() {
+  local layer file words=()
+  for layer in "${@:2}"; do
+    words+=("$layer")
+    for file in $(files_of "$layer"); do words+=("$requirements/$file"); done
+    [ "$layer" != base ] || words+=("$here/pyproject.toml")
+  done
+  "$1" - "$venv" "$torch" "${words[@]}" <<'PY'
 import hashlib, pathlib, sys
 
-parts = [sys.argv[1], *(pathlib.Path(name).read_text() for name in sys.argv[2:])]
-print(hashlib.sha256(repr(parts).encode()).hexdigest())
+place, torch, *words = sys.argv[1:]
+hashes = {}
+for word in words:
+    if "/" not in word:
+        layer, texts = word, [*sys.version_info[:2], place, torch]
+    else:
+        texts.append(pathlib.Path(word).read_text(encoding="utf-8").partition("\n[tool.")[0])
+    hashes[layer] = hashlib.sha256(repr(texts).encode()).hexdigest()
+print(*(f"{layer} {digest}" for layer, digest in hashes.items()), sep="\n")
 PY
 }
 
-is_ready() {
-  [ -x "$venv/bin/python" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint "$1" 2>/dev/null)" ]
+# Sets `missing`, to the layers that are not installed as they should be.
+find_missing() {
+  local layer lines=""
+  [ ! -x "$venv/bin/python" ] || [ ! -f "$stamp" ] || lines=$(stamp_lines "$1" "${layers[@]}" 2>/dev/null) || true
+  missing=()
+  for layer in "${layers[@]}"; do
+    grep -qxF "$(grep "^$layer " <<<"$lines" || true)" "$stamp" 2>/dev/null || missing+=("$layer")
+  done
 }
 
 # Whether .venv has a working pip and was made here, for this torch choice and the Python version of "$1".
@@ -165,7 +210,7 @@ find_browser() {
 }
 
 may_install_browser() {
-  [ -z "${TEXTREGION_BROWSER:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
+  [ "${CI:-}" = true ] && [ -z "${TEXTREGION_BROWSER:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
 }
 
 install_browser() {
@@ -191,14 +236,80 @@ get_browser() {
   fi
 }
 
-case "${1:-}" in
-  "") ;;
-  -h | --help)
-    usage
-    exit 0
-    ;;
-  *) fail "does not know '$1'; see bash setup_env.sh --help" ;;
-esac
+# Stops if one of the modules cannot be imported.
+check_imports() {
+  local problem
+  problem=$("$venv/bin/python" -W ignore -c '
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        raise SystemExit(f"{name} cannot be imported ({type(error).__name__}: {error})")
+' "$@" 2>&1) || fail "$(echo "$problem" | tail -n 1); delete $venv and run this script again"
+}
+
+install_base() {
+  say_step "build tools"
+  pip_install -r "$requirements/build.txt"
+
+  case "$torch" in
+    system) say_step "torch: the system's (should pip name conflicts with other packages of the system: none is changed)" ;;
+    pinned)
+      say_step "torch and torchvision (up to 3 GB to fetch: some minutes)"
+      # core.txt as a constraint: else this step takes the newest numpy and the next one replaces it.
+      pip_install -r "$requirements/torch.txt" -c "$requirements/core.txt"
+      ;;
+    *)
+      say_step "torch and torchvision: pip install $torch"
+      pip_install "${torch_words[@]}"
+      ;;
+  esac
+  found=$(check_torch "$venv/bin/python") || fail "$found; $torch_remedy"
+  echo "      $found"
+
+  say_step "libraries"
+  pip_install --no-build-isolation -r "$requirements/core.txt"
+
+  say_step "sam2, textregion"
+  # SAM2_BUILD_CUDA=0: its CUDA extension only fills small holes in masks, and needs a CUDA compiler.
+  SAM2_BUILD_CUDA=0 pip_install --no-deps --no-build-isolation -r "$requirements/sam2.txt"
+  pip_install --no-deps --no-build-isolation -e "$here"
+  check_imports cv2 open_clip pycocotools.mask sam2 scipy timm
+}
+
+install_web() {
+  say_step "the web page: gradio"
+  pip_install -r "$requirements/web.txt" -c "$requirements/core.txt"
+}
+
+install_eval() {
+  say_step "benchmarks and tasks: mmsegmentation, lvis, SAM v1"
+  pip_install -r "$requirements/eval.txt" -c "$requirements/core.txt"
+  pip_install --no-deps -r "$requirements/eval_no_deps.txt"
+  check_imports mmengine mmcv skimage
+}
+
+install_tests() {
+  say_step "tests and checks"
+  pip_install -r "$requirements/dev.txt" -c "$requirements/core.txt"
+  say_step "a browser for the test of the web page"
+  get_browser
+}
+
+layers=(base)
+[ ! -f "$wanted" ] || for layer in $(cat "$wanted"); do add_layer "$layer"; done
+for flag in "$@"; do
+  case "$flag" in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --web | --eval) add_layer "${flag#--}" ;;
+    --tests) for layer in web eval tests; do add_layer "$layer"; done ;;
+    *) fail "does not know '$flag'; see bash setup_env.sh --help" ;;
+  esac
+done
 
 if [ -z "${TEXTREGION_TORCH:-}" ] && [ -f "$made_for" ]; then
   TEXTREGION_TORCH=$(sed -n 's/^torch: //p' "$made_for")
@@ -210,10 +321,11 @@ torch_remedy="set TEXTREGION_TORCH to a torch from 2.5.1 on and the torchvision 
 
 python=$venv/bin/python
 [ -z "${PYTHON:-}" ] || find_python
-if is_ready "$python"; then
-  if may_install_browser && [ ! -e "$no_browser" ] && ! find_browser >/dev/null; then
-    get_browser
-  fi
+find_missing "$python"
+if [ ${#missing[@]} = 0 ]; then
+  case " ${layers[*]} " in
+    *" tests "*) if may_install_browser && [ ! -e "$no_browser" ] && ! find_browser >/dev/null; then get_browser; fi ;;
+  esac
   echo "Nothing to do: $venv is up to date."
   exit 0
 fi
@@ -225,62 +337,42 @@ if os.path.realpath(sys.prefix) == os.path.realpath(sys.argv[1]):
     print(sys._base_executable)' "$venv")
 python=${base:-$python}
 
+found=
 if [ "$torch" = system ]; then
   found=$(check_torch "$python") || fail "$python: $found; $torch_remedy"
   echo "Using what $python has: $found"
 fi
 
+fits=no
 if venv_fits "$python"; then
-  say_step "Python $(python_version "$python"): using .venv, which is there"
+  fits=yes
+  find_missing "$venv/bin/python"
+  making="using .venv, which is there"
 else
-  say_step "Python $(python_version "$python"): making .venv with $python"
+  missing=("${layers[@]}")
+  making="making .venv with $python"
+fi
+for layer in "${missing[@]}"; do
+  case "$layer" in
+    base) steps=$((steps + 4)) ;;
+    tests) steps=$((steps + 2)) ;;
+    *) steps=$((steps + 1)) ;;
+  esac
+done
+
+say_step "Python $(python_version "$python"): $making"
+if [ $fits = no ]; then
   site=()
   [ "$torch" != system ] || site=(--system-site-packages)
   "$python" -m venv --clear ${site[@]+"${site[@]}"} "$venv" || fail "could not make $venv (the message is above)"
 fi
-rm -f "$stamp"
 purpose "$venv/bin/python" >"$made_for"
+echo "${layers[*]}" >"$wanted"
 
-say_step "build tools"
-pip_install -r "$requirements/build.txt"
-
-case "$torch" in
-  system) say_step "torch: the system's (should pip name conflicts with other packages of the system: none is changed)" ;;
-  pinned)
-    say_step "torch and torchvision (up to 3 GB to fetch: some minutes)"
-    # core.txt as a constraint: else this step takes the newest numpy and the next one replaces it.
-    pip_install -r "$requirements/torch.txt" -c "$requirements/core.txt"
-    ;;
-  *)
-    say_step "torch and torchvision: pip install $torch"
-    pip_install "${torch_words[@]}"
-    ;;
-esac
-found=$(check_torch "$venv/bin/python") || fail "$found; $torch_remedy"
-echo "      $found"
-
-say_step "libraries"
-pip_install --no-build-isolation -r "$requirements/core.txt" -r "$requirements/web.txt" -r "$requirements/regionspot.txt"
-
-say_step "sam2, mmsegmentation, lvis"
-# SAM2_BUILD_CUDA=0: its CUDA extension only fills small holes in masks, and needs a CUDA compiler.
-SAM2_BUILD_CUDA=0 pip_install --no-deps --no-build-isolation -r "$requirements/sam2.txt" -r "$requirements/mm.txt" \
-  -r "$requirements/no_deps.txt"
-
-say_step "tests and hooks"
-pip_install -r "$requirements/dev.txt"
-
-problem=$("$venv/bin/python" -W ignore -c '
-import importlib
-for name in "cv2 mmengine mmcv open_clip pycocotools.mask sam2 scipy skimage timm".split():
-    try:
-        importlib.import_module(name)
-    except Exception as error:
-        raise SystemExit(f"{name} cannot be imported ({type(error).__name__}: {error})")
-' 2>&1) || fail "$(echo "$problem" | tail -n 1); delete $venv and run this script again"
-
-say_step "a browser for the test of the web page"
-get_browser
-
-fingerprint "$venv/bin/python" >"$stamp"
-echo "Ready after $SECONDS s: $venv (Python $(python_version "$venv/bin/python"), $found)"
+for layer in "${missing[@]}"; do
+  { [ ! -f "$stamp" ] || sed "/^$layer /d" "$stamp"; } >"$stamp.new"
+  mv "$stamp.new" "$stamp"
+  "install_$layer"
+  stamp_lines "$venv/bin/python" "$layer" >>"$stamp"
+done
+echo "Ready after $SECONDS s: $venv (Python $(python_version "$venv/bin/python")${found:+, $found})"

@@ -2,10 +2,12 @@
 
 mmseg (1.2.2; also its fork onedl-mmsegmentation 1.4.2) imports `mmcv.ops`, whose functions live in a compiled module
 that mmcv-lite lacks and that cannot be built against current torch. None of them is used here, so a stand-in is there
-while mmseg is imported, and only then. An mmcv with its compiled module is left alone.
+while mmseg is imported, and only then. An mmcv with its compiled module is left alone. mmengine 0.10.7 asks
+`pkgutil.find_loader`, which Python 3.14 no longer has, whether the compiled module is there.
 """
 
 import importlib.util
+import pkgutil
 import sys
 import types
 import warnings
@@ -39,6 +41,9 @@ def compiled_operations() -> Iterator[None]:
     finally:
         del sys.modules[COMPILED]
 
+
+if not hasattr(pkgutil, "find_loader"):
+    pkgutil.find_loader = importlib.util.find_spec
 
 with compiled_operations(), warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -26,7 +26,7 @@ def commands() -> list[str]:
     """Every line of every bash block and every command within the text, without the set-up the tests already run in."""
     lines = [line.split(" #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
     lines += re.findall(r"`(\.venv/bin/python [^`]+)`", README)
-    return list(dict.fromkeys(line.removeprefix("bash setup_env.sh && ") for line in lines if line))
+    return list(dict.fromkeys(re.sub(r"^bash setup_env.sh (--tests )?&& ", "", line) for line in lines if line))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def cheap(command: str) -> str:
 
 def test_the_two_commands_are_exactly_these():
     assert "bash setup_env.sh && .venv/bin/python TextRegionSegmenter.py\n" in blocks("bash")[0]
-    assert "bash setup_env.sh && .venv/bin/python -m pytest\n" in "".join(blocks("bash"))
+    assert "bash setup_env.sh --tests && .venv/bin/python -m pytest\n" in "".join(blocks("bash"))
 
 
 @pytest.mark.parametrize("command", commands())

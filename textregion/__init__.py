@@ -9,6 +9,7 @@ _HOMES = {
     "Segmentation": "textregion.types",
 }
 __all__ = list(_HOMES)
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:

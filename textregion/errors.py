@@ -1,6 +1,7 @@
 """The one error that a user's input may raise, and the checks that raise it most."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 
 
@@ -36,6 +37,23 @@ def out_of_memory(error: BaseException) -> bool:
 def first_line(error: BaseException, length: int = 200) -> str:
     """The start of an error's message, for use inside a one-line message; its type's name when it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:length]
+
+
+@contextmanager
+def needs(what: str, layer: str = "", extra: str = "") -> Iterator[None]:
+    """InputError with the command that installs it when an optional package that the body imports is missing.
+
+    what: who needs it. layer: the flag of setup_env.sh that installs it into a checkout's .venv, if one does.
+    extra: textregion's extra that has it, if one does.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package in ("textregion", "eval", "utils"):
+            raise
+        commands = [f"bash setup_env.sh --{layer}"] * bool(layer) + [f"pip install 'textregion[{extra}]'"] * bool(extra)
+        raise InputError(f"{what} needs {package}, which is not installed; run: {', or '.join(commands)}") from error
 
 
 def one_of(name: str, value: str, choices: Sequence[str]) -> str:

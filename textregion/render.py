@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from textregion.errors import InputError
+from textregion.errors import needs
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -105,10 +105,8 @@ def detections(
     confidence: in [0, 1]. names: of all classes, by `class_id`. data: further columns of N values. InputError with
     the command that installs supervision when it is missing.
     """
-    try:
+    with needs("to_supervision", extra="supervision"):
         import supervision
-    except ImportError as error:
-        raise InputError("the supervision package is missing; pip install supervision==0.31.2") from error
     return supervision.Detections(
         xyxy=supervision.mask_to_xyxy(masks, "exclusive").astype(np.float32).reshape(-1, 4),
         mask=masks,

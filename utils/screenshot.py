@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from textregion.cli.command_line import Parser, run_program
-from textregion.errors import InputError
+from textregion.errors import InputError, needs
 from textregion.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def find_browser() -> str | None:
 @contextmanager
 def open_browser(path: str) -> "Iterator[Browser]":
     """A headless browser, started with FLAGS besides the ones Playwright needs itself; it ends with the block."""
-    from playwright.sync_api import sync_playwright
+    with needs("driving a browser", layer="tests"):
+        from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from eval.lvis.data import FREQUENCIES, Annotations
-from textregion.errors import InputError
+from textregion.errors import needs
 
 KEPT = 900  # (box, name) pairs of an image, chosen by probability
 COUNTED = 300  # of these, by score: what the `lvis` package counts of an image
@@ -88,15 +88,13 @@ def lvis_package() -> Iterator[ModuleType]:
     Its import sets up the root logger; that is undone. InputError when it is not installed.
     """
     handlers = list(logging.root.handlers)
-    try:
-        with patch.object(np, "float", float, create=True):
+    with patch.object(np, "float", float, create=True):
+        with needs("AP by LVIS", layer="eval"):
             import lvis
 
-            logging.root.handlers[:] = handlers
-            logging.getLogger("lvis").setLevel(logging.ERROR)  # it warns of every list of results that is no file
-            yield lvis
-    except ModuleNotFoundError as error:
-        raise InputError(f"the package {error.name} is missing; install lvis==0.5.3 (setup_env.sh does)") from error
+        logging.root.handlers[:] = handlers
+        logging.getLogger("lvis").setLevel(logging.ERROR)  # it warns of every list of results that is no file
+        yield lvis
 
 
 def _as_lvis(package: ModuleType, dataset: Mapping):

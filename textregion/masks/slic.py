@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from textregion.errors import InputError
+from textregion.errors import InputError, needs
 from textregion.masks.ground_truth import label_masks
 from textregion.masks.registry import register
 from textregion.types import RegionMasks
@@ -26,10 +26,8 @@ class SlicMasks:
                 raise InputError(f"got {name} {value!r}, expected a whole number of at least 1")
         if not compactness > 0:
             raise InputError(f"got compactness {compactness!r}, expected a number above 0")
-        try:
+        with needs("the mask source slic", layer="eval", extra="slic"):
             from skimage.segmentation import slic
-        except ImportError as error:
-            raise InputError("SLIC masks need scikit-image; pip install scikit-image") from error
         self.slic = slic
         self.segments = segments
         self.compactness = compactness

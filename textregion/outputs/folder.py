@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import count, islice
 from pathlib import Path
 
@@ -109,9 +109,7 @@ def write_results(
                 image.tokens.save(place / "tokens.safetensors")
             if similarity_maps:
                 run["similarity_maps"] = _write_similarity(place / "similarity", image, text, prompts, crops)
-            run.update(
-                summary(image), versions=package_versions(), finished=f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
-            )
+            run.update(summary(image), versions=package_versions(), finished=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
     return run
 
 

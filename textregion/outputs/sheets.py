@@ -1,14 +1,13 @@
 r"""Words and pictures on one sheet: panels with titles, a legend and a note below, text that fits and can be read.
 
-The font is DejaVu Sans (Latin, Greek, Cyrillic, Arabic, symbols), which comes with matplotlib. A character that it
-lacks (Chinese, Japanese, Korean, emoji, …) is written as its code, \u72ac, unless the environment variable
+The font is DejaVu Sans 2.37 (Latin, Greek, Cyrillic, Arabic, symbols; free, see DejaVuSans.LICENSE.txt). A character
+that it lacks (Chinese, Japanese, Korean, emoji, …) is written as its code, \u72ac, unless the environment variable
 TEXTREGION_FONT names a font file that has it.
 """
 
 import os
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +32,7 @@ def font(size: int) -> Font:
             return ImageFont.truetype(path, size)
         except OSError as error:
             raise InputError(f"TEXTREGION_FONT={path} is not a font file that can be read ({error})") from error
-    spec = find_spec("matplotlib")
-    path = Path(spec.origin or "").parent / "mpl-data/fonts/ttf/DejaVuSans.ttf" if spec else Path()
-    return ImageFont.truetype(str(path), size) if path.is_file() else ImageFont.load_default(size)
+    return ImageFont.truetype(str(Path(__file__).with_name("DejaVuSans.ttf")), size)
 
 
 def legible(text: str) -> str:

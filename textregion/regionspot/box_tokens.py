@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from textregion.boxes import boxes_inside
 from textregion.checkpoints import load_strictly, read_state
-from textregion.errors import InputError, at_least
+from textregion.errors import InputError, at_least, needs
 from textregion.masks.prompts import box_prompts, soft_masks
 from textregion.masks.sam2 import LOGIT_LIMIT, Sam2MaskGenerator
 from textregion.masks.sam2_model import SIZES
@@ -168,9 +168,5 @@ def load_sam1(path: str | Path, model_type: str = "vit_b") -> nn.Module:
 
 def from_package(module: str):
     """A module of the optional package `segment-anything`; InputError saying how to install it."""
-    try:
+    with needs("SAM v1", layer="eval", extra="regionspot"):
         return import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "SAM v1 needs the package segment-anything; pip install --no-deps segment-anything==1.0"
-        ) from error

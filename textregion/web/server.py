@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textregion.cli.settings import segmenter_options
-from textregion.errors import InputError
+from textregion.errors import InputError, needs
 from textregion.web.arguments import DEFAULT_PORT, LOOPBACK, limits_of
 
 if TYPE_CHECKING:
     import argparse
 
-INSTALL = "pip install -r configs/requirements/web.txt"
 PORTS_TRIED = 100
 
 
@@ -27,10 +26,8 @@ def serve(args: "argparse.Namespace", segmenter_class: type) -> None:
     if args.image_list or args.image_query_cfg or args.labels:
         raise InputError("with --serve images and labels are given on the page; leave --image, --labels, … out")
     with temporary_files() as files, listening(args.host, args.port) as listener:
-        try:
+        with needs("the page", layer="web", extra="web"):
             from textregion.web.page import build_app
-        except ModuleNotFoundError as error:
-            raise InputError(f"--serve needs {error.name}, which is not installed; run: {INSTALL}") from error
         preset = args.preset or "tiny"
         segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
         run_app(build_app(segmenter, preset, limits, files, args.host), listener)

@@ -4,6 +4,7 @@ A batch depends on the seed and the step alone, so training that goes on after a
 seen, and any number of processes share the batches of one.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -151,7 +152,11 @@ def loader(batches: StepBatches, start: int, workers: int) -> DataLoader:
     """The batches from a step on, made ahead by other processes if there are any."""
     steps = range(start, len(batches))
     own = torch.Generator()  # so that starting the loader leaves the random state of dropout alone
-    return DataLoader(batches, batch_size=None, sampler=steps, num_workers=workers, generator=own)
+    # Python 3.14 would not fork any more, and pickle the caches, whose many tensors are more than it can pass on.
+    context = "fork" if workers and sys.platform == "linux" else None
+    return DataLoader(
+        batches, batch_size=None, sampler=steps, num_workers=workers, generator=own, multiprocessing_context=context
+    )
 
 
 def flip_or_crop(pixels: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from textregion.backbones import Backbone
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
-from textregion.errors import InputError
+from textregion.errors import InputError, needs
 from textregion.regionspot.box_tokens import Sam1BoxTokens, Sam2BoxTokens, load_sam1
 from textregion.regionspot.loading import load_head, save_head
 from textregion.regionspot.model import RegionSpot, RegionSpotHead, check_backbone, map_width
@@ -229,10 +229,8 @@ def check(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """The whole program: caches, training, head, curve, scores. InputError for bad input."""
-    try:
+    with needs("training", layer="eval"):
         import accelerate
-    except ModuleNotFoundError as error:
-        raise InputError("training needs accelerate; pip install -r configs/requirements/regionspot.txt") from error
     plan = plan_of(options)
     options.cache = options.cache or options.output / "cache"
     output_folder(options.output)

@@ -275,7 +275,7 @@ def test_bad_superpixel_options_are_one_line(option):
 
 def test_without_scikit_image_the_line_says_so(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "skimage.segmentation", None)
-    with pytest.raises(InputError, match="SLIC masks need scikit-image; pip install scikit-image"):
+    with pytest.raises(InputError, match=r"needs skimage, .*: bash setup_env\.sh --eval, or pip"):
         SlicMasks()
 
 

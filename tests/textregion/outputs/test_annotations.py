@@ -205,7 +205,7 @@ def test_supervision_draws_and_filters(result):
 
 def test_missing_supervision_is_one_line(monkeypatch, result):
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(InputError, match="pip install supervision") as error:
+    with pytest.raises(InputError, match=r"pip install 'textregion\[supervision\]'") as error:
         result.to_supervision()
     assert "\n" not in str(error.value)
 

@@ -152,7 +152,7 @@ def test_a_published_file_is_loaded_strictly(tmp_path, monkeypatch):
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "segment_anything", None)
-    with pytest.raises(InputError, match="pip install --no-deps segment-anything"):
+    with pytest.raises(InputError, match=r"setup_env\.sh --eval, or pip install 'textregion\[regionspot\]'"):
         box_tokens.from_package("segment_anything")
 
 

@@ -47,8 +47,8 @@ def test_bad_flags_are_one_line(flags, capsys):
 def test_a_missing_gradio_is_one_line_with_the_remedy(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["--serve", "--port", "0"]) == 2
-    message = "error: --serve needs gradio, which is not installed; run: pip install -r configs/requirements/web.txt\n"
-    assert capsys.readouterr().err == message
+    remedy = "bash setup_env.sh --web, or pip install 'textregion[web]'"
+    assert capsys.readouterr().err == f"error: the page needs gradio, which is not installed; run: {remedy}\n"
     assert "GRADIO_TEMP_DIR" not in os.environ
 
 

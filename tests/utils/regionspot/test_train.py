@@ -123,7 +123,7 @@ def test_bad_options_end_in_one_line(world, tmp_path, capsys, more, said):
 def test_training_without_accelerate_says_what_to_install(world, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert main(arguments(world, tmp_path, "--steps", 1)) == 2
-    assert "pip install -r configs/requirements/regionspot.txt" in capsys.readouterr().err
+    assert "bash setup_env.sh --eval" in capsys.readouterr().err
 
 
 def test_data_of_one_name_and_missing_files_are_refused(world, tmp_path, capsys):
