@@ -17,8 +17,14 @@ import yaml
 
 from textregion.backbones import SPECS, Backbone, BackboneSpec, ClipBackbone, find_spec
 from textregion.backbones.base import OPEN_CLIP_PREFIX
-from textregion.backbones.loading import RANDOM_SEED, load_backbone, random_backbone, weight_asset
-from textregion.backbones.tokenizers import tokenizer_asset, tokenizer_of
+from textregion.backbones.loading import (
+    RANDOM_SEED,
+    load_backbone,
+    random_backbone,
+    tokenizer_asset,
+    tokenizer_of,
+    weight_asset,
+)
 from textregion.cli.command_line import Parser
 from textregion.errors import InputError
 from textregion.masks import MaskGenerator, Sam2MaskGenerator, find_source
@@ -116,7 +122,7 @@ def build(
 ) -> "TextRegionSegmenter":
     """A segmenter from a preset; weights are located as textregion/weights.py says, all of them before any is loaded.
 
-    clip_checkpoint, sam2_checkpoint: explicit weight files (or folders made by textregion.weights), which must exist.
+    clip_checkpoint, sam2_checkpoint: explicit weight files (or folders of weights), which must exist.
     clip_download_root: weights folder or hub cache, for both models. model_cfg: SAM 2.1 size, or YAML.
     points_per_side, min_size, return_non_overlapping: override the preset's mask generator.
     mask_generator: "preset" or "sam2" is the preset's SAM 2, "slic" superpixels; None for given masks only; or

@@ -1,18 +1,32 @@
-"""Tensors and a little JSON in one safetensors file, written so that a crash never leaves half a file."""
+"""Files: written so that a crash never leaves half of one, hashed, set aside; tensors with a little JSON in one."""
 
+import hashlib
 import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from os.path import isfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from tqdm import tqdm
 
 from textregion.errors import InputError
+
+LARGE = 1e8  # bytes from which hashing a file shows a progress bar
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """InputError that names the file when the body cannot read it (no permission, a broken disk)."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror or error})") from error
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -28,6 +42,24 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content, hexadecimal; a progress bar for large ones. InputError when it cannot be read."""
+    path, digest = Path(path), hashlib.sha256()
+    with reading(path), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size < LARGE) as bar:
+            while block := file.read(1 << 22):
+                digest.update(block)
+                bar.update(len(block))
+    return digest.hexdigest()
+
+
+def set_aside(path: Path) -> Path:
+    """Rename to the first free of `<name>.old-1`, `<name>.old-2`, …; returns the new path."""
+    candidates = (path.with_name(f"{path.name}.old-{n}") for n in count(1))
+    return path.rename(next(candidate for candidate in candidates if not candidate.exists()))
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict) -> None:

@@ -170,7 +170,7 @@ class Pool(Case):
         super().__init__(options)
         self.backbone = pooling_part(options)
         self.clip = self.backbone.family == "clip"
-        width = (self.backbone.model.visual.conv1.out_channels) if self.clip else self.backbone._trunk.embed_dim
+        width = (self.backbone.model.visual.conv1.out_channels) if self.clip else self.backbone.trunk.embed_dim
         self.features = random_features(options, width)
         self.weights = region_weights(options)
         regions, patches = self.weights.shape
@@ -189,9 +189,9 @@ class Pool(Case):
         """Every patch for every region."""
         weights = self.weights[: self.part]
         if not self.clip:
-            return self.oracles.attention_pool(self.backbone._trunk, self.features, weights)
+            return self.oracles.attention_pool(self.backbone.trunk, self.features, weights)
         pooled = self.oracles.repeated_sum(self.features, weights)
-        return self.backbone._project(self.backbone._last_block.attn.out_proj(pooled))
+        return self.backbone.project(self.backbone.last_block.attn.out_proj(pooled))
 
 
 class Removal(Case):
@@ -308,7 +308,7 @@ def region_weights(options: Options) -> Float32[Tensor, "R P"]:
 def pooling_width(options: Options) -> int:
     """C of a preset's patch features."""
     backbone = pooling_part(options)
-    return backbone.model.visual.conv1.out_channels if backbone.family == "clip" else backbone._trunk.embed_dim
+    return backbone.model.visual.conv1.out_channels if backbone.family == "clip" else backbone.trunk.embed_dim
 
 
 def _size(options: Options) -> str:

@@ -10,8 +10,7 @@ from jaxtyping import Float16, Float32
 from torch import Tensor, nn
 
 from textregion.backbones import Backbone, BackboneSpec, find_spec
-from textregion.backbones.loading import build_model, random_backbone, wrap
-from textregion.backbones.tokenizers import stand_in_tokenizer
+from textregion.backbones.loading import build_model, random_backbone, stand_in_tokenizer, wrap
 from textregion.crops import CropGrid
 from textregion.masks.filters import inclusive_boxes
 from textregion.presets import build, find_preset

@@ -12,7 +12,7 @@ import yaml
 
 from textregion.cli.folders import RUN_FILE
 from textregion.errors import InputError
-from textregion.masks.registry import automatic_sources
+from textregion.masks import automatic_sources
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 

@@ -20,8 +20,7 @@ from textregion.cli.settings import EXTRAS, file_hash, job_fingerprint, run_sett
 from textregion.cli.summary import Row, print_table, write_summary
 from textregion.errors import InputError
 from textregion.images import load_image
-from textregion.masks import read_masks
-from textregion.masks.registry import automatic_sources
+from textregion.masks import automatic_sources, read_masks
 from textregion.tiny.models import unknown_words
 from textregion.types import RegionMasks, RegionTokens
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from textregion.cli.jobs import Job
 from textregion.errors import InputError
+from textregion.masks import automatic_sources
 from textregion.masks.precomputed import SUFFIXES
-from textregion.masks.registry import automatic_sources
 
 FORMAT = 1  # of the output folder; a new one makes all earlier results count as different
 GIVEN = (  # flags that are passed on as the segmenter's options when they are given
