@@ -95,27 +95,6 @@ def test_doubtful_pairs_are_decided_at_full_size(monkeypatch):
     assert {tuple(sorted(pair)) for pair in opened} == {(0, 1), (1, 2)}
 
 
-def test_low_resolution_fusion_compares_the_stored_masks():
-    soft = soft_masks(4, 11, (29, 31), torch.float16)
-    boxes = filters.inclusive_boxes(soft > 0)
-    groups = filters.fusion_groups(RegionMasks(soft, (97, 89), (97, 89)).at_size((29, 31)), boxes)
-    assert groups == oracles.fusion_groups_pair_by_pair(soft, (29, 31), boxes, 0.8)
-
-
-def test_the_mask_generators_fuse_resolution(tiny_sam2):
-    logits = torch.where(soft_masks(5, 18, (64, 64)) > 0, 4.0, -4.0).unflatten(0, (6, 3)).half()
-    scores = torch.linspace(0.7, 0.95, 18).unflatten(0, (6, 3))
-    found = {}
-    for resolution in ("full", "low"):
-        maker = Sam2MaskGenerator(tiny_sam2, min_size=0, box_nms_thresh=1.0, fuse_resolution=resolution)
-        found[resolution] = maker.select(logits, scores, (97, 89), (97, 89))
-        assert found[resolution].mask_size == (97, 89)
-    assert found["full"].group.tolist() == found["low"].group.tolist()
-    assert 1 < len(found["full"]) < 17
-    with pytest.raises(InputError, match="expected one of full, low"):
-        Sam2MaskGenerator(tiny_sam2, fuse_resolution="half")
-
-
 # ---------------------------------------------------------------- pooling, removal
 
 
@@ -123,12 +102,12 @@ def test_the_mask_generators_fuse_resolution(tiny_sam2):
 def test_masked_mean_equals_attention_over_repeated_patches(seed, regions, patches, family):
     backbone = timm_backbone(family)
     random = torch.Generator().manual_seed(seed)
-    features = torch.randn(patches, backbone._trunk.embed_dim, generator=random)
+    features = torch.randn(patches, backbone.trunk.embed_dim, generator=random)
     weights = (torch.rand(regions, patches, generator=random) - 0.5).clamp(0)
     weights[:, seed % patches] = 0.3  # no region is empty
     pooled = backbone.pool(features, weights, RECIPES["semantic"], False)
     with torch.inference_mode():
-        expected = oracles.attention_pool(backbone._trunk, features, weights)
+        expected = oracles.attention_pool(backbone.trunk, features, weights)
     torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-5)
 
 

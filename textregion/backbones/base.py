@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import open_clip
 import torch
@@ -85,15 +85,6 @@ class Backbone(ABC):
         self.tokenizer = tokenizer
         self.name = name
         self.crop_size = crop_size or _side(model.visual.image_size)
-
-    @classmethod
-    def from_spec(cls, spec: BackboneSpec, model: nn.Module, tokenizer: Tokenizer) -> "Backbone":
-        """Wrap a model of a registry row; the row decides crop size and preprocessing."""
-        backbone = cls(model, tokenizer, spec.name, spec.crop_size)
-        backbone.mean = spec.mean or cls.mean
-        backbone.std = spec.std or cls.std
-        backbone.interpolation = spec.interpolation or cls.interpolation
-        return backbone
 
     @classmethod
     def from_model(
@@ -205,14 +196,15 @@ class Backbone(ABC):
         return embed_prompts(self.model, self.tokenizer(list(prompts)).to(self.device))
 
 
+Family = TypeVar("Family", bound=type[Backbone])
 FAMILIES: dict[str, type[Backbone]] = {}
 SPECS: dict[str, BackboneSpec] = {}
 
 
-def register_backbone(*rows: BackboneSpec) -> Callable[[type[Backbone]], type[Backbone]]:
+def register_backbone(*rows: BackboneSpec) -> Callable[[Family], Family]:
     """Class decorator: make a family and its variants known by name."""
 
-    def add(family: type[Backbone]) -> type[Backbone]:
+    def add(family: Family) -> Family:
         FAMILIES[family.family] = family
         SPECS.update({row.name: row for row in rows})
         return family

@@ -79,8 +79,12 @@ def load_backbone(spec: BackboneSpec, path: str | Path, tokenizer: Tokenizer) ->
 
 
 def wrap(spec: BackboneSpec, model: nn.Module, tokenizer: Tokenizer) -> Backbone:
-    """The family's class around a model of the row."""
-    return FAMILIES[spec.family].from_spec(spec, model, tokenizer)
+    """The family's class around a model of the row, which decides crop size and preprocessing."""
+    family = FAMILIES[spec.family]
+    backbone = family(model, tokenizer, spec.name, spec.crop_size)
+    backbone.mean, backbone.std = spec.mean or family.mean, spec.std or family.std
+    backbone.interpolation = spec.interpolation or family.interpolation
+    return backbone
 
 
 def kind_of(state: dict[str, Tensor]) -> str | None:

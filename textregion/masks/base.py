@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from textregion.types import RegionMasks
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Size = tuple[int, int]  # (height, width)
+Source = TypeVar("Source", bound=type)
 
 
 @runtime_checkable
@@ -60,10 +61,10 @@ class MaskSource:
 SOURCES: dict[str, MaskSource] = {}
 
 
-def register_mask_source(name: str, needs: str = "") -> Callable[[type], type]:
+def register_mask_source(name: str, needs: str = "") -> Callable[[Source], Source]:
     """Class decorator: make a mask generator known by name."""
 
-    def add(generator: type) -> type:
+    def add(generator: Source) -> Source:
         SOURCES[name] = MaskSource(name, generator, needs)
         return generator
 

@@ -48,8 +48,9 @@ def label_masks(
     for label in (value for value in np.unique(label_map).tolist() if value != ignored):
         pieces = [label_map == label]
         if part == "component":
-            numbered, count = ndimage.label(pieces[0], EIGHT_NEIGHBOURS)
-            pieces = [numbered == n for n in range(1, count + 1)]
+            numbered = np.zeros(label_map.shape, np.int32)
+            ndimage.label(pieces[0], EIGHT_NEIGHBOURS, output=numbered)
+            pieces = [numbered == n for n in range(1, numbered.max() + 1)]
         masks += pieces
         owners += [label] * len(pieces)
     stacked = np.stack(masks) if masks else np.zeros((0, *label_map.shape), bool)

@@ -121,7 +121,7 @@ class PointMaskGenerator(PromptedMaskGenerator):
             index = int(outside.nonzero()[0, 0])
             found = self.points[index].flatten().tolist()
             raise InputError(f"point {index} at {found} lies outside the image of {width} x {height} pixels (x, y)")
-        return self.points / limit, self.labels.to(torch.int)
+        return self.points / limit, torch.as_tensor(self.labels, dtype=torch.int)
 
 
 def _as_points(values: ArrayLike | Tensor) -> Float32[Tensor, "R K 2"]:

@@ -94,8 +94,11 @@ def build_sam2(model_cfg: str | Path = "large") -> nn.Module:
             config = OmegaConf.load(path)
         return instantiate(config.model, _recursive_=True).eval()
     except (YAMLError, OmegaConfBaseException, InstantiationException, UnicodeDecodeError) as error:
-        if isinstance(error.__cause__, (ImportError, OSError)) and not isinstance(error.__cause__, ModuleNotFoundError):
-            raise error.__cause__ from None  # a library of the system is missing: its own story
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, (ImportError, OSError)) and not isinstance(cause, ModuleNotFoundError):
+            raise cause from None  # a library that cannot be loaded tells its own story
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path} is not a SAM 2 configuration ({reason}); expected sam2's YAML form") from error
 

@@ -13,6 +13,8 @@ rectangle that holds the smaller mask. The answer is that of the full-size compa
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from jaxtyping import Float, Float32, Int
@@ -69,10 +71,7 @@ class _Axis:
 
 
 def share_most(
-    masks: RegionMasks,
-    boxes: Int[Tensor, "M 4"],
-    pairs: Sequence[tuple[int, int]],
-    threshold: float,
+    masks: RegionMasks, boxes: Int[Tensor, "M 4"], pairs: Sequence[tuple[int, int]], threshold: float
 ) -> tuple[list[bool], list[tuple[int, int]]]:
     """Which masks have any mass, and which of the pairs share more than `threshold` of the smaller one's mass.
 
@@ -82,7 +81,8 @@ def share_most(
     """
     soft, rectangles = masks.soft, boxes.tolist()
     y, x = (_Axis.of(*sizes, soft.device) for sizes in zip(soft.shape[1:], masks.mask_size, strict=True))
-    mass = torch.cat([_masses(part.float(), y, x) for part in soft.split(AT_ONCE)] or [torch.zeros(0)]).tolist()
+    masses = [part.float() @ x.total @ y.total for part in soft.split(AT_ONCE)]  # sums of the resized masks
+    mass = torch.cat(masses or [torch.zeros(0)]).tolist()
     below, above = _bounds(soft, pairs, rectangles, y, x)
     smaller = torch.tensor([min(mass[i], mass[j]) for i, j in pairs], device=soft.device)
     certain = below > (threshold + SLACK) * smaller
@@ -99,19 +99,10 @@ def share_most(
 
 def _runs(pairs: Sequence[tuple[int, int]], length: int) -> Iterator[tuple[int, list[int]]]:
     """(i, several j) for pairs sorted by i, at most `length` j at once."""
-    start = 0
-    while start < len(pairs):
-        first = pairs[start][0]
-        stop = start
-        while stop < min(start + length, len(pairs)) and pairs[stop][0] == first:
-            stop += 1
-        yield first, [j for _, j in pairs[start:stop]]
-        start = stop
-
-
-def _masses(maps: Float32[Tensor, "M h w"], y: _Axis, x: _Axis) -> Float32[Tensor, " M"]:
-    """Sums of the resized maps."""
-    return maps @ x.total @ y.total
+    for first, group in groupby(pairs, itemgetter(0)):
+        others = [j for _, j in group]
+        for start in range(0, len(others), length):
+            yield first, others[start : start + length]
 
 
 def _bounds(
