@@ -67,14 +67,14 @@ def test_shared_mass_lies_between_its_bounds(seed, height, width, size):
     soft = soft_masks(seed, 7, (height, width))
     pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
     boxes = filters.inclusive_boxes(soft > 0).tolist()
-    y, x = (shared_mass._Axis.of(*sizes, soft.device) for sizes in zip((height, width), size, strict=True))
-    below, above = shared_mass._bounds(soft, pairs, boxes, y, x)
+    y, x = (shared_mass.Axis.of(*sizes, soft.device) for sizes in zip((height, width), size, strict=True))
+    below, above = shared_mass.bounds(soft, pairs, boxes, y, x)
     full = oracles.full_size(soft, size).double()
     exact = torch.stack([torch.minimum(full[i], full[j]).sum() for i, j in pairs]).float()
     slack = 1e-5 * exact.max() + 1e-6
     assert (below <= exact + slack).all()
     assert (above >= exact - slack).all()
-    torch.testing.assert_close(shared_mass._masses(soft, y, x), full.sum((1, 2)).float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shared_mass.masses(soft, y, x), full.sum((1, 2)).float(), rtol=1e-5, atol=1e-5)
 
 
 def test_doubtful_pairs_are_decided_at_full_size(monkeypatch):
@@ -88,8 +88,8 @@ def test_doubtful_pairs_are_decided_at_full_size(monkeypatch):
     full = oracles.full_size(soft, (32, 32))
     share = float(pair_shares(full)[0, 1])
     opened = []
-    original = shared_mass._at_full_size
-    monkeypatch.setattr(shared_mass, "_at_full_size", lambda m, p, *a: opened.extend(p) or original(m, p, *a))
+    original = shared_mass.at_full_size
+    monkeypatch.setattr(shared_mass, "at_full_size", lambda m, p, *a: opened.extend(p) or original(m, p, *a))
     assert filters.fusion_groups(masks, boxes, share - 0.01) == [[0, 1, 2]]
     assert filters.fusion_groups(masks, boxes, share + 0.01) == [[0, 2], [1]]
     assert {tuple(sorted(pair)) for pair in opened} == {(0, 1), (1, 2)}
