@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import contracts
 import numpy as np
 import pytest
 import tiny_models
@@ -14,14 +17,11 @@ import torch
 from open_clip import SimpleTokenizer
 from PIL import Image
 from skimage import data
-from timm.models import register_model
-from timm.models.eva import _create_eva
 
-from textregion.backbones import FAMILIES, SPECS
-from textregion.backbones.loading import build_model, wrap
-from textregion.backbones.tokenizers import stand_in_tokenizer
+from textregion.backbones import FAMILIES, SPECS, find_spec
+from textregion.backbones.loading import load_backbone
 from textregion.errors import InputError
-from textregion.masks import SOURCES
+from textregion.masks import SOURCES, automatic_sources, describe_source
 from textregion.tiny.scenes import draw_scene
 from TextRegionSegmenter import TextRegionSegmenter
 
@@ -51,36 +51,38 @@ def registries():
         registry.update(content)
 
 
-@register_model
-def example_eva_patch8_64(pretrained=False, **kwargs):
-    sizes = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2, "global_pool": "token"}
-    return _create_eva("example_eva_patch8_64", pretrained=False, **(sizes | kwargs))
-
-
 def test_backbone(registries):
-    backbone_class = run_example("utils/backbones/eva.py")["EvaBackbone"]
+    backbone_class = run_example("textregion/backbones/eva.py")["EvaBackbone"]
     spec = SPECS["eva02-clip-b16"]
-    with torch.device("meta"):
-        model = build_model(spec)
-    real = wrap(spec, model, stand_in_tokenizer(model))
-    assert (real.width, real.crop_size, real.patch_size) == (spec.width, spec.crop_size, 16)
-    model = tiny_models.timm_model("example_eva_patch8_64", 40, pool="token", proj=None)
-    backbone = backbone_class.from_model(model, SimpleTokenizer(context_length=32))
-    segmenter = TextRegionSegmenter(backbone, scale=(128, 64), device="cpu", global_patch_threshold=None)
+    contracts.published(spec)
+    real = contracts.real_size(spec)
+    backbone, _ = contracts.stand_in(spec, real)
+    assert find_spec("open_clip:EVA02-L-14/merged2b_s4b_b131k").family == "eva"
+    segmenter = TextRegionSegmenter(backbone, scale=(448, 224), device="cpu", global_patch_threshold=None)
     masks = np.zeros((3, 71, 101), bool)
     masks[0], masks[2, :40, 30:90] = True, True
     regions = segmenter.encode_image(data.coffee()[:71, :101], masks=masks)
     assert regions.source_index.tolist() == [0, 2]
-    assert regions.tokens.shape == (2, 40)
-    torch.testing.assert_close(regions.tokens.norm(dim=1), torch.ones(2))
     assert segmenter.segment(regions, ["cup", "table"]).label_map.shape == (71, 101)
     with pytest.raises(InputError, match="expected EVA-02"):
         backbone_class.from_model(tiny_models.clip_model(), SimpleTokenizer())
 
 
-def test_mask_source(registries):
-    run_example("utils/masks/felzenszwalb.py")
+def test_a_file_of_another_family_is_named(registries, tmp_path):
+    run_example("textregion/backbones/eva.py")
+    spec, path = SPECS["eva02-clip-b16"], tmp_path / "clip.pt"
+    torch.save(tiny_models.clip_model().state_dict(), path)
+    with pytest.raises(InputError, match=r"clip\.pt is a CLIP, but eva02-clip-b16 is an EVA-02 CLIP; give its own"):
+        load_backbone(spec, path, SimpleTokenizer())
+
+
+def test_mask_source(registries, tiny_sam2):
+    run_example("textregion/masks/felzenszwalb.py")
+    contracts.mask_source(SOURCES["felzenszwalb"], tiny_sam2)
+    assert "felzenszwalb" in automatic_sources()
     segmenter = TextRegionSegmenter.from_preset("tiny", mask_generator="felzenszwalb", device="cpu")
+    expected = {"source": "felzenszwalb", "scale": 200.0, "min_size": 100}
+    assert describe_source(segmenter.mask_generator) == expected
     scene = draw_scene(10, distinct_colours=True)
     regions = segmenter.encode_image(scene.image)
     assert len(regions) >= 3
@@ -88,6 +90,49 @@ def test_mask_source(registries):
     assert full.max() <= 1, "the segments do not overlap"
     result = segmenter.segment(regions, scene.labels)
     assert (result.label_map == scene.label_map).mean() > 0.6
+
+
+LIST = """
+from textregion.presets import find_preset, preset_names
+from textregion.masks import automatic_sources
+assert find_preset("eva02-clip-b16").backbone == "eva02-clip-b16"
+print("eva02-clip-b16" in preset_names(), *automatic_sources())
+"""
+
+
+def listed(*folders: Path) -> subprocess.CompletedProcess:
+    """What a fresh Python knows, with these folders before everything else."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    command = [sys.executable, "-c", LIST]
+    return subprocess.run(command, env=environment, cwd=folders[0], capture_output=True, text=True, timeout=300)
+
+
+def test_a_file_among_the_others_is_found_without_any_edit(tmp_path):
+    shutil.copytree(ROOT / "textregion", tmp_path / "textregion", copy_function=os.symlink)
+    for path in ("textregion/backbones/eva.py", "textregion/masks/felzenszwalb.py"):
+        (tmp_path / path).write_text(example(path), encoding="utf-8")
+    done = listed(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True sam2 slic felzenszwalb\n"
+
+
+def test_an_installed_package_is_found_through_its_entry_points(tmp_path):
+    names = {"eva": "textregion/backbones/eva.py", "felzenszwalb": "textregion/masks/felzenszwalb.py"}
+    package, about = tmp_path / "somebodys_package", tmp_path / "somebodys_package-1.0.dist-info"
+    package.mkdir()
+    about.mkdir()
+    for name, path in names.items():
+        (package / f"{name}.py").write_text(example(path), encoding="utf-8")
+    (package / "broken.py").write_text("import no_such_module")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys-package\nVersion: 1.0\n")
+    groups = tomllib.loads(re.search(r"```toml\n(.*?)```", TEXT, re.DOTALL)[1])["project"]["entry-points"]
+    groups["textregion.mask_sources"]["broken"] = "somebodys_package.broken:Masks"
+    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in entries.items()) for group, entries in groups.items()]
+    (about / "entry_points.txt").write_text("\n".join(lines))
+    done = listed(tmp_path, ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True sam2 slic felzenszwalb\n"
+    assert "the plug-in broken (somebodys_package.broken:Masks) of textregion.mask_sources is left out" in done.stderr
 
 
 def test_data_set(tmp_path):

@@ -1,9 +1,17 @@
-"""Reading weight files safely: safetensors, or PyTorch files without any code in them; strict loading."""
+"""Reading weight files safely: safetensors, PyTorch files without any code in them, TorchScript; strict loading.
+
+A TorchScript archive (the form in which OpenAI published CLIP) is read without running it: its data.pkl names its
+module classes `__torch__.…`; here they become plain records, tensors are taken from their raw files, and any other
+name is refused.
+"""
 
 import pickle
 import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
 from os.path import isfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,11 +19,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from textregion.errors import InputError, first_line
+from textregion.storage import reading
 
 WRAPPERS = ("state_dict", "model", "weights")
 SHOWN_KEYS = 3
 # How torch's weights-only reader says that a file names classes or functions.
 CODE_PHRASES = ("GLOBAL", "Can only create new object", "Can only build", "reduce for unrecognized function")
+STORAGE_TYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+}
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -24,12 +42,13 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     path: `.safetensors`, a PyTorch file holding tensors only (also under `state_dict`, `model` or
     `weights`, also with `module.` before every name), or a TorchScript archive as OpenAI published CLIP
     (read, not run).
-    Raises InputError in one line: missing, truncated, not a weight file, or a pickle with code in it.
+    Raises InputError in one line: missing, unreadable, truncated, not a weight file, or a pickle with code in it.
     """
     path = Path(path)
     if not isfile(path):
         raise InputError(f"no weight file at {path}; check the path")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
+    with reading(path):
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -44,16 +63,13 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise InputError(f"{path} is damaged or truncated ({first_line(error)}); download it again") from error
 
 
 def _read_pytorch(path: Path) -> object:
-    if zipfile.is_zipfile(path):
-        from textregion.torchscript import is_torchscript, read_torchscript
-
-        if is_torchscript(path):
-            return read_torchscript(path)
+    if zipfile.is_zipfile(path) and _is_torchscript(path):
+        return _read_torchscript(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -63,8 +79,64 @@ def _read_pytorch(path: Path) -> object:
                 "save its state dict with torch.save or as safetensors"
             ) from error
         raise InputError(f"{path} is not a weight file or is truncated; download it again") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path} is damaged or truncated ({first_line(error)}); download it again") from error
+
+
+class _Record:
+    """What a scripted module becomes: its attributes, nothing else."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.attributes = state
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(archive.open(f"{root}/data.pkl"))
+        self.archive, self.root = archive, root
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return _Record
+        if module == "torch" and name in STORAGE_TYPES:
+            return STORAGE_TYPES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *_: torch.as_strided(storage, size, stride, offset)
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch.jit._pickle":  # typed lists, as TorchScript writes them
+            return lambda value, *_: value
+        raise pickle.UnpicklingError(f"the name {module}.{name}")
+
+    def persistent_load(self, reference: tuple) -> Tensor:
+        _, dtype, key, _, _ = reference
+        return torch.frombuffer(bytearray(self.archive.read(f"{self.root}/data/{key}")), dtype=dtype)
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a zip file is a TorchScript archive (torch.save files have no constants.pkl)."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    """Parameters and buffers of the archive's root module by dotted name; numbers of the model's shape left out."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root = archive.namelist()[0].split("/")[0]
+            return dict(_tensors(_Unpickler(archive, root).load()))
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} holds more than tensors ({error}), which is refused") from error
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, RuntimeError) as error:
+        raise InputError(f"{path} is a damaged TorchScript archive; download it again") from error
+
+
+def _tensors(record: _Record, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    for name, value in record.attributes.items():
+        if isinstance(value, _Record):
+            yield from _tensors(value, f"{prefix}{name}.")
+        elif isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], what: str, source: str | Path) -> None:

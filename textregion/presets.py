@@ -13,8 +13,14 @@ import yaml
 
 from textregion.backbones import SPECS, Backbone, BackboneSpec, ClipBackbone, find_spec
 from textregion.backbones.base import OPEN_CLIP_PREFIX
-from textregion.backbones.loading import RANDOM_SEED, load_backbone, random_backbone, weight_asset
-from textregion.backbones.tokenizers import tokenizer_asset, tokenizer_of
+from textregion.backbones.loading import (
+    RANDOM_SEED,
+    load_backbone,
+    random_backbone,
+    tokenizer_asset,
+    tokenizer_of,
+    weight_asset,
+)
 from textregion.config import SegmenterConfig
 from textregion.errors import InputError
 from textregion.masks import MaskGenerator, Sam2MaskGenerator, find_source

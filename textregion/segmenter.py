@@ -32,8 +32,7 @@ from textregion.images import ImageInput, load_image, resize_keep_ratio
 from textregion.labeling import label_pixels
 from textregion.labels import LabelPrompts, as_labels
 from textregion.masks.base import MaskGenerator, describe_source
-from textregion.masks.prompts import masks_from_boxes
-from textregion.masks.rectangles import rectangle_masks
+from textregion.masks.prompts import masks_from_boxes, rectangle_masks
 from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.pooling import difference_scores, nonempty, patch_weights, remove_patches
 from textregion.presets import build

@@ -1,4 +1,4 @@
-"""Files: written so that a crash never leaves half of one, moved aside, hashed; tensors with a little JSON."""
+"""Files: written so that a crash never leaves half of one, hashed, set aside; tensors with a little JSON in one."""
 
 import hashlib
 import json
@@ -13,8 +13,20 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from tqdm import tqdm
 
 from textregion.errors import InputError
+
+LARGE = 1e8  # bytes from which hashing a file shows a progress bar
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """InputError that names the file when the body cannot read it (no permission, a broken disk)."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror or error})") from error
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -32,19 +44,22 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content, hexadecimal; a progress bar for large ones. InputError when it cannot be read."""
+    path, digest = Path(path), hashlib.sha256()
+    with reading(path), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size < LARGE) as bar:
+            while block := file.read(1 << 22):
+                digest.update(block)
+                bar.update(len(block))
+    return digest.hexdigest()
+
+
 def set_aside(path: Path) -> Path:
-    """Rename a file or folder to the first free of `<name>.old-1`, `<name>.old-2`, …; returns where it is now."""
+    """Rename to the first free of `<name>.old-1`, `<name>.old-2`, …; returns the new path."""
     candidates = (path.with_name(f"{path.name}.old-{n}") for n in count(1))
     return path.rename(next(candidate for candidate in candidates if not candidate.exists()))
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content, hexadecimal. InputError when it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror})") from error
 
 
 def read_text(path: str | Path, expected: str) -> str:

@@ -1,19 +1,13 @@
 """Where weights are found: explicit path, environment variable, local cache, hub; fetching them for offline use.
 
-    python -m textregion.weights --preset clip-vit-l14-336 --to weights     # on a machine with internet
-    python -m textregion.weights --verify weights                           # after copying, anywhere
-    python TextRegionSegmenter.py --clip_download_root weights …       # looks there, for SAM 2 too
-
-Environment: TEXTREGION_CLIP and TEXTREGION_SAM2 name a weight file, or a folder made by `--to`, of the
-image-text model and of SAM 2. HF_HUB_OFFLINE=1 never asks the network; HF_HOME moves the cache.
+Environment: TEXTREGION_CLIP and TEXTREGION_SAM2 name a weight file, or a folder made by `fetch`, of the image-text
+model and of SAM 2. HF_HUB_OFFLINE=1 never asks the network; HF_HOME moves the cache. The program that fetches is
+textregion/cli/weights.py.
 """
 
-import argparse
-import hashlib
 import os
 import shutil
 import socket
-import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,10 +18,9 @@ import huggingface_hub
 from httpx2 import HTTPError
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RemoteEntryNotFoundError
-from tqdm import tqdm
 
-from textregion.cli.command_line import Parser, run_program
 from textregion.errors import InputError
+from textregion.storage import file_hash, reading
 
 CLIP_VARIABLE = "TEXTREGION_CLIP"
 SAM2_VARIABLE = "TEXTREGION_SAM2"
@@ -79,7 +72,7 @@ class WeightsNotFoundError(InputError):
         places = " and ".join(str(target / asset.wanted) for asset in assets)
         super().__init__(
             f"weights not found: {files}; {flags}; {variables}; not in {looked}; not from the hub: {why}; fetch "
-            f"them where there is internet (python -m textregion.weights --preset NAME --to {target}), or put them at "
+            f"them where there is internet (python -m textregion weights --preset NAME --to {target}), or put them at "
             f"{places}, and give --clip_download_root {target}"
         )
 
@@ -93,13 +86,11 @@ def locate(asset: Asset, explicit: str | Path | None = None, root: str | Path | 
     Raises InputError (one line) when an explicit path is missing, WeightsNotFoundError when nothing is found:
     its message names each step and the exact place where the file may be put.
     """
-    given, origin = (explicit, asset.option) if explicit is not None else _from_environment(asset)
-    if given is not None:
-        path = _given(asset, Path(given).expanduser(), origin)
-        if path is not None:
-            return path
-    cached = next(_cached(asset, root), None)
-    return cached or _download(asset, root)
+    given, origin = explicit, asset.option
+    if given is None:
+        given, origin = os.environ.get(asset.variable) or None, asset.variable
+    path = _given(asset, Path(given).expanduser(), origin) if given is not None else None
+    return path or _cached(asset, root) or _download(asset, root)
 
 
 def locate_all(requests: Sequence[tuple[Asset, str | Path | None]], root: str | Path | None = None) -> list[Path]:
@@ -116,10 +107,6 @@ def locate_all(requests: Sequence[tuple[Asset, str | Path | None]], root: str | 
     if missing:
         raise WeightsNotFoundError(missing, root, why)
     return found
-
-
-def _from_environment(asset: Asset) -> tuple[str | None, str]:
-    return os.environ.get(asset.variable) or None, asset.variable
 
 
 def _given(asset: Asset, path: Path, origin: str) -> Path | None:
@@ -150,9 +137,8 @@ def _in_folder(asset: Asset, folder: Path) -> Iterator[Path]:
             yield Path(cached)
 
 
-def _cached(asset: Asset, root: str | Path | None) -> Iterator[Path]:
-    for folder in _cache_folders(root):
-        yield from _in_folder(asset, folder)
+def _cached(asset: Asset, root: str | Path | None) -> Path | None:
+    return next((path for folder in _cache_folders(root) for path in _in_folder(asset, folder)), None)
 
 
 def _cache_folders(root: str | Path | None) -> list[Path]:
@@ -197,45 +183,28 @@ def fetch(assets: Sequence[Asset], to: str | Path) -> list[Path]:
 
     Files land at `to`/<repository name>/<file>; a folder made so is what --clip_download_root and the
     environment variables take. Files already there are kept, cached ones copied, others downloaded (an
-    interrupted download goes on where it stopped). Raises InputError when one is nowhere to be had.
+    interrupted download goes on where it stopped). Raises InputError when one is not found, or cannot be written.
     """
     folder = Path(to)
-    paths = [_fetch_one(asset, folder) for asset in assets]
-    write_checksums(folder)
+    try:
+        paths = [_fetch_one(asset, folder) for asset in assets]
+        write_checksums(folder)
+    except OSError as error:
+        raise InputError(f"cannot write to {to} ({error}); give another folder as --to") from error
     return paths
 
 
 def _fetch_one(asset: Asset, folder: Path) -> Path:
-    here = [path for name in asset.files if (path := folder / asset.folder / name).is_file()]
-    if here:
-        return here[0]
-    cached = next(_cached(asset, None), None)
+    place = folder / asset.folder
+    here = next((place / name for name in asset.files if (place / name).is_file()), None)
+    if here is not None:
+        return here
+    cached = _cached(asset, None)
     if cached is None:
-        return _download(asset, folder, local_dir=str(folder / asset.folder))
-    target = folder / asset.folder / cached.name
-    _copy(cached, target)
-    return target
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.copyfile(source, partial)
-    os.replace(partial, target)
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, with a progress bar for large ones."""
-    digest = hashlib.sha256()
-    size = path.stat().st_size
-    with (
-        path.open("rb") as file,
-        tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size < 1e8) as bar,
-    ):
-        while block := file.read(1 << 22):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
+        return _download(asset, folder, local_dir=str(place))
+    place.mkdir(parents=True, exist_ok=True)
+    partial = shutil.copyfile(cached, place / f".{cached.name}.partial")
+    return partial.replace(place / cached.name)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -246,7 +215,7 @@ def _files(folder: Path) -> list[Path]:
 
 def write_checksums(folder: Path) -> Path:
     """Write `SHA256SUMS` over all files below the folder, in the format of the sha256sum program."""
-    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    lines = [f"{file_hash(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
     sums = folder / CHECKSUMS
     sums.write_text("".join(lines), encoding="utf-8")
     return sums
@@ -256,56 +225,18 @@ def verify(folder: str | Path) -> list[Path]:
     """The files of a weights folder; InputError naming those missing or unlike their written checksum."""
     folder = Path(folder)
     sums = folder / CHECKSUMS
+    again = f"with python -m textregion weights --to {folder}"
     if not sums.is_file():
-        raise InputError(f"no {CHECKSUMS} in {folder}; make the folder with python -m textregion.weights --to {folder}")
-    entries = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines() if line.strip()]
+        raise InputError(f"no {CHECKSUMS} in {folder}; make the folder {again}")
+    with reading(sums):
+        entries = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not entries or any(len(entry) != 2 for entry in entries):
-        raise InputError(f"{sums} is damaged; make the folder again with python -m textregion.weights --to {folder}")
+        raise InputError(f"{sums} is damaged; make the folder again {again}")
     paths = [folder / name for _, name in entries]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         raise InputError(f"{len(missing)} files of {sums} are missing: {', '.join(missing)}; copy them again")
-    wrong = [str(path) for path, (digest, _) in zip(paths, entries, strict=True) if sha256(path) != digest]
+    wrong = [str(path) for path, (digest, _) in zip(paths, entries, strict=True) if file_hash(path) != digest]
     if wrong:
         raise InputError(f"{len(wrong)} files are damaged: {', '.join(wrong)}; copy or fetch them again")
     return paths
-
-
-def _parser() -> Parser:
-    parser = Parser(prog="python -m textregion.weights", description=__doc__)
-    parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets whose files are wanted")
-    parser.add_argument("--to", metavar="DIR", default="weights", help="folder to put them in (default: weights)")
-    parser.add_argument("--verify", metavar="DIR", help="check a folder against its checksums, fetch nothing")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The program; 0, or 2 after one line on stderr."""
-    options = _parser().parse_args(arguments)
-    return run_program(lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> None:
-    if options.verify:
-        print(f"{len(verify(options.verify))} files in {options.verify} are as they were fetched")
-        return
-    if not options.preset:
-        raise InputError("nothing to do; give --preset NAME [NAME …] --to DIR, or --verify DIR")
-    from textregion.presets import assets_of
-
-    assets = list(dict.fromkeys(asset for name in options.preset for asset in assets_of(name)))
-    if not assets:
-        print(f"{', '.join(options.preset)} needs no files: its weights are in the repository")
-        return
-    try:
-        for path in fetch(assets, options.to):
-            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
-    except OSError as error:
-        raise InputError(f"cannot write to {options.to} ({error}); give another folder as --to") from error
-    print(f"checksums in {Path(options.to) / CHECKSUMS}; use it with --clip_download_root {options.to}")
-
-
-if __name__ == "__main__":
-    from textregion import weights  # the same module under its real name, so that its exception classes are one
-
-    sys.exit(weights.main())

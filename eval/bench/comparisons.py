@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textregion.backbones import Backbone, BackboneSpec, find_spec
-from textregion.backbones.loading import build_model, wrap
-from textregion.backbones.tokenizers import stand_in_tokenizer
+from textregion.backbones.loading import build_model, stand_in_tokenizer, wrap
 from textregion.crops import CropGrid, cut_crops
 from textregion.labeling import label_pixels
 from textregion.labels import LabelPrompts

@@ -65,6 +65,19 @@ def test_a_missing_file_is_one_line(tmp_path):
     assert message(error) == f"no weight file at {tmp_path / 'nowhere.pt'}; check the path"
 
 
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch, name):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied", name)
+
+    (tmp_path / name).touch()
+    monkeypatch.setattr("torch.load", forbidden)
+    monkeypatch.setattr("textregion.checkpoints.load_file", forbidden)
+    with pytest.raises(InputError) as error:
+        read_state(tmp_path / name)
+    assert message(error) == f"cannot read {tmp_path / name} (Permission denied)"
+
+
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors", "old.pt", "jit.pt"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.97])
 def test_a_truncated_file_is_one_line(tmp_path, name, share):

@@ -66,14 +66,14 @@ def test_shared_mass_lies_between_its_bounds(seed, height, width, size):
     soft = soft_masks(seed, 7, (height, width))
     pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
     boxes = filters.inclusive_boxes(soft > 0).tolist()
-    y, x = (shared_mass._Axis.of(*sizes, soft.device) for sizes in zip((height, width), size, strict=True))
-    below, above = shared_mass._bounds(soft, pairs, boxes, y, x)
+    y, x = (shared_mass.Axis.of(*sizes, soft.device) for sizes in zip((height, width), size, strict=True))
+    below, above = shared_mass.bounds(soft, pairs, boxes, y, x)
     full = oracles.full_size(soft, size).double()
     exact = torch.stack([torch.minimum(full[i], full[j]).sum() for i, j in pairs]).float()
     slack = 1e-5 * exact.max() + 1e-6
     assert (below <= exact + slack).all()
     assert (above >= exact - slack).all()
-    torch.testing.assert_close(shared_mass._masses(soft, y, x), full.sum((1, 2)).float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shared_mass.masses(soft, y, x), full.sum((1, 2)).float(), rtol=1e-5, atol=1e-5)
 
 
 def test_doubtful_pairs_are_decided_at_full_size(monkeypatch):
@@ -87,32 +87,11 @@ def test_doubtful_pairs_are_decided_at_full_size(monkeypatch):
     full = oracles.full_size(soft, (32, 32))
     share = float(pair_shares(full)[0, 1])
     opened = []
-    original = shared_mass._at_full_size
-    monkeypatch.setattr(shared_mass, "_at_full_size", lambda m, p, *a: opened.extend(p) or original(m, p, *a))
+    original = shared_mass.at_full_size
+    monkeypatch.setattr(shared_mass, "at_full_size", lambda m, p, *a: opened.extend(p) or original(m, p, *a))
     assert filters.fusion_groups(masks, boxes, share - 0.01) == [[0, 1, 2]]
     assert filters.fusion_groups(masks, boxes, share + 0.01) == [[0, 2], [1]]
     assert {tuple(sorted(pair)) for pair in opened} == {(0, 1), (1, 2)}
-
-
-def test_low_resolution_fusion_compares_the_stored_masks():
-    soft = soft_masks(4, 11, (29, 31), torch.float16)
-    boxes = filters.inclusive_boxes(soft > 0)
-    groups = filters.fusion_groups(RegionMasks(soft, (97, 89), (97, 89)).at_size((29, 31)), boxes)
-    assert groups == oracles.fusion_groups_pair_by_pair(soft, (29, 31), boxes, 0.8)
-
-
-def test_the_mask_generators_fuse_resolution(tiny_sam2):
-    logits = torch.where(soft_masks(5, 18, (64, 64)) > 0, 4.0, -4.0).unflatten(0, (6, 3)).half()
-    scores = torch.linspace(0.7, 0.95, 18).unflatten(0, (6, 3))
-    found = {}
-    for resolution in ("full", "low"):
-        maker = Sam2MaskGenerator(tiny_sam2, min_size=0, box_nms_thresh=1.0, fuse_resolution=resolution)
-        found[resolution] = maker.select(logits, scores, (97, 89), (97, 89))
-        assert found[resolution].mask_size == (97, 89)
-    assert found["full"].group.tolist() == found["low"].group.tolist()
-    assert 1 < len(found["full"]) < 17
-    with pytest.raises(InputError, match="expected one of full, low"):
-        Sam2MaskGenerator(tiny_sam2, fuse_resolution="half")
 
 
 # ---------------------------------------------------------------- pooling, removal
@@ -122,12 +101,12 @@ def test_the_mask_generators_fuse_resolution(tiny_sam2):
 def test_masked_mean_equals_attention_over_repeated_patches(seed, regions, patches, family):
     backbone = timm_backbone(family)
     random = torch.Generator().manual_seed(seed)
-    features = torch.randn(patches, backbone._trunk.embed_dim, generator=random)
+    features = torch.randn(patches, backbone.trunk.embed_dim, generator=random)
     weights = (torch.rand(regions, patches, generator=random) - 0.5).clamp(0)
     weights[:, seed % patches] = 0.3  # no region is empty
     pooled = backbone.pool(features, weights, RECIPES["semantic"], False)
     with torch.inference_mode():
-        expected = oracles.attention_pool(backbone._trunk, features, weights)
+        expected = oracles.attention_pool(backbone.trunk, features, weights)
     torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-5)
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 
@@ -6,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from textregion.errors import InputError
-from textregion.storage import file_hash, load_tensors, save_tensors, set_aside, write_atomically
+from textregion.storage import file_hash, load_tensors, reading, save_tensors, set_aside, write_atomically
 from textregion.types import RegionMasks, RegionTokens
 
 TENSORS = {
@@ -102,15 +103,24 @@ def test_a_file_without_a_tensor(tmp_path, missing):
             RegionMasks.load(path)
 
 
+@pytest.mark.parametrize("size", [0, 1, 2**22 - 1, 2**22 + 3])
+def test_a_hash_is_that_of_the_content(tmp_path, size):
+    content = bytes(range(256)) * (size // 256 + 1)
+    (tmp_path / "file").write_bytes(content[:size])
+    assert file_hash(str(tmp_path / "file")) == hashlib.sha256(content[:size]).hexdigest()
+
+
+def test_what_cannot_be_read_is_one_line_that_names_it(tmp_path):
+    with pytest.raises(InputError, match=r"^cannot read .*gone \(No such file or directory\)$"):
+        file_hash(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"^cannot read a/b \(the disk is broken\)$"), reading("a/b"):
+        raise OSError("the disk is broken")
+    with pytest.raises(ImportError, match="libx"), reading("a/b"):
+        raise ImportError("libx.so: cannot open shared object file")
+
+
 def test_set_aside_takes_the_first_free_name(tmp_path):
-    (tmp_path / "a.csv").touch()
-    (tmp_path / "a.csv.old-1").touch()
-    assert set_aside(tmp_path / "a.csv").name == "a.csv.old-2"
-
-
-def test_the_hash_of_a_file(tmp_path):
-    path = tmp_path / "x"
-    path.write_bytes(b"abc")
-    assert file_hash(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    with pytest.raises(InputError, match="cannot read"):
-        file_hash(tmp_path)
+    for name in ("run", "run.old-1", "run.old-3"):
+        (tmp_path / name).mkdir()
+    assert set_aside(tmp_path / "run") == tmp_path / "run.old-2"
+    assert sorted(os.listdir(tmp_path)) == ["run.old-1", "run.old-2", "run.old-3"]

@@ -1,9 +1,12 @@
-"""Image-text models: one file per family, one registry row per variant."""
+"""Image-text models: one file per family, one registry row per variant; every module here is found by itself."""
 
-from textregion.backbones.base import FAMILIES, SPECS, Backbone, BackboneSpec, find_spec
+from textregion.backbones.base import FAMILIES, SPECS, Backbone, BackboneSpec, find_spec, register_backbone
 from textregion.backbones.clip import ClipBackbone
 from textregion.backbones.perception import PerceptionBackbone
 from textregion.backbones.siglip import SiglipBackbone
+from textregion.plugins import import_all
+
+import_all(__name__, __path__, "textregion.backbones")
 
 __all__ = [
     "FAMILIES",
@@ -14,4 +17,5 @@ __all__ = [
     "PerceptionBackbone",
     "SiglipBackbone",
     "find_spec",
+    "register_backbone",
 ]

@@ -1,9 +1,9 @@
-"""What every image-text model must offer to the method, and the registry of known variants."""
+"""What every image-text model must offer to the method, and the registry of known families and variants."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import open_clip
 import torch
@@ -18,7 +18,7 @@ from textregion.text import TEMPLATES, embed_prompts
 
 Tokenizer = Callable[[list[str]], Int[Tensor, "N context"]]
 OPEN_CLIP_PREFIX = "open_clip:"
-CLIP_CROP = 336
+SMALL_TEXT = {"width": 32, "heads": 2, "layers": 1, "vocab_size": 503}
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,27 @@ class BackboneSpec:
 class Backbone(ABC):
     """A frozen open_clip model seen as: crops in, patch features out; pool; encode text.
 
-    Class attributes are the family's published settings: mean, std, interpolation of the crops, the weight of
-    the upsampled global map when crops are fused (method 4); and whether `encode_crops(dense=True)` gives dense
-    features (method 8.4a).
+    Class attributes of a family: family, its name; kind, what users call such a model ("a CLIP"); its published
+    settings: mean, std, interpolation of the crops, global_weight, the weight of the upsampled global map when crops
+    are fused (method 4); usual_crop_size, the side of crops for open_clip's models of smaller input, 0 for their own.
+    logit_scale, logit_bias: from cosine to region logit (method 8.2). has_dense_fallback: whether
+    `encode_crops(dense=True)` gives dense features (method 8.4a).
     """
 
     family: str
+    kind: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     global_weight: float = 1.0
+    usual_crop_size: int = 0
+    logit_scale: float = 1.0
+    logit_bias: float = 0.0
     has_dense_fallback: bool = False
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, name: str, crop_size: int | None) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Tokenizer, name: str = "custom", crop_size: int | None = None
+    ) -> None:
         self.check(model)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -77,28 +85,38 @@ class Backbone(ABC):
         self.crop_size = crop_size or _side(model.visual.image_size)
 
     @classmethod
-    def from_spec(cls, spec: BackboneSpec, model: nn.Module, tokenizer: Tokenizer) -> "Backbone":
-        """Wrap a model of a registry row; the row decides crop size and preprocessing."""
-        backbone = cls(model, tokenizer, spec.name, spec.crop_size)
-        backbone.mean = spec.mean or cls.mean
-        backbone.std = spec.std or cls.std
-        backbone.interpolation = spec.interpolation or cls.interpolation
-        return backbone
-
-    @classmethod
     def from_model(
-        cls,
-        model: nn.Module,
-        tokenizer: Tokenizer,
-        name: str = "custom",
-        crop_size: int | None = None,
+        cls, model: nn.Module, tokenizer: Tokenizer, name: str = "custom", crop_size: int | None = None
     ) -> "Backbone":
         """Wrap an open_clip model that already exists.
 
         tokenizer: list of N strings -> (N, context) int64. crop_size: side of a crop in pixels, default the
         model's own input size. Raises InputError in one line when the model has not the form the method needs.
         """
-        return cls(model, tokenizer, name=name, crop_size=crop_size)
+        return cls(model, tokenizer, name, crop_size)
+
+    @classmethod
+    def detect(cls, model_name: str, config: dict[str, Any]) -> bool:
+        """Whether an open_clip model is of this family, by its name and open_clip's configuration of it."""
+        return False
+
+    @classmethod
+    def owns(cls, state: dict[str, Tensor]) -> bool:
+        """Whether the names of a weight file's tensors are those of this family, in any published layout."""
+        return False
+
+    @classmethod
+    def to_open_clip(cls, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """A state dict in a layout of the family's authors as open_clip's own for `model`; InputError if it cannot."""
+        return state
+
+    @classmethod
+    def stand_in(cls, spec: BackboneSpec) -> nn.Module:
+        """A model of the row's own form with few and narrow layers and random weights, on which tests ask the contract.
+
+        Input size, patches and embedding width D are the row's.
+        """
+        raise NotImplementedError(f"{cls.__name__} has no stand_in, which the contract test needs")
 
     @staticmethod
     @abstractmethod
@@ -131,16 +149,6 @@ class Backbone(ABC):
         pool_feature: str = "value",
     ) -> Float32[Tensor, "R D"]:
         """One unit vector per region (method 7). unit_values: pool features / ||features|| (families that do)."""
-
-    @property
-    def logit_scale(self) -> float:
-        """Factor from cosine to region logit (method 8.2); 1 but for SigLIP."""
-        return 1.0
-
-    @property
-    def logit_bias(self) -> float:
-        """Offset from cosine to region logit (method 8.2); 0 but for SigLIP."""
-        return 0.0
 
     @property
     def patches_per_side(self) -> int:
@@ -186,14 +194,15 @@ class Backbone(ABC):
         return embed_prompts(self.model, self.tokenizer(list(prompts)).to(self.device))
 
 
+Family = TypeVar("Family", bound=type[Backbone])
 FAMILIES: dict[str, type[Backbone]] = {}
 SPECS: dict[str, BackboneSpec] = {}
 
 
-def register(*rows: BackboneSpec) -> Callable[[type[Backbone]], type[Backbone]]:
+def register_backbone(*rows: BackboneSpec) -> Callable[[Family], Family]:
     """Class decorator: make a family and its variants known by name."""
 
-    def add(family: type[Backbone]) -> type[Backbone]:
+    def add(family: Family) -> Family:
         FAMILIES[family.family] = family
         SPECS.update({row.name: row for row in rows})
         return family
@@ -215,6 +224,18 @@ def find_spec(name: str) -> BackboneSpec:
     return SPECS[name]
 
 
+def find_family(model_name: str, config: dict[str, Any]) -> type[Backbone]:
+    """The family that takes an open_clip model as its own; InputError naming the families when none does."""
+    for family in FAMILIES.values():
+        if family.detect(model_name, config):
+            return family
+    tower = config["vision_cfg"].get("timm_model_name", "unknown")
+    raise InputError(
+        f"the image tower is {tower}, expected open_clip's VisionTransformer or a timm tower of a known family: "
+        f"{model_name} is of none of {', '.join(FAMILIES)}"
+    )
+
+
 def model_config(spec: BackboneSpec) -> dict[str, Any]:
     """open_clip's configuration of a row's model, a copy; InputError when this open_clip does not know it."""
     config = open_clip.get_model_config(spec.open_clip[0])
@@ -223,24 +244,30 @@ def model_config(spec: BackboneSpec) -> dict[str, Any]:
     return config
 
 
+def small_text(config: dict[str, Any]) -> dict[str, Any]:
+    """The text tower of an open_clip configuration for a stand-in: one layer, narrow where its width is free."""
+    fixed = config["text_cfg"].get("proj_type") == "none"  # its width is the embedding's
+    small = {key: value for key, value in SMALL_TEXT.items() if not fixed or key in ("layers", "vocab_size")}
+    return config["text_cfg"] | small
+
+
 def _open_clip_row(name: str) -> BackboneSpec:
-    """Crop size as published for CLIP (336) where the patches allow it, else the model's own input size."""
+    """Crop size as published for the family where the patches allow it, else the model's own input size."""
     model, _, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition("/")
     config, tags = open_clip.get_model_config(model), open_clip.list_pretrained_tags_by_model(model)
     if config is None:
         raise InputError(f"open_clip has no model {model!r}; its names are those of open_clip.list_models()")
     if tag not in tags:
         raise InputError(f"open_clip has no weights {tag!r} for {model}; expected one of {', '.join(tags) or 'none'}")
+    family = find_family(model, config)
     entry, vision = get_pretrained_cfg(model, tag), config["vision_cfg"]
     if entry.get("quick_gelu", False) and not config.get("quick_gelu", False):
         model = f"{model}-quickgelu"  # these weights were trained so; open_clip only warns
-    tower = vision.get("timm_model_name", "")
-    family = "pe" if "pe_core" in tower else "siglip" if "siglip" in tower else "clip"
     own = _side(vision.get("image_size", 224))
-    patch = vision.get("patch_size") or own
-    crop_size = CLIP_CROP if family == "clip" and own < CLIP_CROP and CLIP_CROP % patch == 0 else own
+    usual, patch = family.usual_crop_size, vision.get("patch_size") or own
+    crop_size = usual if own < usual and usual % patch == 0 else own
     preprocessing = {key: entry[key] for key in ("mean", "std", "interpolation") if entry.get(key)}
-    return BackboneSpec(name, family, (model, tag), crop_size, config["embed_dim"], **preprocessing)
+    return BackboneSpec(name, family.family, (model, tag), crop_size, config["embed_dim"], **preprocessing)
 
 
 def _side(image_size: int | tuple[int, int]) -> int:

@@ -1,7 +1,9 @@
 """CLIP and OpenCLIP vision transformers with a class token: regions pool the last block's values (method 3.1, 7.1)."""
 
 from math import sqrt
+from typing import Any
 
+import open_clip
 import torch
 from jaxtyping import Float, Float32
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -9,14 +11,21 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textregion.backbones.base import Backbone, BackboneSpec, CropFeatures, register
+from textregion.backbones.base import (
+    Backbone,
+    BackboneSpec,
+    CropFeatures,
+    model_config,
+    register_backbone,
+    small_text,
+)
 from textregion.errors import InputError
 from textregion.pooling import PoolingRecipe, weighted_sum
 
 HALF = (0.5, 0.5, 0.5)
 
 
-@register(
+@register_backbone(
     BackboneSpec("clip-vit-b32", "clip", ("ViT-B-32-quickgelu", "openai"), 224, 512, 605),
     BackboneSpec("clip-vit-b16", "clip", ("ViT-B-16-quickgelu", "openai"), 336, 512, 598),
     BackboneSpec("clip-vit-l14", "clip", ("ViT-L-14-quickgelu", "openai"), 336, 768, 1710),
@@ -30,9 +39,29 @@ class ClipBackbone(Backbone):
     """A CLIP model of open_clip whose image tower is its own `VisionTransformer` with a class token."""
 
     family = "clip"
+    kind = "a CLIP"
     mean = OPENAI_DATASET_MEAN
     std = OPENAI_DATASET_STD
+    usual_crop_size = 336
     has_dense_fallback = True
+
+    @classmethod
+    def detect(cls, model_name: str, config: dict[str, Any]) -> bool:
+        """Every model with an image tower of open_clip's own; `check` refuses those of another form."""
+        return "timm_model_name" not in config["vision_cfg"]
+
+    @classmethod
+    def owns(cls, state: dict[str, Tensor]) -> bool:
+        """A class token and a projection, without the attention pool of Meta's Perception Encoder."""
+        return "visual.class_embedding" in state and "visual.proj" in state and "visual.attn_pool.probe" not in state
+
+    @classmethod
+    def stand_in(cls, spec: BackboneSpec) -> nn.Module:
+        """Two blocks of width 48."""
+        config = model_config(spec)
+        vision = config["vision_cfg"] | {"layers": 2, "width": 48, "head_width": 24}
+        quick_gelu = config.get("quick_gelu", False)
+        return open_clip.CLIP(spec.width, vision, small_text(config), quick_gelu=quick_gelu).eval()
 
     @staticmethod
     def check(model: nn.Module) -> None:
@@ -64,7 +93,8 @@ class ClipBackbone(Backbone):
         return self.model.visual.proj.shape[1]
 
     @property
-    def _last_block(self) -> ResidualAttentionBlock:
+    def last_block(self) -> ResidualAttentionBlock:
+        """The block whose values regions pool."""
         return self.model.visual.transformer.resblocks[-1]
 
     @torch.inference_mode()
@@ -77,9 +107,9 @@ class ClipBackbone(Backbone):
         """
         tokens = self._last_block_input(crops)
         if pool_feature == "value":
-            pooled = self._values(tokens)
+            pooled = self._in_projection(tokens, 2)
         else:
-            pooled = tokens if pool_feature == "input" else self._block_by_block([self._last_block], tokens)
+            pooled = tokens if pool_feature == "input" else self._block_by_block([self.last_block], tokens)
         return CropFeatures(_as_maps(pooled[:, 1:]), _as_maps(self._dense(tokens)[:, 1:]) if dense else None)
 
     def position_embedding(self, side: int) -> Float[Tensor, "N C"]:
@@ -109,25 +139,23 @@ class ClipBackbone(Backbone):
 
     def _in_projection(self, tokens: Float[Tensor, "T N C"], part: int) -> Float[Tensor, "T N C"]:
         """Query (0), key (1) or value (2) third of the packed in-projection of LN1(tokens), with bias."""
-        block = self._last_block
+        block = self.last_block
         thirds = slice(part * tokens.shape[-1], (part + 1) * tokens.shape[-1])
         bias = block.attn.in_proj_bias
         return F.linear(block.ln_1(tokens), block.attn.in_proj_weight[thirds], None if bias is None else bias[thirds])
 
-    def _values(self, tokens: Float[Tensor, "T N C"]) -> Float[Tensor, "T N C"]:
-        return self._in_projection(tokens, 2)
-
     def _dense(self, tokens: Float[Tensor, "T N C"]) -> Float32[Tensor, "T N D"]:
         """The last block with softmax(q q' / sqrt d) + softmax(k k' / sqrt d) as its attention (method 8.4a)."""
-        block = self._last_block
+        block = self.last_block
         heads = block.attn.num_heads
         query, key, value = (self._in_projection(tokens, i).unflatten(2, (heads, -1)).transpose(1, 2) for i in range(3))
         attended = F.scaled_dot_product_attention(query, query, value)
         attended = attended + F.scaled_dot_product_attention(key, key, value)
         tokens = tokens + block.attn.out_proj(attended.transpose(1, 2).flatten(2))
-        return self._project(tokens + block.mlp(block.ln_2(tokens)))
+        return self.project(tokens + block.mlp(block.ln_2(tokens)))
 
-    def _project(self, tokens: Float[Tensor, "... C"]) -> Float32[Tensor, "... D"]:
+    def project(self, tokens: Float[Tensor, "... C"]) -> Float32[Tensor, "... D"]:
+        """Tokens of the last block to unit vectors of the joint embedding."""
         visual = self.model.visual
         return F.normalize((visual.ln_post(tokens) @ visual.proj).float(), dim=-1)
 
@@ -144,13 +172,13 @@ class ClipBackbone(Backbone):
 
         Cost: R * P * C for the sum and R rows through the projections; patches are never repeated per region.
         """
-        block = self._last_block
+        block = self.last_block
         pooled = weighted_sum(F.normalize(features, dim=-1) if unit_values else features, weights).to(self.dtype)
         if pool_feature == "value":
             pooled = block.attn.out_proj(pooled)
             if recipe.mlp_residual:
                 pooled = pooled + block.mlp(block.ln_2(pooled))
-        return self._project(pooled)
+        return self.project(pooled)
 
 
 def _as_maps(tokens: Float[Tensor, "T N C"]) -> Float[Tensor, "T C g g"]:

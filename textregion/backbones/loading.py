@@ -1,23 +1,31 @@
-"""From a registry row to a working backbone: architecture, tokenizer, weights in any published layout."""
+"""From a registry row to a working backbone: architecture, tokenizer, weights in any published layout.
 
+CLIP and PE bring their word pieces with open_clip; SigLIP's are a file on the hub.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
+from jaxtyping import Int
 from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict
 from open_clip.pretrained import get_pretrained_cfg
-from timm.models import eva
+from open_clip.tokenizer import get_clean_fn
 from torch import Tensor, nn
 
 from textregion.backbones.base import FAMILIES, Backbone, BackboneSpec, Tokenizer, model_config
-from textregion.backbones.tokenizers import stand_in_tokenizer
 from textregion.checkpoints import load_strictly, read_state
 from textregion.errors import InputError
+from textregion.storage import reading
 from textregion.weights import CLIP_VARIABLE, Asset
 
 RANDOM_SEED = 0
-KINDS = {"clip": "a CLIP", "siglip": "a SigLIP", "pe": "a Perception Encoder", "sam2": "a SAM 2"}
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
+TOKENIZER_FILE = "tokenizer.json"
 
 
 def weight_asset(spec: BackboneSpec) -> Asset:
@@ -61,58 +69,127 @@ def load_backbone(spec: BackboneSpec, path: str | Path, tokenizer: Tokenizer) ->
     Raises InputError in one line: missing, truncated, unsafe, wrong architecture or wrong family.
     """
     state = read_state(path)
+    family = FAMILIES[spec.family]
     kind = kind_of(state)
-    if kind not in (None, spec.family):
-        raise InputError(
-            f"{path} is {KINDS[kind]}, but {spec.name} is {KINDS.get(spec.family, spec.family)}; give its own weights"
-        )
+    if kind not in (None, family.kind) and not family.owns(state):
+        raise InputError(f"{path} is {kind}, but {spec.name} is {family.kind}; give its own weights")
     model = build_model(spec)
-    load_strictly(model, to_open_clip(state, model), spec.name, path)
+    load_strictly(model, to_open_clip(state, model, family), spec.name, path)
     return wrap(spec, model, tokenizer)
 
 
 def wrap(spec: BackboneSpec, model: nn.Module, tokenizer: Tokenizer) -> Backbone:
-    """The family's class around a model of the row."""
-    return FAMILIES[spec.family].from_spec(spec, model, tokenizer)
+    """The family's class around a model of the row, which decides crop size and preprocessing."""
+    family = FAMILIES[spec.family]
+    backbone = family(model, tokenizer, spec.name, spec.crop_size)
+    backbone.mean, backbone.std = spec.mean or family.mean, spec.std or family.std
+    backbone.interpolation = spec.interpolation or family.interpolation
+    return backbone
 
 
 def kind_of(state: dict[str, Tensor]) -> str | None:
-    """The family whose weights these are, "sam2", or None where the names do not tell."""
+    """What the names of a weight file's tensors tell: "a CLIP", "a SAM 2", …, or None."""
     if any(name.startswith("image_encoder.trunk.") for name in state):
-        return "sam2"
-    if "visual.trunk.attn_pool.latent" in state:
-        return "pe" if any(name.startswith("visual.trunk.norm_pre.") for name in state) else "siglip"
-    if "visual.attn_pool.probe" in state:
-        return "pe"
-    return "clip" if "visual.class_embedding" in state and "visual.proj" in state else None
+        return "a SAM 2"
+    return next((family.kind for family in FAMILIES.values() if family.owns(state)), None)
 
 
-def to_open_clip(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Published layouts as open_clip's own: OpenAI's CLIP, Meta's PE, text tower at the top level."""
+def to_open_clip(state: dict[str, Tensor], model: nn.Module, family: type[Backbone]) -> dict[str, Tensor]:
+    """Published layouts as open_clip's own: OpenAI's CLIP, those of the family's authors, text tower at the top level.
+
+    logit_scale and logit_bias are sometimes saved with one dimension more or less.
+    """
     state = {k: v for k, v in state.items() if k not in SIZE_ENTRIES and not k.endswith("attn_mask")}
-    if not isinstance(model, CustomTextCLIP):
-        return _fit_scalars(state, model)
-    if "visual.attn_pool.attn.in_proj_weight" in state and "visual.conv1.weight" in state:
-        state = _from_meta(state, model)
-    if "positional_embedding" in state:
-        state = convert_to_custom_text_state_dict(state)
-    return _fit_scalars(state, model)
-
-
-def _from_meta(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Meta's Perception Encoder: its image tower through timm's own converter."""
-    try:
-        trunk = eva.checkpoint_filter_fn(dict(state), model.visual.trunk)
-    except (KeyError, AttributeError, RuntimeError) as error:
-        raise InputError(f"the file is a Perception Encoder, but not of this form ({error})") from error
-    text = {k: v for k, v in state.items() if not k.startswith("visual.")}
-    return {**text, **{f"visual.trunk.{k}": v for k, v in trunk.items()}}
-
-
-def _fit_scalars(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """logit_scale and logit_bias are sometimes saved with one dimension more or less."""
+    if isinstance(model, CustomTextCLIP):
+        state = family.to_open_clip(state, model)
+        if "positional_embedding" in state:
+            state = convert_to_custom_text_state_dict(state)
     own = dict(model.named_parameters())
     for name in ("logit_scale", "logit_bias"):
         if name in state and own.get(name) is not None and state[name].numel() == own[name].numel():
             state[name] = state[name].reshape(own[name].shape)
     return state
+
+
+# ---------------------------------------------------------------------- text to token ids
+
+
+def tokenizer_asset(spec: BackboneSpec) -> Asset | None:
+    """The tokenizer file of a row (SigLIP: its pieces are not in open_clip), or None where none is needed."""
+    repository = model_config(spec)["text_cfg"].get("hf_tokenizer_name")
+    if not repository:
+        return None
+    what = f"tokenizer of {spec.name}"
+    return Asset(what, repository, (TOKENIZER_FILE,), CLIP_VARIABLE, "--clip_checkpoint", companion=True)
+
+
+def tokenizer_of(spec: BackboneSpec, path: Path | None = None) -> Tokenizer:
+    """The row's own tokenizer: list of N strings -> (N, context) int64. path: its file, if it has one."""
+    if path is None:
+        return open_clip.get_tokenizer(spec.open_clip[0])
+    config = model_config(spec)["text_cfg"]
+    return FileTokenizer(path, config["context_length"], config["tokenizer_kwargs"]["clean"])
+
+
+def stand_in_tokenizer(model: nn.Module) -> Tokenizer:
+    """CLIP's word pieces folded into a model's vocabulary, for random weights: no file is needed."""
+    text = getattr(model, "text", model)
+    simple = _word_pieces(text.context_length)
+    size = text.vocab_size
+    return simple if size >= simple.vocab_size else lambda texts: simple(texts) % size
+
+
+@cache
+def _word_pieces(context_length: int) -> open_clip.SimpleTokenizer:
+    return open_clip.SimpleTokenizer(context_length=context_length)
+
+
+class FileTokenizer:
+    """A `tokenizer.json` as SigLIP uses it: cleaned text, pieces, end-of-text, padded to the context length.
+
+    Needs the small `tokenizers` package; open_clip itself would need all of `transformers` for the same.
+    """
+
+    def __init__(self, path: Path, context_length: int, clean: str) -> None:
+        try:
+            from tokenizers import Tokenizer as PieceTokenizer
+        except ModuleNotFoundError as error:
+            raise InputError("SigLIP's tokenizer needs the package tokenizers; pip install tokenizers") from error
+        text, content = _read_json(path)
+        if "vocab" not in content.get("model", ()):
+            raise InputError(f"{path} describes no pieces, expected the tokenizer.json of a SigLIP; download it again")
+        self.pieces = PieceTokenizer.from_str(text)
+        self.clean = get_clean_fn(clean)
+        self.context_length = context_length
+        self.pieces.no_padding()
+        self.pieces.enable_truncation(context_length)
+        self.pad = self._pad_id(path)
+
+    def _pad_id(self, path: Path) -> int:
+        """From tokenizer_config.json where it lies beside, else by the piece's usual names."""
+        config = path.with_name("tokenizer_config.json")
+        named = _read_json(config)[1].get("pad_token") if config.is_file() else "<pad>"
+        token = named["content"] if isinstance(named, dict) else named
+        found = self.pieces.token_to_id(token) if token else None
+        return found if found is not None else self.pieces.token_to_id("</s>") or 0
+
+    def __call__(self, texts: Sequence[str]) -> Int[Tensor, "N context"]:
+        """Token ids, (N, context) int64."""
+        encoded = self.pieces.encode_batch([self.clean(text) for text in texts])
+        ids = torch.full((len(encoded), self.context_length), self.pad, dtype=torch.int64)
+        for row, encoding in zip(ids, encoded, strict=True):
+            row[: len(encoding.ids)] = torch.tensor(encoding.ids)
+        return ids
+
+
+def _read_json(path: Path) -> tuple[str, dict[str, Any]]:
+    """A tokenizer's file: its text and its named entries; InputError when it cannot be read or is something else."""
+    try:
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if isinstance(content, dict) and isinstance(content.get("model", {}), dict):
+            return text, content
+        raise TypeError(f"it holds {type(content).__name__}")
+    except (UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+        raise InputError(f"{path} is not a readable tokenizer file; download it again") from error

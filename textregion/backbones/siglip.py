@@ -1,10 +1,14 @@
 """SigLIP and SigLIP 2 through open_clip and timm (method 3.4, 7.4, 8.2)."""
 
-from textregion.backbones.base import BackboneSpec, register
-from textregion.backbones.timm_tower import TimmBackbone
+from typing import Any
+
+from torch import Tensor, nn
+
+from textregion.backbones.base import BackboneSpec, register_backbone
+from textregion.backbones.timm_tower import TimmBackbone, timm_stand_in
 
 
-@register(
+@register_backbone(
     *(
         BackboneSpec(name, "siglip", (model, "webli"), crop_size, width, megabytes)
         for name, model, crop_size, width, megabytes in (
@@ -41,7 +45,23 @@ class SiglipBackbone(TimmBackbone):
     """A SigLIP model: region logits are cosine * exp(logit_scale) + logit_bias."""
 
     family = "siglip"
+    kind = "a SigLIP"
     interpolation = "bicubic"
+
+    @classmethod
+    def detect(cls, model_name: str, config: dict[str, Any]) -> bool:
+        """By the name of its timm tower."""
+        return "siglip" in config["vision_cfg"].get("timm_model_name", "")
+
+    @classmethod
+    def owns(cls, state: dict[str, Tensor]) -> bool:
+        """A latent attention pool, and no norm before the blocks."""
+        return "visual.trunk.attn_pool.latent" in state and "visual.trunk.norm_pre.weight" not in state
+
+    @classmethod
+    def stand_in(cls, spec: BackboneSpec) -> nn.Module:
+        """As wide as the embedding, since these towers have no projection."""
+        return timm_stand_in(spec, embed_dim=spec.width, num_heads=8, weight_init="skip")
 
     @property
     def logit_scale(self) -> float:

@@ -20,8 +20,7 @@ from textregion.cli.jobs import BoxFlags, ImageJob
 from textregion.cli.settings import EXTRAS, job_fingerprint, run_settings
 from textregion.errors import InputError
 from textregion.images import load_image
-from textregion.masks import read_masks
-from textregion.masks.registry import automatic_sources
+from textregion.masks import automatic_sources, read_masks
 from textregion.outputs.annotations import label_shares, told_labels
 from textregion.outputs.folder import (
     BOXES_FILE,

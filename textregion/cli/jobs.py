@@ -13,7 +13,7 @@ import yaml
 
 from textregion.boxes import BoxesFile, GivenBoxes, read_boxes
 from textregion.errors import InputError
-from textregion.masks.registry import automatic_sources
+from textregion.masks import automatic_sources
 from textregion.outputs.folder import RUN_FILE
 from textregion.regionspot.loading import TINY
 from textregion.storage import read_text

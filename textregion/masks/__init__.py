@@ -1,14 +1,25 @@
-"""Where regions come from: SAM 2's automatic masks (method 9), prompts, given masks, label maps, superpixels."""
+"""Where regions come from: SAM 2's automatic masks (method 9), prompts, given masks, label maps, superpixels.
 
-from textregion.masks.base import MaskGenerator
+One file per source; every module here is found by itself.
+"""
+
+from textregion.masks.base import (
+    SOURCES,
+    MaskGenerator,
+    MaskSource,
+    automatic_sources,
+    describe_source,
+    find_source,
+    register_mask_source,
+)
 from textregion.masks.ground_truth import GroundTruthMasks
 from textregion.masks.precomputed import PrecomputedMasks, read_masks
 from textregion.masks.prompts import BoxMaskGenerator, PointMaskGenerator, masks_from_boxes, masks_from_points
-from textregion.masks.registry import SOURCES, MaskSource, automatic_sources, find_source, register
 from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.masks.slic import SlicMasks
+from textregion.plugins import import_all
 
-register("sam2", needs="a SAM 2 model of the sam2 package")(Sam2MaskGenerator)
+import_all(__name__, __path__, "textregion.mask_sources")
 
 __all__ = [
     "SOURCES",
@@ -21,9 +32,10 @@ __all__ = [
     "Sam2MaskGenerator",
     "SlicMasks",
     "automatic_sources",
+    "describe_source",
     "find_source",
     "masks_from_boxes",
     "masks_from_points",
     "read_masks",
-    "register",
+    "register_mask_source",
 ]

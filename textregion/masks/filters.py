@@ -76,10 +76,9 @@ def overlapping_pairs(boxes: Int[Tensor, "M 4"]) -> list[tuple[int, int]]:
 def fusion_groups(masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: float = 0.8) -> list[list[int]]:
     """Which masks are one region (method 9.8): [seed, joined, …] per group, in the order of the seeds.
 
-    masks: M single-part masks in their order; compared at their `mask_size`, soft, float32 (at the stored size
-    after `at_size(soft.shape[1:])`, which is the faster, approximate form). boxes: low-res inclusive xyxy.
-    All-zero masks belong to no group. The pairs are decided together on the device (textregion/masks/shared_mass.py),
-    the walk over the decisions is on the host.
+    masks: M single-part masks in their order; compared at their `mask_size`, soft, float32. boxes: low-res inclusive
+    xyxy. All-zero masks belong to no group. The pairs are decided together on the device (masks/shared_mass.py), the
+    walk over the decisions is on the host.
     """
     support = inclusive_boxes(masks.soft > 0)
     filled, joined = share_most(masks, support, overlapping_pairs(boxes), threshold)
@@ -105,15 +104,8 @@ def merge(masks: RegionMasks, groups: list[list[int]]) -> RegionMasks:
     members = torch.tensor([i for group in groups for i in group], device=device)
     region = torch.tensor([r for r, group in enumerate(groups) for _ in group], device=device)
     seeds = torch.tensor([group[0] for group in groups], device=device)
-    return RegionMasks(
-        masks.soft[members],
-        masks.image_size,
-        masks.mask_size,
-        region,
-        None,
-        masks.predicted_iou[seeds],
-        masks.stability[seeds],
-    )
+    sizes, scores = (masks.image_size, masks.mask_size), (masks.predicted_iou[seeds], masks.stability[seeds])
+    return RegionMasks(masks.soft[members], *sizes, region, None, *scores)
 
 
 def without_overlap(masks: RegionMasks, min_size: int) -> RegionMasks:
@@ -134,12 +126,5 @@ def without_overlap(masks: RegionMasks, min_size: int) -> RegionMasks:
             free &= full <= 0
     if not kept:
         return RegionMasks.empty(masks.image_size, masks.soft.device)
-    return RegionMasks(
-        torch.stack(kept),
-        masks.image_size,
-        masks.mask_size,
-        None,
-        None,
-        masks.predicted_iou[index],
-        masks.stability[index],
-    )
+    sizes, scores = (masks.image_size, masks.mask_size), (masks.predicted_iou[index], masks.stability[index])
+    return RegionMasks(torch.stack(kept), *sizes, None, None, *scores)

@@ -1,16 +1,18 @@
 """Label maps as regions: one mask per class, or per connected component (the paper's upper bound)."""
 
+from dataclasses import dataclass, field
 from os.path import isfile
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Int, Integer, UInt8
+from jaxtyping import Bool, Int, Integer
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
+from torch import nn
 
-from textregion.errors import InputError
-from textregion.masks.registry import register
+from textregion.errors import InputError, one_of
+from textregion.masks.base import Pixels, Size, SourceWithoutModel, register_mask_source
+from textregion.options import option
 from textregion.types import RegionMasks
 
 IGNORED = 255
@@ -38,19 +40,16 @@ def label_masks(
 ) -> tuple[Bool[np.ndarray, "R H W"], Int[np.ndarray, " R"]]:
     """Masks in the order of their labels, and the label of each.
 
-    ignored: a value that is nobody's (None: every value counts). part: "class" gives one mask per label,
+    ignored: a value that belongs to no region (None: every value counts). part: "class" gives one mask per label,
     "component" one per 8-connected component of a label, in reading order of their first pixels.
     """
-    labels = [value for value in np.unique(label_map).tolist() if value != ignored]
     masks: list[np.ndarray] = []
     owners: list[int] = []
-    for label in labels:
-        whole = label_map == label
-        if part == "class":
-            pieces = [whole]
-        else:
-            numbered = np.zeros(whole.shape, np.int32)
-            ndimage.label(whole, EIGHT_NEIGHBOURS, output=numbered)
+    for label in (value for value in np.unique(label_map).tolist() if value != ignored):
+        pieces = [label_map == label]
+        if part == "component":
+            numbered = np.zeros(label_map.shape, np.int32)
+            ndimage.label(pieces[0], EIGHT_NEIGHBOURS, output=numbered)
             pieces = [numbered == n for n in range(1, numbered.max() + 1)]
         masks += pieces
         owners += [label] * len(pieces)
@@ -58,39 +57,30 @@ def label_masks(
     return stacked, np.array(owners, dtype=np.int64)
 
 
-@register("ground-truth", needs="a label map: array (H, W) of integers or the path of a PNG")
-class GroundTruthMasks:
-    """A known label map as mask source.
+@register_mask_source("ground-truth", needs="a label map: array (H, W) of integers or the path of a PNG")
+@dataclass(eq=False)
+class GroundTruthMasks(SourceWithoutModel):
+    """A known label map as mask source: (H, W) integers of the original image's size, or the path of such a PNG."""
 
-    label_map: (H, W) integers of the original image's size, or the path of such a PNG.
-    part: "class" or "component". ignored: value that belongs to no region.
-    """
+    label_map: np.ndarray | str | Path = field(repr=False)
+    part: str = option("class", "one region per class, or per connected component", choices=PARTS)
+    ignored: int | None = option(IGNORED, "value that belongs to no region")
 
-    def __init__(self, label_map: np.ndarray | str | Path, part: str = "class", ignored: int | None = IGNORED) -> None:
-        if part not in PARTS:
-            raise InputError(f"got part {part!r}, expected one of {', '.join(PARTS)}")
-        if isinstance(label_map, (str, Path)):
-            label_map = read_label_map(label_map)
-        label_map = np.asarray(label_map)
-        if label_map.ndim != 2 or label_map.dtype.kind not in "iu":
-            found = f"{label_map.dtype} of shape {label_map.shape}"
+    def __post_init__(self) -> None:
+        one_of("part", self.part, PARTS)
+        given = self.label_map
+        labels = read_label_map(given) if isinstance(given, (str, Path)) else np.asarray(given)
+        if labels.ndim != 2 or labels.dtype.kind not in "iu":
+            found = f"{labels.dtype} of shape {labels.shape}"
             raise InputError(f"got a label map of {found}, expected integers of shape (H, W)")
-        self.label_map = label_map.astype(np.int64)
-        self.part = part
-        self.ignored = ignored
-        self.device = torch.device("cpu")
+        self.label_map = labels.astype(np.int64)
 
-    def to(self, device: torch.device | str) -> "GroundTruthMasks":
-        """Where the masks shall be made; returns self."""
-        self.device = torch.device(device)
-        return self
+    @classmethod
+    def example(cls, sam2: nn.Module, image_size: Size) -> "GroundTruthMasks":
+        """Two classes in bands of five rows."""
+        return cls(np.arange(image_size[0] * image_size[1]).reshape(image_size) // (image_size[1] * 5) % 2)
 
-    def generate(
-        self,
-        image: UInt8[np.ndarray, "h w 3"],
-        image_size: tuple[int, int] | None = None,
-        mask_size: tuple[int, int] | None = None,
-    ) -> RegionMasks:
+    def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
         """The map's regions, at the original image's size (`mask_size` does not apply to given masks).
 
         InputError when the map has another size than the image.

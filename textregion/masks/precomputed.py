@@ -2,31 +2,32 @@
 
 import json
 import zipfile
+from dataclasses import dataclass, field
 from os.path import isdir, isfile
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 from pycocotools import mask as coco_mask
-from torch import Tensor
+from torch import Tensor, nn
 
 from textregion.errors import InputError, first_line
+from textregion.masks.base import Pixels, Size, SourceWithoutModel, register_mask_source, speed_option
 from textregion.masks.ground_truth import IGNORED, label_masks, read_label_map
-from textregion.masks.registry import register
+from textregion.storage import reading
 from textregion.types import RegionMasks
 
 FARTHEST = 4  # times the image's longer side: corners beyond are no pixels, and drawing their outline takes for ever
 SUFFIXES = (".safetensors", ".npz", ".npy", ".json", ".png")
 
 
-def read_masks(path: str | Path, image_size: tuple[int, int], name: str | None = None) -> RegionMasks:
+def read_masks(path: str | Path, image_size: Size, name: str | None = None) -> RegionMasks:
     """Masks of one image from a file, or from a folder that has one file per image.
 
     path: a file, or a folder with `<name>.png` and so on. name: the image's file name without its ending.
     image_size: (H, W) of the image. Label maps and RLE must have this size; arrays (R, h, w) any.
     `.npz` files hold `masks`; `.json` files a list of COCO annotations or RLEs, or {"annotations": […]}.
-    Raises InputError: missing, damaged, of another size.
+    Raises InputError: missing, unreadable, damaged, of another size.
     """
     path = Path(path)
     if isdir(path):
@@ -35,11 +36,14 @@ def read_masks(path: str | Path, image_size: tuple[int, int], name: str | None =
         raise InputError(f"no mask file at {path}; expected {', '.join(SUFFIXES)} or a folder of such files")
     readers = {".json": _read_json, ".png": _read_png, ".npy": _read_numpy, ".npz": _read_numpy}
     if path.suffix == ".safetensors":
-        return _same_size(RegionMasks.load(path), image_size, path)
+        masks = RegionMasks.load(path)
+        if masks.image_size != tuple(image_size):
+            raise InputError(f"{path} holds masks of an image of size {masks.image_size}, expected {tuple(image_size)}")
+        return masks
     if path.suffix not in readers:
         raise InputError(f"got the mask file {path}, expected one of {', '.join(SUFFIXES)}")
-    masks = readers[path.suffix](path, image_size)
-    return RegionMasks.from_array(masks, image_size)
+    with reading(path):
+        return RegionMasks.from_array(readers[path.suffix](path, image_size), image_size)
 
 
 def _file_of(folder: Path, name: str | None) -> Path:
@@ -51,31 +55,25 @@ def _file_of(folder: Path, name: str | None) -> Path:
     return found[0]
 
 
-def _same_size(masks: RegionMasks, image_size: tuple[int, int], path: Path) -> RegionMasks:
-    if masks.image_size != tuple(image_size):
-        raise InputError(f"{path} holds masks of an image of size {masks.image_size}, expected {tuple(image_size)}")
-    return masks
-
-
-def _read_png(path: Path, image_size: tuple[int, int]) -> Bool[np.ndarray, "R H W"]:
+def _read_png(path: Path, image_size: Size) -> Bool[np.ndarray, "R H W"]:
     label_map = read_label_map(path)
     if label_map.shape != tuple(image_size):
         raise InputError(f"{path} has size {label_map.shape}, expected the image's {tuple(image_size)}")
     return label_masks(label_map, IGNORED)[0]
 
 
-def _read_numpy(path: Path, image_size: tuple[int, int]) -> np.ndarray:
+def _read_numpy(path: Path, image_size: Size) -> np.ndarray:
     try:
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
             return content if path.suffix == ".npy" else content["masks"]
     except KeyError as error:
         raise InputError(f"{path} has no array named masks; save it with np.savez(path, masks=…)") from error
-    except (ValueError, IndexError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except (ValueError, IndexError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a readable array file; save it again with np.save or np.savez") from error
 
 
-def _read_json(path: Path, image_size: tuple[int, int]) -> Bool[np.ndarray, "R H W"]:
+def _read_json(path: Path, image_size: Size) -> Bool[np.ndarray, "R H W"]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -87,7 +85,7 @@ def _read_json(path: Path, image_size: tuple[int, int]) -> Bool[np.ndarray, "R H
     return np.stack(masks) if masks else np.zeros((0, *image_size), bool)
 
 
-def _decode(entry: object, image_size: tuple[int, int], path: Path) -> Bool[np.ndarray, "H W"]:
+def _decode(entry: object, image_size: Size, path: Path) -> Bool[np.ndarray, "H W"]:
     """One annotation: RLE with compressed or plain counts, or polygons."""
     shape = entry.get("segmentation", entry) if isinstance(entry, dict) else entry
     if not _is_rle(shape) and not _is_polygons(shape):
@@ -99,21 +97,17 @@ def _decode(entry: object, image_size: tuple[int, int], path: Path) -> Bool[np.n
     if isinstance(shape, dict) and tuple(shape["size"]) != tuple(image_size):
         raise InputError(f"{path} has a mask of size {shape['size']}, expected the image's {list(image_size)}")
     try:
-        rle = shape if _is_compressed(shape) else coco_mask.frPyObjects(shape, *image_size)
+        compressed = isinstance(shape, dict) and isinstance(shape["counts"], str)
+        rle = shape if compressed else coco_mask.frPyObjects(shape, *image_size)
         rle = coco_mask.merge(rle) if isinstance(rle, list) else rle
-        if _pixels_covered(rle) != image_size[0] * image_size[1]:
+        if pixels_covered(rle) != image_size[0] * image_size[1]:
             raise ValueError("its runs do not add up to the image")
         return coco_mask.decode(rle).astype(bool)
     except (ValueError, OverflowError) as error:
         raise InputError(f"{path} has a damaged COCO mask ({first_line(error)}); export it again") from error
 
 
-def _is_compressed(shape: object) -> bool:
-    """Whether a mask's run lengths are COCO's compressed text."""
-    return isinstance(shape, dict) and isinstance(shape["counts"], (str, bytes))
-
-
-def _pixels_covered(rle: dict) -> int:
+def pixels_covered(rle: dict) -> int:
     """Sum of the run lengths, in COCO's compressed text: five bits a character, from the second on differences."""
     text = rle["counts"].encode() if isinstance(rle["counts"], str) else rle["counts"]
     runs: list[int] = []
@@ -151,30 +145,24 @@ def _is_polygons(shape: object) -> bool:
     )
 
 
-@register("precomputed", needs="masks: array (R, h, w), RegionMasks, or the path of a file or folder")
-class PrecomputedMasks:
+@register_mask_source("precomputed", needs="masks: array (R, h, w), RegionMasks, or the path of a file or folder")
+@dataclass(eq=False)
+class PrecomputedMasks(SourceWithoutModel):
     """Given masks as mask source.
 
     masks: array (R, h, w), RegionMasks, a file, or a folder with one file per image; see `read_masks`.
     name: for a folder, the file name (without ending) of the image that comes next; may be set anew.
     """
 
-    def __init__(self, masks: np.ndarray | Tensor | RegionMasks | str | Path, name: str | None = None) -> None:
-        self.masks = masks
-        self.name = name
-        self.device = torch.device("cpu")
+    masks: np.ndarray | Tensor | RegionMasks | str | Path = field(repr=False)
+    name: str | None = speed_option(None, "of the image, without its ending")
 
-    def to(self, device: torch.device | str) -> "PrecomputedMasks":
-        """Where the masks shall be put; returns self."""
-        self.device = torch.device(device)
-        return self
+    @classmethod
+    def example(cls, sam2: nn.Module, image_size: Size) -> "PrecomputedMasks":
+        """The whole image, and nothing."""
+        return cls(np.stack([np.ones(image_size, bool), np.zeros(image_size, bool)]))
 
-    def generate(
-        self,
-        image: UInt8[np.ndarray, "h w 3"],
-        image_size: tuple[int, int] | None = None,
-        mask_size: tuple[int, int] | None = None,
-    ) -> RegionMasks:
+    def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
         """The given masks, at their own resolution (`mask_size` does not apply to given masks)."""
         image_size = image_size or (image.shape[0], image.shape[1])
         if isinstance(self.masks, (str, Path)):

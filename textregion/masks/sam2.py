@@ -1,15 +1,15 @@
 """SAM 2.1 automatic masks: a grid of clicks, three masks each, filtered, sorted, fused (method 9)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textregion.errors import InputError, at_least
 from textregion.masks import filters
+from textregion.masks.base import Pixels, Size, register_mask_source, speed_option
 from textregion.options import option
 from textregion.runtime import autocast, compile_backend, free_memory, in_parts, to_device
 from textregion.types import MAX_SOFT_VALUE, RegionMasks
@@ -30,24 +30,42 @@ class ImageFeatures:
     high_resolution: list[Tensor]
 
 
+@register_mask_source("sam2", needs="a SAM 2 model of the sam2 package")
 @dataclass(eq=False)
 class Sam2MaskGenerator:
-    """Proposes regions with a SAM 2 model of the `sam2` package."""
+    """Proposes regions with a SAM 2 model of the `sam2` package; the help of every option is its documentation."""
 
-    model: nn.Module
-    points_per_side: int = option(16, "s * s clicks; more finds smaller things, time grows with s^2 (Cityscapes: 36)")
-    points_per_batch: int = option(2048, "most clicks decoded at once; fewer where memory asks for it. Same result")
-    pred_iou_thresh: float = option(0.6, "0..1, masks whose predicted IoU is not above it are dropped")
-    stability_score_thresh: float = option(0.6, "0..1, masks less stable under a shift of the threshold are dropped")
+    model: nn.Module = field(repr=False)
+    points_per_side: int = option(
+        16, "s * s clicks, at least 1; more finds smaller things, time grows with s^2 (Cityscapes 36)"
+    )
+    points_per_batch: int = speed_option(
+        2048,
+        "most clicks decoded at once, at least 1; fewer are taken where the free memory of a CUDA device asks for it "
+        "(about 28 MiB a click) or does not suffice, and on a CPU, where more than 32 are not faster. Same result",
+    )
+    pred_iou_thresh: float = option(
+        0.6, "0..1, masks whose predicted IoU is not above it are dropped; higher is fewer and cleaner"
+    )
+    stability_score_thresh: float = option(
+        0.6, "0..1, masks less stable under a shift of the logit threshold are dropped"
+    )
     box_nms_thresh: float = option(
         0.9, "0..1, of two masks whose boxes overlap more, the worse is dropped; 1 keeps all"
     )
     min_size: int = option(100, "masks of at most this many low-res pixels are dropped (0 keeps all)")
     fuse_mask: bool = option(True, "join masks that contain each other")
-    fuse_mask_threshold: float = option(0.8, "0..1, share of the smaller one's mass")
+    fuse_mask_threshold: float = option(0.8, "0..1, share of the smaller mask's mass from which two are joined")
     return_non_overlapping: bool = option(False, "give every pixel to the first mask in order")
-    dtype: torch.dtype = option(torch.bfloat16, "autocast type on CUDA; a CPU always computes in float32")
-    compile: bool | str = option(False, "torch.compile of image encoder and mask decoder")
+    dtype: torch.dtype = option(
+        torch.bfloat16, "autocast type on CUDA (float32 switches autocast off); a CPU always computes in float32"
+    )
+    compile: bool | str = speed_option(
+        False,
+        "torch.compile of image encoder and mask decoder, for the shapes they meet; the first image then takes "
+        "minutes. Rounding changes with it, so in some images other masks survive: leave it off to reproduce "
+        "benchmarks. True, False, or a torch.compile backend by name",
+    )
 
     def __post_init__(self) -> None:
         for name, least in (("points_per_side", 1), ("points_per_batch", 1), ("min_size", 0)):
@@ -56,7 +74,13 @@ class Sam2MaskGenerator:
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"got {name} {getattr(self, name)!r}, expected a number in 0..1")
         self.model = self.model.eval().requires_grad_(False)
-        self.compile_model(self.compile)
+        wanted, self.compile = self.compile, ""
+        self.compile_model(wanted)
+
+    @classmethod
+    def example(cls, sam2: nn.Module, image_size: Size) -> "Sam2MaskGenerator":
+        """Four clicks, nothing filtered."""
+        return cls(sam2, 2, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0, min_size=0)
 
     def compile_model(self, compile: bool | str) -> None:
         """Compile image encoder and mask decoder in place, unless False; see the option of that name."""
@@ -88,12 +112,7 @@ class Sam2MaskGenerator:
         return self
 
     @torch.inference_mode()
-    def generate(
-        self,
-        image: UInt8[np.ndarray, "h w 3"],
-        image_size: tuple[int, int] | None = None,
-        mask_size: tuple[int, int] | None = None,
-    ) -> RegionMasks:
+    def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
         """Regions of an image, sorted whole, part, subpart, each by predicted IoU; R = 0 is a normal result.
 
         image: RGB bytes as resized for the method. image_size: (H, W) of the original, for boxes and output.
@@ -104,7 +123,7 @@ class Sam2MaskGenerator:
         logits, predicted_iou = self.decode_points(features, filters.point_grid(self.points_per_side))
         return self.select(logits, predicted_iou, tuple(image_size or size), tuple(mask_size or size))
 
-    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> ImageFeatures:
+    def encode(self, image: Pixels) -> ImageFeatures:
         """The image squashed to SAM 2's input (bilinear, no antialias), normalised, encoded (method 9.1)."""
         model, device = self.model, self.device
         pixels = to_device(image, device).permute(2, 0, 1)[None].float() / 255
@@ -124,22 +143,8 @@ class Sam2MaskGenerator:
 
         points: (x, y) in [0, 1] of the image.
         """
-        return self.decode_prompts(features, points[:, None], torch.ones(len(points), 1, dtype=torch.int))
-
-    def decode_prompts(
-        self,
-        features: ImageFeatures,
-        points: Float32[Tensor, "N K 2"],
-        labels: Int[Tensor, "N K"],
-        multimask_output: bool = True,
-    ) -> tuple[Float[Tensor, "N M h w"], Float32[Tensor, "N M"]]:
-        """Low-res logits (half precision, clamped to +-32) and predicted IoU of N prompts of K points each.
-
-        points: (x, y) in [0, 1] of the image. labels: 1 part of the region, 0 not, 2 and 3 the top left and
-        bottom right corners of a box. multimask_output: M = 3 masks (whole, part, subpart), else M = 1.
-        """
-        logits, predicted_iou, _ = self.decode_with_tokens(features, points, labels, multimask_output)
-        return logits, predicted_iou
+        labels = torch.ones(len(points), 1, dtype=torch.int)
+        return self.decode_with_tokens(features, points[:, None], labels)[:2]
 
     def decode_with_tokens(
         self,
@@ -148,9 +153,12 @@ class Sam2MaskGenerator:
         labels: Int[Tensor, "N K"],
         multimask_output: bool = True,
     ) -> tuple[Float[Tensor, "N M h w"], Float32[Tensor, "N M"], Float32[Tensor, "N Z T"]]:
-        """As `decode_prompts`, and what the decoder says of each prompt: its third return value.
+        """Low-res logits (half precision, clamped to +-32), predicted IoU and tokens of N prompts of K points each.
 
-        Z is 1, the token of the single mask, wherever `multimask_output` is off (RegionSpot 5).
+        points: (x, y) in [0, 1] of the image. labels: 1 part of the region, 0 not, 2 and 3 the top left and
+        bottom right corners of a box. multimask_output: M = 3 masks (whole, part, subpart), else M = 1.
+        The tokens are the decoder's third return value; Z is 1, the token of the single mask, wherever
+        `multimask_output` is off (RegionSpot 5).
         """
         points, labels = points.to(self.device) * self.model.image_size, labels.to(self.device)
 
@@ -162,12 +170,8 @@ class Sam2MaskGenerator:
         return logits, predicted_iou, tokens
 
     def _decode(
-        self,
-        features: ImageFeatures,
-        points: Float32[Tensor, "N K 2"],
-        labels: Int[Tensor, "N K"],
-        multimask_output: bool,
-    ) -> tuple[Float[Tensor, "N M h w"], Float32[Tensor, "N M"], Float32[Tensor, "N Z T"]]:
+        self, features: ImageFeatures, points: Tensor, labels: Tensor, multimask_output: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         model = self.model
         with autocast(self.device, self.dtype):
             sparse, dense = model.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)
@@ -186,8 +190,8 @@ class Sam2MaskGenerator:
         self,
         logits: Float[Tensor, "N 3 h w"],
         predicted_iou: Float32[Tensor, "N 3"],
-        image_size: tuple[int, int],
-        mask_size: tuple[int, int],
+        image_size: Size,
+        mask_size: Size,
     ) -> RegionMasks:
         """Filter, sort and fuse the candidates of N clicks (method 9.3 to 9.9)."""
         candidates, scores = filters.order_candidates(logits), filters.order_candidates(predicted_iou)
@@ -200,8 +204,7 @@ class Sam2MaskGenerator:
         soft = candidates[index].clamp(0, MAX_SOFT_VALUE)
         masks = RegionMasks(soft, image_size, mask_size, None, None, scores[index], stability)
         if self.fuse_mask:
-            compared = masks
-            masks = filters.merge(masks, filters.fusion_groups(compared, boxes, self.fuse_mask_threshold))
+            masks = filters.merge(masks, filters.fusion_groups(masks, boxes, self.fuse_mask_threshold))
         return filters.without_overlap(masks, self.min_size) if self.return_non_overlapping else masks
 
     def filter(

@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from textregion.checkpoints import load_strictly, read_state
 from textregion.errors import InputError
+from textregion.storage import reading
 from textregion.weights import SAM2_VARIABLE, Asset
 
 
@@ -27,27 +28,22 @@ class Sam2Size:
     name: str
     config: str
     repository: str
-    file: str
     megabytes: int
     trunk: tuple[int, int]
 
+    @property
+    def file(self) -> str:
+        """The weight file's name, e.g. sam2.1_hiera_tiny.pt."""
+        return f"{self.repository.split('/')[-1].replace('-', '_')}.pt"
+
 
 SIZES = {
-    size.name: size
-    for size in (
-        Sam2Size("tiny", "sam2.1_hiera_t.yaml", "facebook/sam2.1-hiera-tiny", "sam2.1_hiera_tiny.pt", 156, (96, 12)),
-        Sam2Size("small", "sam2.1_hiera_s.yaml", "facebook/sam2.1-hiera-small", "sam2.1_hiera_small.pt", 184, (96, 16)),
-        Sam2Size(
-            "base+",
-            "sam2.1_hiera_b+.yaml",
-            "facebook/sam2.1-hiera-base-plus",
-            "sam2.1_hiera_base_plus.pt",
-            324,
-            (112, 24),
-        ),
-        Sam2Size(
-            "large", "sam2.1_hiera_l.yaml", "facebook/sam2.1-hiera-large", "sam2.1_hiera_large.pt", 898, (144, 48)
-        ),
+    name: Sam2Size(name, f"sam2.1_hiera_{config}.yaml", f"facebook/sam2.1-hiera-{hub}", megabytes, trunk)
+    for name, config, hub, megabytes, trunk in (
+        ("tiny", "t", "tiny", 156, (96, 12)),
+        ("small", "s", "small", 184, (96, 16)),
+        ("base+", "b+", "base-plus", 324, (112, 24)),
+        ("large", "l", "large", 898, (144, 48)),
     )
 }
 
@@ -94,8 +90,15 @@ def build_sam2(model_cfg: str | Path = "large") -> nn.Module:
     """
     path = config_path(model_cfg)
     try:
-        return instantiate(OmegaConf.load(path).model, _recursive_=True).eval()
-    except (YAMLError, OmegaConfBaseException, InstantiationException, OSError, UnicodeDecodeError) as error:
+        with reading(path):
+            config = OmegaConf.load(path)
+        return instantiate(config.model, _recursive_=True).eval()
+    except (YAMLError, OmegaConfBaseException, InstantiationException, UnicodeDecodeError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, (ImportError, OSError)) and not isinstance(cause, ModuleNotFoundError):
+            raise cause from None  # a library that cannot be loaded tells its own story
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path} is not a SAM 2 configuration ({reason}); expected sam2's YAML form") from error
 

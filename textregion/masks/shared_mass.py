@@ -13,6 +13,8 @@ rectangle that holds the smaller mask. The answer is that of the full-size compa
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from jaxtyping import Float, Float32, Int
@@ -29,7 +31,7 @@ Rectangle = list[int]  # x1, y1, x2, y2, inclusive
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """One direction of the resize: taps per output position (on the host), and what each input position gives in sum.
 
     total: column sums of the resize. first, second: what a cell's outputs take from its lower and upper position.
@@ -41,7 +43,8 @@ class _Axis:
     second: Float32[Tensor, " n"]
 
     @classmethod
-    def of(cls, size_in: int, size_out: int, device: torch.device) -> "_Axis":
+    def of(cls, size_in: int, size_out: int, device: torch.device) -> "Axis":
+        """From size_in to size_out positions."""
         lower, upper, weight = taps = bilinear_taps(size_in, size_out)
         weight = torch.where(upper > lower, weight, 0)  # at the border both are the same position
         zeros = torch.zeros(size_in)
@@ -69,10 +72,7 @@ class _Axis:
 
 
 def share_most(
-    masks: RegionMasks,
-    boxes: Int[Tensor, "M 4"],
-    pairs: Sequence[tuple[int, int]],
-    threshold: float,
+    masks: RegionMasks, boxes: Int[Tensor, "M 4"], pairs: Sequence[tuple[int, int]], threshold: float
 ) -> tuple[list[bool], list[tuple[int, int]]]:
     """Which masks have any mass, and which of the pairs share more than `threshold` of the smaller one's mass.
 
@@ -81,16 +81,16 @@ def share_most(
     low-res masks or full-size rectangles. Cost: per pair the low-res rectangle of its first mask.
     """
     soft, rectangles = masks.soft, boxes.tolist()
-    y, x = (_Axis.of(*sizes, soft.device) for sizes in zip(soft.shape[1:], masks.mask_size, strict=True))
-    mass = torch.cat([_masses(part.float(), y, x) for part in soft.split(AT_ONCE)] or [torch.zeros(0)]).tolist()
-    below, above = _bounds(soft, pairs, rectangles, y, x)
+    y, x = (Axis.of(*sizes, soft.device) for sizes in zip(soft.shape[1:], masks.mask_size, strict=True))
+    mass = torch.cat([masses(part.float(), y, x) for part in soft.split(AT_ONCE)] or [torch.zeros(0)]).tolist()
+    below, above = bounds(soft, pairs, rectangles, y, x)
     smaller = torch.tensor([min(mass[i], mass[j]) for i, j in pairs], device=soft.device)
     certain = below > (threshold + SLACK) * smaller
     unsure = ~certain & (above >= (threshold - SLACK) * smaller) & (smaller > 0)
     verdict, open_pairs = certain.tolist(), unsure.tolist()
     order = [pair if mass[pair[0]] <= mass[pair[1]] else pair[::-1] for pair in pairs]
     doubtful = [(k, order[k]) for k, is_open in enumerate(open_pairs) if is_open]
-    opened = _at_full_size(masks, [pair for _, pair in doubtful], rectangles, y, x, threshold)
+    opened = at_full_size(masks, [pair for _, pair in doubtful], rectangles, y, x, threshold)
     for (k, _), joined in zip(doubtful, opened, strict=True):
         verdict[k] = joined
     filled = [m > FAINT or (m > 0 and bool(masks.select(torch.tensor([i])).full().any())) for i, m in enumerate(mass)]
@@ -99,26 +99,22 @@ def share_most(
 
 def _runs(pairs: Sequence[tuple[int, int]], length: int) -> Iterator[tuple[int, list[int]]]:
     """(i, several j) for pairs sorted by i, at most `length` j at once."""
-    start = 0
-    while start < len(pairs):
-        first = pairs[start][0]
-        stop = start
-        while stop < min(start + length, len(pairs)) and pairs[stop][0] == first:
-            stop += 1
-        yield first, [j for _, j in pairs[start:stop]]
-        start = stop
+    for first, group in groupby(pairs, itemgetter(0)):
+        others = [j for _, j in group]
+        for start in range(0, len(others), length):
+            yield first, others[start : start + length]
 
 
-def _masses(maps: Float32[Tensor, "M h w"], y: _Axis, x: _Axis) -> Float32[Tensor, " M"]:
+def masses(maps: Float32[Tensor, "M h w"], y: Axis, x: Axis) -> Float32[Tensor, " M"]:
     """Sums of the resized maps."""
     return maps @ x.total @ y.total
 
 
-def _bounds(
-    soft: Float[Tensor, "M h w"], pairs: Sequence[tuple[int, int]], boxes: Sequence[Rectangle], y: _Axis, x: _Axis
+def bounds(
+    soft: Float[Tensor, "M h w"], pairs: Sequence[tuple[int, int]], boxes: Sequence[Rectangle], y: Axis, x: Axis
 ) -> tuple[Float32[Tensor, " N"], Float32[Tensor, " N"]]:
     """What the full-size sum of each pair's minimum lies between; computed around the first one's rectangle."""
-    bounds = [torch.zeros(2, 0, device=soft.device)]
+    found = [torch.zeros(2, 0, device=soft.device)]
     for first, others in _runs(pairs, AT_ONCE):
         x1, y1, x2, y2 = boxes[first]
         y1, x1 = max(y1 - 1, 0), max(x1 - 1, 0)  # cells start one position before what they hold
@@ -126,16 +122,16 @@ def _bounds(
         least = torch.minimum(part[:1], part[1:]) @ x.total[x1 : x2 + 2]
         cells = x.cells(y.cells(part, y1, 1), x1, 2)
         most = torch.minimum(cells[:1], cells[1:]).sum((1, 2))
-        bounds.append(torch.stack([least @ y.total[y1 : y2 + 2], most]))
-    return torch.cat(bounds, 1).unbind(0)
+        found.append(torch.stack([least @ y.total[y1 : y2 + 2], most]))
+    return torch.cat(found, 1).unbind(0)
 
 
-def _at_full_size(
+def at_full_size(
     masks: RegionMasks,
     pairs: Sequence[tuple[int, int]],
     boxes: Sequence[Rectangle],
-    y: _Axis,
-    x: _Axis,
+    y: Axis,
+    x: Axis,
     threshold: float,
 ) -> list[bool]:
     """sum(min(A, B)) / sum(A) > threshold at full size for pairs (smaller A, larger B), on A's rectangle; one read."""

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from textregion.backbones import SPECS
-from textregion.backbones.tokenizers import FileTokenizer, tokenizer_asset, tokenizer_of
+from textregion.backbones.loading import FileTokenizer, tokenizer_asset, tokenizer_of
 from textregion.errors import InputError
 
 PIECES = ["<pad>", "<eos>", "<unk>", "a", "photo", "of", "cat", "dog"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textregion.errors import InputError
-from textregion.masks.rectangles import rectangle_masks
+from textregion.masks.prompts import rectangle_masks
 
 
 def test_by_hand():

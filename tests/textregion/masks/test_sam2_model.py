@@ -105,3 +105,11 @@ def test_bad_names_and_configurations_are_one_line(tmp_path):
         with pytest.raises(InputError) as error:
             build_sam2(tmp_path / "own.yaml")
         assert "is not a SAM 2 configuration" in message(error)
+
+
+def test_a_library_that_cannot_be_loaded_tells_its_own_story(tmp_path, monkeypatch):
+    (tmp_path / "broken_part.py").write_text("raise OSError('libmissing.so.3: cannot open shared object file')")
+    (tmp_path / "own.yaml").write_text("model: {_target_: broken_part.Model}")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OSError, match=r"^libmissing\.so\.3: cannot open shared object file$"):
+        build_sam2(tmp_path / "own.yaml")

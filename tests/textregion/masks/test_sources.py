@@ -1,7 +1,9 @@
 """The mask sources besides SAM 2's own grid: label maps, given files, superpixels, and their registry."""
 
 import json
+from dataclasses import fields
 
+import contracts
 import numpy as np
 import pytest
 import torch
@@ -13,15 +15,18 @@ from pycocotools import mask as coco_mask
 from textregion.errors import InputError
 from textregion.masks import (
     SOURCES,
+    BoxMaskGenerator,
     GroundTruthMasks,
     PrecomputedMasks,
     Sam2MaskGenerator,
     SlicMasks,
+    automatic_sources,
+    describe_source,
     find_source,
     read_masks,
 )
 from textregion.masks.ground_truth import label_masks, read_label_map
-from textregion.masks.precomputed import _pixels_covered
+from textregion.masks.precomputed import pixels_covered
 from textregion.types import RegionMasks
 
 SIZE = (31, 43)
@@ -49,39 +54,75 @@ def label_map() -> np.ndarray:
 # ------------------------------------------------------------------ registry
 
 
-def test_the_registry_knows_every_source_and_lists_them():
-    assert set(SOURCES) == {"sam2", "boxes", "points", "precomputed", "ground-truth", "slic"}
+def test_the_registry_knows_the_shipped_sources_and_lists_them():
+    assert SOURCES.keys() >= {"sam2", "boxes", "points", "precomputed", "ground-truth", "slic"}
     assert find_source("sam2").generator is Sam2MaskGenerator
-    assert {name for name, source in SOURCES.items() if not source.needs} == {"slic"}
+    assert {"sam2", "slic"} <= set(automatic_sources())
+    assert not {"boxes", "points", "precomputed", "ground-truth"} & set(automatic_sources())
     with pytest.raises(InputError) as error:
         find_source("sam3")
     assert message(error).startswith("unknown mask source 'sam3'; expected one of ground-truth, precomputed, ")
 
 
-def sources(sam2):
-    generator = Sam2MaskGenerator(sam2, points_per_side=2)
-    arguments = {
-        "sam2": (sam2, 2, 2048, 0.0, 0.0, 1.0, 0),  # nothing is filtered
-        "boxes": (generator, [[1, 2, 20, 30]]),
-        "points": (generator, [[5, 7]]),
-        "precomputed": (label_masks(label_map())[0],),
-        "ground-truth": (label_map(),),
-        "slic": (13,),
-    }
-    return {name: source.generator(*arguments[name]) for name, source in SOURCES.items()}
+@pytest.mark.parametrize("name", SOURCES)
+def test_contract(name, tiny_sam2):
+    masks = contracts.mask_source(SOURCES[name], tiny_sam2)
+    if name in ("precomputed", "ground-truth"):
+        assert masks.mask_size == masks.image_size, "given ones"
+    elif name in ("sam2", "boxes", "points", "slic"):
+        assert masks.mask_size != masks.image_size, "generated at the size that is asked for"
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES))
-def test_every_source_gives_region_masks_of_the_original_image(name, tiny_sam2):
-    generator = sources(tiny_sam2)[name]
-    assert generator.to("cpu") is generator
-    resized = np.random.default_rng(1).integers(0, 256, (62, 86, 3), dtype=np.uint8)
-    masks = generator.generate(resized, image_size=SIZE, mask_size=(62, 86))
-    assert isinstance(masks, RegionMasks)
-    assert masks.image_size == SIZE
-    assert masks.boxes.shape == (len(masks), 4)
-    given_ones = name in ("precomputed", "ground-truth")
-    assert masks.mask_size == (SIZE if given_ones else (62, 86))
+# ------------------------------------------------------------------ what decides the masks
+
+
+def test_sam2_is_described_by_every_option_but_those_of_speed(tiny_sam2):
+    described = describe_source(Sam2MaskGenerator(tiny_sam2, 7, min_size=3))
+    expected = {"source": "sam2", "points_per_side": 7, "min_size": 3, "dtype": "torch.bfloat16", "fuse_mask": True}
+    assert expected.items() <= described.items()
+    options = {field.name for field in fields(Sam2MaskGenerator)} - {"model", "points_per_batch", "compile"}
+    assert described.keys() == {"source"} | options
+    assert describe_source(Sam2MaskGenerator(tiny_sam2, 7, 13, min_size=3, compile="eager")) == described
+    assert json.loads(json.dumps(described)) == described
+
+
+@pytest.mark.parametrize(("option", "other"), [("segments", 5), ("compactness", 1.0), ("long_side", 99)])
+def test_every_option_of_superpixels_decides(option, other):
+    assert describe_source(SlicMasks(**{option: other})) == describe_source(SlicMasks()) | {option: other}
+
+
+def test_given_content_counts_and_the_next_images_name_does_not(tmp_path):
+    first, second = (PrecomputedMasks(np.full((1, 3, 5), value)) for value in (False, True))
+    assert describe_source(first) != describe_source(second)
+    assert describe_source(first) == describe_source(PrecomputedMasks(np.zeros((1, 3, 5), bool), "a"))
+    assert describe_source(PrecomputedMasks(tmp_path)) == {"source": "precomputed", "masks": str(tmp_path)}
+    assert describe_source(None) == {"source": "given"}
+
+
+def test_prompts_tell_of_their_sam2(tiny_sam2):
+    described = describe_source(BoxMaskGenerator(Sam2MaskGenerator(tiny_sam2, 3), [[0, 0, 5, 7]]))
+    assert described["sam2"] == describe_source(Sam2MaskGenerator(tiny_sam2, 3))
+    assert described != describe_source(BoxMaskGenerator(Sam2MaskGenerator(tiny_sam2, 3), [[0, 0, 5, 8]]))
+
+
+class Own:
+    """A source of somebody's own: no dataclass, not registered."""
+
+    def __init__(self, generator=None):
+        self.size, self.names, self.model, self._seen = 3, ["a", None], torch.nn.Linear(1, 1), 7
+        if generator is not None:
+            self.generator = generator
+
+    def to(self, device):
+        return self
+
+    def generate(self, image, image_size=None, mask_size=None):
+        return RegionMasks.empty(image_size)
+
+
+def test_any_other_source_tells_its_public_plain_attributes_and_a_wrapper_what_it_wraps():
+    assert describe_source(Own()) == {"source": "Own", "size": 3, "names": ["a", None]}
+    assert describe_source(Own(SlicMasks())) == describe_source(SlicMasks())
 
 
 # ------------------------------------------------------------------ label maps
@@ -245,6 +286,17 @@ def test_bad_mask_files_are_one_line(tmp_path):
     assert "of size (5, 7), expected (31, 43)" in refusal(tmp_path / "m.safetensors")
 
 
+def test_a_mask_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "m.json").write_text("[]")
+    monkeypatch.setattr("pathlib.Path.read_text", forbidden)
+    with pytest.raises(InputError) as error:
+        read_masks(tmp_path / "m.json", SIZE)
+    assert message(error) == f"cannot read {tmp_path / 'm.json'} (Permission denied)"
+
+
 # ------------------------------------------------------------------ superpixels
 
 
@@ -302,5 +354,5 @@ def test_damaged_coco_masks_are_refused(tmp_path, entry, message):
 def test_run_lengths_of_compressed_masks_are_read_as_the_library_writes_them(bits):
     mask = np.array([bits >> i & 1 for i in range(35)], np.uint8).reshape(5, 7)
     rle = coco_mask.encode(np.asfortranarray(mask))
-    assert _pixels_covered(rle) == 35
-    assert _pixels_covered({"counts": rle["counts"].decode()}) == 35
+    assert pixels_covered(rle) == 35
+    assert pixels_covered({"counts": rle["counts"].decode()}) == 35
