@@ -2,14 +2,17 @@
 
 from importlib import import_module
 
+__version__ = "0.1.0"
 _HOMES = {
-    "TextRegionSegmenter": "textregion.segmenter",
+    "InputError": "textregion.errors",
     "RegionMasks": "textregion.types",
     "RegionTokens": "textregion.types",
     "Segmentation": "textregion.types",
+    "SegmenterConfig": "textregion.config",
+    "TextRegionSegmenter": "textregion.segmenter",
+    "register_backbone": "textregion.backbones.base",
+    "register_mask_source": "textregion.masks.base",
 }
-__all__ = list(_HOMES)
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
@@ -17,3 +20,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,4 +1,4 @@
-# Scenes of the tiny world (utils/tinyworld), drawn on first use: a test bed, no claim about photographs.
+# Scenes of the tiny world (textregion/tiny), drawn on first use: a test bed, no claim about photographs.
 _base_ = "../base_config.py"
 
 classes = """

@@ -1,0 +1,71 @@
+"""A run that is resumed with another option that decides its results is refused, whichever option it is."""
+
+from dataclasses import Field, fields
+from pathlib import Path
+
+import pytest
+
+from eval import model, tasks
+from eval.journal import Journal
+from textregion.cli.arguments import parse_arguments
+from textregion.cli.settings import result_fingerprint, run_settings
+from textregion.config import SegmenterConfig
+from textregion.errors import InputError
+from textregion.masks import Sam2MaskGenerator, SlicMasks
+from textregion.segmenter import TextRegionSegmenter
+
+SPEED = ("model", "points_per_batch", "compile")  # of mask sources: how they work, not what they find
+
+
+def another(option: Field) -> object:
+    """A value that the option may have, and has not by default."""
+    if choices := option.metadata["flag"].get("choices"):
+        return next(choice for choice in choices if choice != option.default)
+    if option.name == "crop_size":
+        return 40
+    if isinstance(option.default, bool):
+        return not option.default
+    if isinstance(option.default, tuple):
+        return tuple(side + 1 for side in option.default)
+    return option.default / 2 if isinstance(option.default, float) else option.default + 1
+
+
+CONFIG = {option.name: another(option) for option in fields(SegmenterConfig)}
+MASKS = {f.name: another(f) for f in fields(Sam2MaskGenerator) if f.name not in (*SPEED, "dtype")}
+
+
+@pytest.fixture
+def identity(tiny_clip, tiny_sam2):
+    """The settings of a run in its three forms: of the tasks, of the mmseg harness, of the program."""
+
+    def made(config: dict, masks: dict, source=None) -> dict[str, dict]:
+        source = source or Sam2MaskGenerator(tiny_sam2, **masks)
+        segmenter = TextRegionSegmenter(tiny_clip, source, device="cpu", **config)
+        run = tasks.Run("tiny", Path("unused"))
+        return {
+            "tasks": {"model": tasks.describe(segmenter, run)},
+            "benchmarks": model.describe(model.TextRegionModel(segmenter=segmenter, classes=["cat", "sky"])),
+            "program": run_settings(segmenter, parse_arguments([]), "tiny"),
+        }
+
+    return made
+
+
+@pytest.mark.parametrize("option", [*CONFIG, *MASKS])
+def test_every_option_that_decides_results_counts(identity, option, tmp_path):
+    plain = identity({}, {})
+    config = {option: CONFIG[option]} if option in CONFIG else {}
+    changed = identity(config, {} if config else {option: MASKS[option]})
+    for form in ("tasks", "benchmarks"):
+        Journal.start(tmp_path / form, plain[form]).close()
+        Journal.start(tmp_path / form, plain[form], resume=True).close()
+        with pytest.raises(InputError, match=rf"made with other settings \(.*{option}"):
+            Journal.start(tmp_path / form, changed[form], resume=True)
+    program = [result_fingerprint(one["program"], ("cat",), "image") for one in (plain, identity({}, {}), changed)]
+    assert program[0] == program[1] != program[2]
+
+
+def test_another_mask_source_counts_and_speed_does_not(identity):
+    plain = identity({}, {})
+    assert identity({}, {"points_per_batch": 7}) == plain
+    assert identity({}, {}, SlicMasks(segments=9)) != identity({}, {}, SlicMasks(segments=8))
