@@ -89,3 +89,11 @@ def test_the_wheel_works_in_another_environment_beside_somebodys_utils_and_eval(
     (packages / "shared.pth").write_text("\n".join(shared), encoding="utf-8")
     done = subprocess.run([str(python), str(ROOT / "tests" / "check_wheel.py")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("program", ["eval_semantic", "eval_all_semantic"])
+def test_a_program_without_its_layer_says_the_command_in_one_line(program: str):
+    code = f"import sys; sys.modules['mmengine'] = None; import {program}; sys.exit({program}.main())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    line = f"error: {program}.py needs mmengine, which is not installed; run: bash setup_env.sh --eval\n"
+    assert (done.returncode, done.stderr) == (2, line)
