@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from textregion.cli.command_line import Parser, run_program
+from textregion.cli.flags import add_model_flags, add_regionspot_flags, chosen_preset, given_options
 from textregion.regionspot.loading import load_regionspot
 from textregion.regionspot.model import RegionSpot
 from textregion.regionspot.text import encode_names
@@ -75,36 +76,26 @@ def textregion_accuracy(segmenter: TextRegionSegmenter, dataset: BoxDataset) -> 
     return right / sum(len(image.labels) for image in dataset.images)
 
 
-def regionspot_score(segmenter: TextRegionSegmenter, dataset: BoxDataset, cache: Path) -> Score:
-    """RegionSpot's, with the boxes' own tokens and with shuffled ones. InputError when an image cannot be used."""
-    model = segmenter.regionspot or load_regionspot(segmenter.backbone, segmenter.mask_generator)
-    tokens = TokenCache(cache, dataset, model)
-    tokens.fill(dataset.images)
-    return score(model, tokens, encode_names(model.backbone, dataset.names))
-
-
-def table(dataset: BoxDataset, textregion: float, regionspot: Score) -> str:
-    """Markdown: one row per method, in percent of the boxes."""
-    rows = (
-        ("TextRegion (training-free)", textregion),
-        ("RegionSpot (trained head)", regionspot.accuracy),
-        ("RegionSpot, SAM's tokens shuffled between images", regionspot.shuffled),
-        (f"chance ({regionspot.names} names)", 1 / regionspot.names),
-    )
-    head = f"| tokens of {regionspot.boxes} boxes of {len(dataset)} images | top-1 |\n| --- | --- |\n"
-    return head + "\n".join(f"| {name} | {100 * share:.1f} % |" for name, share in rows)
-
-
 def compare(options: argparse.Namespace) -> None:
-    """Print one table per data set. InputError for bad input."""
+    """Print one Markdown table per data set, in percent of its boxes. InputError for bad input."""
     datasets = [read_dataset(name, *paths) for name, paths in parse_data(options.data).items()]
-    names = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    segmenter = TextRegionSegmenter.from_preset(options.preset, **given)
+    preset = chosen_preset(options) or "tiny"
+    segmenter = TextRegionSegmenter.from_preset(preset, device=options.device, **given_options(options))
+    model = segmenter.regionspot or load_regionspot(segmenter.backbone, segmenter.mask_generator)
     with tempfile.TemporaryDirectory() as nowhere:
         for dataset in datasets:
-            found = regionspot_score(segmenter, dataset, options.cache or Path(nowhere))
-            print(f"{dataset.describe()}\n\n{table(dataset, textregion_accuracy(segmenter, dataset), found)}\n")
+            cache = TokenCache(options.cache or nowhere, dataset, model)
+            cache.fill(dataset.images)
+            regionspot = score(model, cache, encode_names(model.backbone, dataset.names))
+            shares = {
+                "TextRegion (training-free)": textregion_accuracy(segmenter, dataset),
+                "RegionSpot (trained head)": regionspot.accuracy,
+                "RegionSpot, SAM's tokens shuffled between images": regionspot.shuffled,
+                f"chance ({regionspot.names} names)": 1 / regionspot.names,
+            }
+            head = f"| tokens of {regionspot.boxes} boxes of {len(dataset)} images | top-1 |\n| --- | --- |"
+            rows = [f"| {name} | {100 * share:.1f} % |" for name, share in shares.items()]
+            print("\n".join([dataset.describe(), "", head, *rows, ""]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,11 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m utils.regionspot.compare", description=__doc__)
     add = parser.add_argument
     add("--data", nargs="+", required=True, metavar="NAME=FILE:FOLDER", help="boxes with names (COCO)")
-    add("--preset", default="tiny", help="which models (default tiny)")
-    add("--regionspot_checkpoint", metavar="FILE", help="the head (default: the shipped one of tiny)")
-    add("--sam1_checkpoint", metavar="FILE", help="SAM v1, which published heads need")
-    add("--regionspot_side", type=int, metavar="PX", help="CLIP's input side of a published head")
     add("--cache", type=Path, metavar="DIR", help="keep SAM's tokens there (default: nowhere)")
+    add_model_flags(parser, "tiny")
+    add_regionspot_flags(parser)
     options = parser.parse_args(arguments)
     return run_program(lambda: compare(options))
 

@@ -33,6 +33,7 @@ from textregion.storage import complete, file_hash, load_tensors, save_tensors
 EXPECTED = "a COCO-format file with images, annotations and categories"
 CROWD_FLAGS = ("iscrowd", "is_group_of")  # boxes around many things at once (COCO, Objects365; OpenImages)
 KIND = "RegionSpotTokens"
+COMPARED = ("boxes", "category_ids")  # of an image with its file
 PROMPT = "box, single mask"  # the one way of prompting; another one would need another word here
 logger = logging.getLogger(__name__)
 
@@ -71,11 +72,11 @@ class BoxDataset:
         So "images/v1/patch8/7.jpg" (Objects365) is found in a folder that holds patch8/, or the image itself.
         """
         parts = PurePosixPath(image.file).parts
-        places = [self.folder.joinpath(*parts[start:]) for start in range(len(parts))]
-        for place in places:
-            if place.is_file():
+        for start in range(len(parts)):
+            if (place := self.folder.joinpath(*parts[start:])).is_file():
                 return place
-        raise InputError(f"{self.name}: no image {places[0]}, nor an ending of that name in {self.folder}")
+        name = self.folder / image.file
+        raise InputError(f"{self.name}: no image {name}, nor an ending of that name in {self.folder}")
 
     def describe(self) -> str:
         """One line: how many images, boxes and names there are, and what was passed over."""
@@ -246,17 +247,23 @@ class TokenCache:
 
     def _ensure(self, image: BoxImage) -> str:
         """Make one image's file unless it is there: "made", "kept" or "unusable"."""
+        path = self.path(image)
         try:
             source = self.dataset.path(image)
             if self._is_current(image, source):
                 return "kept"
-            tensors, meta = self._compute(image, source)
+            meta = {"kind": KIND, "source": file_hash(source), "stamp": _stamp(source), "models": self._models()}
+            pixels = load_image(source)
+            tensors = {name: torch.from_numpy(getattr(image, name)) for name in COMPARED}
+            tensors["tokens"] = self.model.box_tokens.encode(pixels, image.boxes)[0].float()
+            if self.keep_maps:
+                tensors["clip_map"] = self.model.clip_map(pixels).half()
         except (InputError, OSError) as error:
             logger.warning("%s: image %s is left out: %s", self.dataset.name, image.id, error)
-            self.path(image).unlink(missing_ok=True)  # an older one would be taken for good
+            path.unlink(missing_ok=True)  # an older one would be taken for good
             return "unusable"
         try:
-            save_tensors(self.path(image), tensors, meta)
+            save_tensors(path, tensors, meta)
         except OSError as error:
             raise InputError(f"cannot write the token cache {self.folder} ({error}); free space") from error
         return "made"
@@ -270,9 +277,9 @@ class TokenCache:
 
     def _models(self) -> dict[str, str | int | bool]:
         """What made the tensors."""
-        model = self.model
+        model, sam = self.model, {"sam": self.model.box_tokens.name, "prompt": PROMPT}
         clip = {"clip": model.backbone.name, "side": model.side, "antialias": model.antialias}
-        return {"sam": model.box_tokens.name, "prompt": PROMPT, **(clip if self.keep_maps else {})}
+        return {**sam, **clip} if self.keep_maps else sam
 
     def _is_current(self, image: BoxImage, source: Path) -> bool:
         """Whether the file was made from this image, these boxes and these models.
@@ -285,7 +292,7 @@ class TokenCache:
         try:
             tensors, meta = load_tensors(path, KIND)
             with complete(path, KIND):
-                same = all(np.array_equal(tensors[name], getattr(image, name)) for name in ("boxes", "category_ids"))
+                same = all(np.array_equal(tensors[name], getattr(image, name)) for name in COMPARED)
                 made_by, stamp, digest = meta["models"], meta["stamp"], meta["source"]
         except InputError as error:
             logger.warning("%s; made again", error)
@@ -294,16 +301,6 @@ class TokenCache:
         if not (whole and same and self._models().items() <= made_by.items()):
             return False
         return stamp == _stamp(source) or digest == file_hash(source)
-
-    def _compute(self, image: BoxImage, source: Path) -> tuple[dict[str, Tensor], dict]:
-        """Content of one file and what it says of itself. InputError: unreadable image, boxes outside it."""
-        meta = {"kind": KIND, "source": file_hash(source), "stamp": _stamp(source), "models": self._models()}
-        pixels = load_image(source)
-        tensors = {"boxes": torch.from_numpy(image.boxes), "category_ids": torch.from_numpy(image.category_ids)}
-        tensors["tokens"] = self.model.box_tokens.encode(pixels, image.boxes)[0].float()
-        if self.keep_maps:
-            tensors["clip_map"] = self.model.clip_map(pixels).half()
-        return tensors, meta
 
 
 def _stamp(path: Path) -> list[int]:
