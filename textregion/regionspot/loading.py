@@ -15,7 +15,7 @@ from textregion.checkpoints import load_strictly, read_state
 from textregion.errors import InputError
 from textregion.masks.base import MaskGenerator
 from textregion.masks.sam2 import Sam2MaskGenerator
-from textregion.regionspot.box_tokens import BoxTokenSource, Sam1BoxTokens, Sam2BoxTokens, load_sam1
+from textregion.regionspot.box_tokens import Sam1BoxTokens, Sam2BoxTokens, load_sam1
 from textregion.regionspot.model import HEADS, RegionSpot, RegionSpotHead, check_backbone, check_widths, input_side
 from textregion.storage import load_tensors, save_tensors
 
@@ -63,11 +63,6 @@ def load_head(
     if side not in (None, origin["side"]):
         raise InputError(f"{path} was trained at input side {origin['side']}, got {side}; leave it out")
     return _build(state, path, **{**saved, **options}), origin
-
-
-def read_origin(path: str | Path) -> dict[str, Any]:
-    """What a head that `save_head` wrote was made for, without building it; errors as of `load_head`."""
-    return _read(path)[2]
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, bool], dict[str, Any]]:
@@ -169,7 +164,16 @@ def load_regionspot(
     if not path.is_file():
         raise InputError(f"no RegionSpot head at {path}; check the path")
     own = is_own(path)
-    source = box_tokens_of(read_origin(path)["sam"] if own else PUBLISHED_SAM, path, mask_generator, sam1_checkpoint)
+    sam = _read(path)[2]["sam"] if own else PUBLISHED_SAM
+    kind, _, size = sam.partition(":")
+    if kind == "sam1":
+        if sam1_checkpoint is None:
+            raise InputError(f"{path} needs SAM v1 {size}; give its weights as sam1_checkpoint (sam_{size}_….pth)")
+        source = Sam1BoxTokens(load_sam1(sam1_checkpoint, size), sam)
+    elif isinstance(mask_generator, Sam2MaskGenerator):
+        source = Sam2BoxTokens(mask_generator)
+    else:
+        raise InputError(f"{path} needs the SAM 2 it was trained with ({sam}) as mask generator")
     if own:
         head, origin = load_head(path, backbone.name, source.name, side, **options)
     else:
@@ -177,34 +181,15 @@ def load_regionspot(
     return RegionSpot(backbone, source, head, origin["side"], origin.get("antialias", False))
 
 
-def box_tokens_of(
-    name: str, head: Path, mask_generator: MaskGenerator | None, sam1_checkpoint: str | Path | None
-) -> BoxTokenSource:
-    """The SAM that a head needs, by the name in its origin."""
-    kind, _, size = name.partition(":")
-    if kind == "sam1":
-        if sam1_checkpoint is None:
-            raise InputError(f"{head} needs SAM v1 {size}; give its weights as sam1_checkpoint (sam_{size}_….pth)")
-        return Sam1BoxTokens(load_sam1(sam1_checkpoint, size), name)
-    if not isinstance(mask_generator, Sam2MaskGenerator):
-        raise InputError(f"{head} needs the SAM 2 it was trained with ({name}) as mask generator")
-    return Sam2BoxTokens(mask_generator)
-
-
 def pop_options(options: dict[str, Any]) -> dict[str, Any]:
     """Take RegionSpot's options out of a segmenter's, by their names there; those that are None count as not given.
 
     InputError for a file that does not exist, so that nothing is loaded in vain.
     """
-    names = {
-        "regionspot_checkpoint": "checkpoint",
-        "sam1_checkpoint": "sam1_checkpoint",
-        "regionspot_side": "side",
-        "regionspot_isolate": "isolate",
-        "regionspot_use_class_token": "use_class_token",
-    }
-    found = {own: options.pop(name) for name, own in names.items() if name in options}
+    plain = ("checkpoint", "side", "isolate", "use_class_token")
+    names = {"sam1_checkpoint": "sam1_checkpoint", **{f"regionspot_{name}": name for name in plain}}
+    found = {own: value for name, own in names.items() if (value := options.pop(name, None)) is not None}
     for name in ("checkpoint", "sam1_checkpoint"):
-        if found.get(name) is not None and not Path(found[name]).is_file():
+        if name in found and not Path(found[name]).is_file():
             raise InputError(f"no file {found[name]}; check the path")
-    return {name: value for name, value in found.items() if value is not None}
+    return found
