@@ -18,8 +18,7 @@ from tqdm import tqdm
 from textregion.cli.command_line import Parser, run_program
 from textregion.cli.flags import add_model_flags, add_regionspot_flags, chosen_preset, given_options
 from textregion.regionspot.loading import load_regionspot
-from textregion.regionspot.model import RegionSpot
-from textregion.regionspot.text import encode_names
+from textregion.regionspot.model import RegionSpot, encode_names
 from textregion.segmenter import TextRegionSegmenter
 from utils.regionspot.data import BoxDataset, TokenCache, parse_data, read_dataset
 
@@ -93,7 +92,7 @@ def compare(options: argparse.Namespace) -> None:
                 "RegionSpot, SAM's tokens shuffled between images": regionspot.shuffled,
                 f"chance ({regionspot.names} names)": 1 / regionspot.names,
             }
-            head = f"| tokens of {regionspot.boxes} boxes of {len(dataset)} images | top-1 |\n| --- | --- |"
+            head = f"| tokens of {regionspot.boxes} boxes of {len(dataset.images)} images | top-1 |\n| --- | --- |"
             rows = [f"| {name} | {100 * share:.1f} % |" for name, share in shares.items()]
             print("\n".join([dataset.describe(), "", head, *rows, ""]))
 

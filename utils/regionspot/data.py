@@ -35,6 +35,8 @@ CROWD_FLAGS = ("iscrowd", "is_group_of")  # boxes around many things at once (CO
 KIND = "RegionSpotTokens"
 COMPARED = ("boxes", "category_ids")  # of an image with its file
 PROMPT = "box, single mask"  # the one way of prompting; another one would need another word here
+Row = Mapping[str, Any]
+Sizes = dict[int | str, tuple[str, float, float]]  # {image id: (file name, height, width)}
 logger = logging.getLogger(__name__)
 
 
@@ -63,9 +65,6 @@ class BoxDataset:
     images: tuple[BoxImage, ...]
     skipped: Counter[str]
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def path(self, image: BoxImage) -> Path:
         """Where an image lies: the longest ending of its name that exists in the folder. InputError when none does.
 
@@ -82,7 +81,7 @@ class BoxDataset:
         """One line: how many images, boxes and names there are, and what was passed over."""
         boxes = sum(len(image.labels) for image in self.images)
         counted = ", ".join(f"{count} {reason}" for reason, count in self.skipped.most_common())
-        line = f"{self.name}: {boxes} boxes in {len(self)} images, {len(self.names)} names"
+        line = f"{self.name}: {boxes} boxes in {len(self.images)} images, {len(self.names)} names"
         return f"{line}; passed over: {counted}" if counted else line
 
 
@@ -150,7 +149,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _classes(path: Path, rows: Sequence[Mapping[str, Any]], merge: bool) -> tuple[dict[int, int], tuple[str, ...]]:
+def _classes(path: Path, rows: Sequence[Row], merge: bool) -> tuple[dict[int, int], tuple[str, ...]]:
     """({category id: class}, names of the classes)."""
     for row in rows:
         if not isinstance(row.get("id"), int) or not isinstance(row.get("name"), str) or not row["name"].strip():
@@ -164,8 +163,8 @@ def _classes(path: Path, rows: Sequence[Mapping[str, Any]], merge: bool) -> tupl
     return {number: places[name] for number, name in named.items()}, tuple(places)
 
 
-def _images(path: Path, rows: Iterable[Mapping[str, Any]]) -> dict[int | str, tuple[str, float, float]]:
-    """{image id: (file name, height, width)}; the name is the end of `coco_url` where there is no `file_name`."""
+def _images(path: Path, rows: Iterable[Row]) -> Sizes:
+    """The name is the end of `coco_url` where there is no `file_name`."""
     found = {}
     for row in rows:
         number, sides = row.get("id"), [row.get(side) for side in ("height", "width")]
@@ -178,9 +177,7 @@ def _images(path: Path, rows: Iterable[Mapping[str, Any]]) -> dict[int | str, tu
     return found
 
 
-def _box(
-    row: Mapping[str, Any], sizes: Mapping[int | str, tuple[str, float, float]], classes: Mapping[int, int]
-) -> tuple[float, ...] | str:
+def _box(row: Row, sizes: Sizes, classes: Mapping[int, int]) -> tuple[float, ...] | str:
     """x1 y1 x2 y2 within the image, or why the annotation cannot be used."""
     image, category = row.get("image_id"), row.get("category_id")
     if not isinstance(image, (int, str)) or image not in sizes:
@@ -270,9 +267,10 @@ class TokenCache:
 
     def usable(self) -> list[BoxImage]:
         """The images that have a file. InputError when none has."""
-        found = [image for image in self.dataset.images if self.path(image).is_file()]
+        images = self.dataset.images
+        found = [image for image in images if self.path(image).is_file()]
         if not found:
-            raise InputError(f"{self.dataset.name}: none of its {len(self.dataset)} images could be used; see the log")
+            raise InputError(f"{self.dataset.name}: none of its {len(images)} images could be used; see the log")
         return found
 
     def _models(self) -> dict[str, str | int | bool]:

@@ -21,8 +21,7 @@ from textregion.cli.flags import add_model_flags, chosen_preset, given_options
 from textregion.errors import InputError, needs, one_of
 from textregion.regionspot.box_tokens import Sam1BoxTokens, Sam2BoxTokens, load_sam1
 from textregion.regionspot.loading import load_head, save_head
-from textregion.regionspot.model import RegionSpot, RegionSpotHead, check_backbone, map_width
-from textregion.regionspot.text import encode_names
+from textregion.regionspot.model import RegionSpot, RegionSpotHead, check_backbone, encode_names, map_width
 from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import load_tensors, save_tensors
 from textregion.text import model_fingerprint
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 PRESET = "clip-vit-b16"
 PATIENCE = timedelta(days=2)  # processes wait for the slowest one's share of the cache
-HEAD = "head.safetensors"
 TEXT_KIND = "RegionSpotNames"
 CHANGEABLE = ("save_every", "keep", "log_every")  # what a run may change when it goes on
 
@@ -96,7 +94,12 @@ def make_parser() -> Parser:
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
-    """The training plan; warm-up and drops keep their published places in a shorter run."""
+    """The training plan; warm-up and drops keep their published places in a shorter run.
+
+    InputError for values and combinations that cannot be; a warning for the one that may not be wanted.
+    """
+    one_of("--device", options.device, ("auto", "cpu"))
+    one_of("--dtype", options.dtype, ("float32", "fp32"))
     given = {field.name: value for field in fields(Plan) if (value := getattr(options, field.name)) is not None}
     steps = given.get("steps", Plan.steps)
     drops = tuple(given.pop("drops", (steps * 7 // 9, steps * 14 // 15)))
@@ -108,6 +111,13 @@ def plan_of(options: argparse.Namespace) -> Plan:
             raise InputError(f"got {name} {value}, expected a number above 0")
     if min(plan.warm_up, plan.weight_decay, options.workers, plan.seed) < 0:
         raise InputError("got a negative --warm-up, --weight-decay, --workers or --seed, expected 0 or more")
+    if plan.published_augmentation and options.cache_maps:
+        raise InputError("got --published-augmentation and --cache-maps; a kept map cannot change, leave one out")
+    if plan.published_augmentation:
+        line = "SAM's tokens are those of the unchanged image and no longer fit the one CLIP sees"
+        warnings.warn(f"--published-augmentation: {line}", stacklevel=2)
+    if checkpoints(options.output) and not options.resume:
+        raise InputError(f"{options.output} holds a run; go on with --resume or choose another --output")
     return plan
 
 
@@ -182,19 +192,6 @@ def settings_of(model: RegionSpot, caches: Sequence[TokenCache], init: Path | No
     }
 
 
-def check(options: argparse.Namespace) -> None:
-    """Values and combinations that cannot be; a warning for the one that may not be wanted."""
-    one_of("--device", options.device, ("auto", "cpu"))
-    one_of("--dtype", options.dtype, ("float32", "fp32"))
-    if options.published_augmentation and options.cache_maps:
-        raise InputError("got --published-augmentation and --cache-maps; a kept map cannot change, leave one out")
-    if options.published_augmentation:
-        line = "SAM's tokens are those of the unchanged image and no longer fit the one CLIP sees"
-        warnings.warn(f"--published-augmentation: {line}", stacklevel=2)
-    if checkpoints(options.output) and not options.resume:
-        raise InputError(f"{options.output} holds a run; go on with --resume or choose another --output")
-
-
 def train(options: argparse.Namespace) -> None:
     """The whole program: caches, training, head, curve, scores. InputError for bad input."""
     with needs("training", layer="eval"):
@@ -202,7 +199,6 @@ def train(options: argparse.Namespace) -> None:
     plan = plan_of(options)
     options.cache = options.cache or options.output / "cache"
     output_folder(options.output)
-    check(options)
     handlers = [accelerate.InitProcessGroupKwargs(timeout=PATIENCE)]
     on_cpu = options.device == "cpu"
     accelerator = accelerate.Accelerator(cpu=on_cpu, mixed_precision=plan.precision, kwargs_handlers=handlers)
@@ -222,8 +218,9 @@ def train(options: argparse.Namespace) -> None:
         cut_log(options.output, start)
     trainer.train(loader(StepBatches(caches, plan, process, processes), start, options.workers), start)
     if accelerator.is_main_process:
-        path, origin = options.output / HEAD, {name: settings[name] for name in ("clip", "side", "sam", "antialias")}
-        save_head(path, model.head, {**origin, "training": settings}, half=options.half)
+        origin = {name: settings[name] for name in ("clip", "side", "sam", "antialias")} | {"training": settings}
+        path = options.output / "head.safetensors"
+        save_head(path, model.head, origin, options.half)
         print(f"head: {path} ({path.stat().st_size / 1e6:.1f} MB), curve: {draw_curve(options.output)}")
     accelerator.wait_for_everyone()
     for cache in fill_caches(accelerator, model, options.val, options):

@@ -37,12 +37,14 @@ if TYPE_CHECKING:
 
 WARM_UP_START = 0.01
 DROP = 0.1
+DROPS = "where the learning rate falls to a tenth (default at 7/9 and 14/15 of --steps: 350000 420000)"
 SHORT_EDGES = (400, 500, 600)  # before the published random crop, in pixels
 CROP_SIDES = (384, 600)
 LONGEST_EDGE = 1333
 CHECKPOINTS = "checkpoints"
 SETTINGS = "settings.json"
 LOG = "log.jsonl"
+Texts = Sequence[Float[Tensor, "_ E"]]
 
 
 @dataclass(frozen=True)
@@ -57,22 +59,13 @@ class Plan:
     learning_rate: float = option(2.5e-5, "AdamW's, after a linear rise", metavar="LR")
     weight_decay: float = option(1e-4, "of all weights", metavar="X")
     warm_up: int = option(1000, "steps of that rise, if not given at most a twentieth of --steps", metavar="N")
-    drops: tuple[int, ...] = option(
-        (350_000, 420_000),
-        "from where on the learning rate is a tenth (default at 7/9 and 14/15 of --steps: 350000 420000)",
-        **{"type": positive, "nargs": "*", "metavar": "STEP"},
-    )
+    drops: tuple[int, ...] = option((350_000, 420_000), DROPS, type=positive, nargs="*", metavar="STEP")
     clip_norm: float = option(1.0, "largest gradient norm", metavar="X")
     dropout: float = option(0.1, "0 to below 1", metavar="P")
     seed: int = option(40244023, "of weights, batches and dropout", metavar="N")
     precision: str = option("no", "mixed precision of the head", choices=("no", "bf16", "fp16"))
-    published_padding: bool = option(
-        False,
-        "repeat boxes up to the batch's largest count, all counting, instead of masked padding",
-    )
-    published_augmentation: bool = option(
-        False, "flip and crop CLIP's image; SAM's cached tokens then no longer fit it (RegionSpot 4, D1)"
-    )
+    published_padding: bool = option(False, "repeat boxes up to the largest count, all counting, instead of padding")
+    published_augmentation: bool = option(False, "flip and crop CLIP's image; SAM's cached tokens no longer fit it")
     save_every: int = option(1000, "steps between checkpoints", type=positive, metavar="N")
     keep: int = option(2, "checkpoints that stay", type=positive, metavar="N")
     log_every: int = option(20, "steps per line", type=positive, metavar="N")
@@ -129,14 +122,10 @@ def collate(images: Sequence[CachedImage], dataset: int, repeat_boxes: bool = Fa
     counts = [len(image.labels) for image in images]
     rows = [repeated(count, max(counts)) if repeat_boxes else torch.arange(count) for count in counts]
     places = pad_sequence(rows, batch_first=True, padding_value=-1)
+    tokens = torch.stack([image.tokens[place] for image, place in zip(images, places, strict=True)])
+    labels = torch.stack([image.labels[place] for image, place in zip(images, places, strict=True)])
     maps = [image.clip_map for image in images if image.clip_map is not None]
-    return Batch(
-        dataset,
-        torch.stack([image.tokens[place] for image, place in zip(images, places, strict=True)]),
-        torch.stack([image.labels[place] for image, place in zip(images, places, strict=True)]),
-        places < 0,
-        torch.stack(maps).float() if maps else None,
-    )
+    return Batch(dataset, tokens, labels, places < 0, torch.stack(maps).float() if maps else None)
 
 
 class StepBatches(Dataset):
@@ -170,7 +159,7 @@ class StepBatches(Dataset):
 
 
 def loader(batches: StepBatches, start: int, workers: int) -> DataLoader:
-    """The batches from a step on, made ahead by other processes if there are any."""
+    """The batches from a step on, made ahead by `workers` processes if there are any."""
     steps = range(start, len(batches))
     own = torch.Generator()  # so that starting the loader leaves the random state of dropout alone
     # Python 3.14 would not fork any more, and pickle the caches, whose many tensors are more than it can pass on.
@@ -227,13 +216,7 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        accelerator: "Accelerator",
-        model: RegionSpot,
-        texts: Sequence[Float[Tensor, "_ E"]],
-        plan: Plan,
-        folder: Path,
-        settings: dict,
+        self, accelerator: "Accelerator", model: RegionSpot, texts: Texts, plan: Plan, folder: Path, settings: dict
     ) -> None:
         self.accelerator, self.plan, self.folder, self.settings = accelerator, plan, folder, settings
         self.model = model.to(accelerator.device)
@@ -246,9 +229,8 @@ class Trainer:
 
     def train(self, batches: Iterable[Batch], start: int = 0) -> None:
         """Steps start + 1 to the plan's last, with their batches; the head is in eval mode afterwards."""
-        plan = self.plan
+        plan, hidden = self.plan, None if self.accelerator.is_main_process else True
         self.head.train()
-        hidden = None if self.accelerator.is_main_process else True
         with tqdm(batches, "training", plan.steps, unit="step", initial=start, disable=hidden) as bar:
             for step, batch in enumerate(bar, start=start + 1):
                 norm = self._step(batch.to(self.accelerator.device), step)
@@ -272,10 +254,9 @@ class Trainer:
             embeddings = self.head(batch.tokens, maps, None if published else batch.padding)
             logits = self.scale * unit(embeddings) @ self.texts[batch.dataset].T
         loss = batch_loss(focal_loss(logits, batch.labels), batch.padding, published)
-        # Processes average their gradients; ours is a sum over all images, the published one such an average.
-        share = 1 if published else self.accelerator.num_processes
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss * share)
+        # Processes average their gradients; ours is a sum over all images, the published one such an average.
+        self.accelerator.backward(loss * (1 if published else self.accelerator.num_processes))
         norm = self.accelerator.clip_grad_norm_(self.head.parameters(), self.plan.clip_norm)
         self.optimizer.step()
         right = ((logits.argmax(-1) == batch.labels) & ~batch.padding).sum()
@@ -285,9 +266,9 @@ class Trainer:
 
     def _log(self, step: int, norm: Tensor) -> dict[str, float]:
         """One line of the log: mean loss per image and share of boxes recognised since the last, over all processes."""
-        sums = self.accelerator.reduce(torch.stack(self._unlogged).sum(0).float(), "sum")
+        sums = torch.stack(self._unlogged).sum(0).float()
         self._unlogged.clear()
-        loss, images, right, boxes = sums.tolist()
+        loss, images, right, boxes = self.accelerator.reduce(sums, "sum").tolist()
         line = {"step": step, "loss": loss / images, "accuracy": right / boxes}
         line |= {"learning_rate": self.plan.rate(step - 1), "gradient_norm": float(norm)}
         if not math.isfinite(line["loss"]):
@@ -366,14 +347,12 @@ def draw_curve(folder: Path) -> Path:
     """curve.png: loss and accuracy over the steps of the log."""
     from matplotlib.figure import Figure
 
-    lines = read_log(folder)
-    steps = [line["step"] for line in lines]
+    lines, path = read_log(folder), folder / "curve.png"
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     for place, name in enumerate(("loss", "accuracy"), start=1):
         axes = figure.add_subplot(1, 2, place, xlabel="step", title=f"{name} (training)")
-        axes.plot(steps, [line[name] for line in lines], linewidth=1)
+        axes.plot([line["step"] for line in lines], [line[name] for line in lines], linewidth=1)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    path = folder / "curve.png"
     figure.savefig(path, dpi=120)
     return path

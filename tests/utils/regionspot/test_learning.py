@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from textregion.backbones import ClipBackbone
-from textregion.regionspot.model import RegionSpot, RegionSpotHead
-from textregion.regionspot.text import encode_names
+from textregion.regionspot.model import RegionSpot, RegionSpotHead, encode_names
 from textregion.tiny.models import load_clip
 from utils.regionspot.compare import score
 from utils.regionspot.data import TokenCache
