@@ -1,7 +1,4 @@
-"""SAM's own vector of a box: what its mask decoder says before it draws the mask (RegionSpot 1.1, 5).
-
-A head works with the SAM that its training saw: published ones need SAM v1 ViT-B, the shipped tiny one the tiny SAM 2.
-"""
+"""SAM's own vector of a box: what its mask decoder says before it draws the mask (RegionSpot 1.1, 5)."""
 
 from abc import ABC, abstractmethod
 from importlib import import_module

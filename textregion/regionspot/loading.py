@@ -1,7 +1,6 @@
-"""Heads on disk, our own files and the authors' checkpoints, and the head and the SAM that belong to a backbone.
+"""Heads on disk: our own files, which say what they were made for, and the authors' checkpoints; and what fits them.
 
-Our own safetensors files say what they were made for. The authors' weights are under their own licence (CC BY-NC 4.0);
-none are shipped here.
+The authors' weights are under their own licence (CC BY-NC 4.0); none are shipped here.
 """
 
 from pathlib import Path
@@ -33,6 +32,7 @@ PUBLISHED = {
     (768, 512): {224: "clip-vit-b16"},
     (1024, 768): {224: "clip-vit-l14", 336: "clip-vit-l14-336"},
 }
+Loaded = tuple[RegionSpotHead, dict[str, Any]]  # a head and its origin
 
 
 def save_head(path: str | Path, head: RegionSpotHead, origin: dict[str, Any], half: bool = False) -> None:
@@ -50,7 +50,7 @@ def save_head(path: str | Path, head: RegionSpotHead, origin: dict[str, Any], ha
 
 def load_head(
     path: str | Path, clip: str | None = None, sam: str | None = None, side: int | None = None, **options: bool | float
-) -> tuple[RegionSpotHead, dict[str, Any]]:
+) -> Loaded:
     """A head that `save_head` wrote, float32, in eval mode, and its origin.
 
     clip, sam, side: what the origin must say, where given. options: isolate, use_class_token, default as saved;
@@ -74,16 +74,13 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, bool], dict[st
     return state, meta["options"], origin
 
 
-def load_published(
-    path: str | Path, clip: ClipBackbone, side: int | None = None, **options: bool
-) -> tuple[RegionSpotHead, dict[str, Any]]:
+def load_published(path: str | Path, clip: ClipBackbone, side: int | None = None, **options: bool) -> Loaded:
     """A checkpoint of the authors' program (RegionSpot 6), strictly, and its origin as of `save_head`.
 
-    path: a `.pth` file whose key `model` holds `model.to_clip.weight`, …; the frozen CLIP and SAM that it may carry are
-    passed over. clip: the CLIP to use it with. side: CLIP's input side it was trained at, 224 or 336; needed where the
-    shapes fit both (ViT-L/14). options: isolate, use_class_token; default as published.
-    InputError in one line: missing, damaged, with code in it, any key missing, unexpected or of another shape, or made
-    for another CLIP.
+    path: a `.pth` file whose key `model` holds `model.to_clip.weight`, …; a frozen CLIP or SAM in it is passed over.
+    clip: the CLIP to use it with. side: CLIP's input side it was trained at, 224 or 336; needed where the shapes fit
+    both (ViT-L/14). options: isolate, use_class_token; default as published. InputError in one line: missing, damaged,
+    with code in it, any key missing, unexpected or of another shape, or made for another CLIP.
     """
     check_backbone(clip)
     state = read_state(path)
@@ -93,23 +90,19 @@ def load_published(
     own = {name: value for name, value in state.items() if not name.startswith(FROZEN)}
     head = _build(own, path, PUBLISHED_LAYERS, **options)
     check_widths(head, clip)
-    return head, {"clip": clip.name, "side": _side(path, head, clip, side), "sam": PUBLISHED_SAM}
-
-
-def _side(path: str | Path, head: RegionSpotHead, clip: ClipBackbone, side: int | None) -> int:
-    """The input side a published head was trained at, after checking that this CLIP is the one of that side."""
     sides = PUBLISHED.get((head.to_clip.out_features, head.projector.out_features))
-    if sides is None:
-        return side or input_side(clip)
-    if side is None and len(sides) > 1:
+    if sides is None:  # of a CLIP that was never published for
+        side = side or input_side(clip)
+    elif side is None and len(sides) > 1:
         known = " or ".join(f"{side} ({name})" for side, name in sides.items())
         raise InputError(f"the shapes of {path} do not tell its input side; give regionspot_side {known}")
-    side = side or next(iter(sides))
-    if side not in sides:
-        raise InputError(f"got regionspot_side {side}, {path} can be of {' or '.join(map(str, sides))}")
-    if input_side(clip) != side:
-        raise InputError(f"a head of input side {side} belongs to {sides[side]}, got {clip.name}; take that preset")
-    return side
+    else:
+        side = side or next(iter(sides))
+        if side not in sides:
+            raise InputError(f"got regionspot_side {side}, {path} can be of {' or '.join(map(str, sides))}")
+        if input_side(clip) != side:
+            raise InputError(f"a head of input side {side} belongs to {sides[side]}, got {clip.name}; take that preset")
+    return head, {"clip": clip.name, "side": side, "sam": PUBLISHED_SAM}
 
 
 def _build(

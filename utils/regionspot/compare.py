@@ -27,8 +27,7 @@ from utils.regionspot.data import BoxDataset, TokenCache, parse_data, read_datas
 class Score:
     """boxes: how many. names: K. accuracy, shuffled: share recognised, with their own and with shuffled tokens.
 
-    The second share says what CLIP's map alone gives away (which things are in the image, not which is where): only
-    the gap between both shows that the head uses the tokens.
+    The second says what CLIP's map alone gives away: only the gap between both shows that the head uses the tokens.
     """
 
     boxes: int
@@ -45,10 +44,7 @@ class Score:
 
 @torch.inference_mode()
 def score(model: RegionSpot, cache: TokenCache, text: Float32[Tensor, "K E"], seed: int = 0) -> Score:
-    """Top-1 accuracy on the boxes of a filled cache, the boxes of an image together, as in use.
-
-    text: unit vectors of the data set's names. seed: of the shuffling.
-    """
+    """Top-1 accuracy on a filled cache, the boxes of an image together. text: of its names. seed: of the shuffling."""
     images = cache.usable()
     tokens = [cache.read(image).tokens for image in images]
     order = torch.randperm(sum(map(len, tokens)), generator=torch.Generator().manual_seed(seed))
@@ -69,7 +65,7 @@ def textregion_accuracy(segmenter: TextRegionSegmenter, dataset: BoxDataset) -> 
     text = segmenter.encode_text(list(dataset.names))
     right = 0
     for image in tqdm(dataset.images, "TextRegion", unit="image", disable=None, leave=False):
-        found = segmenter.encode_boxes(dataset.path(image), image.boxes, method="textregion")
+        found = segmenter.encode_boxes(dataset.path(image), image.boxes)
         named = found.similarity(text).argmax(-1).cpu()
         right += int((named == torch.from_numpy(image.labels)[found.source_index.cpu()]).sum())
     return right / sum(len(image.labels) for image in dataset.images)

@@ -1,12 +1,9 @@
 """What is trained on: boxes with names from files, and SAM's tokens of them on disk.
 
-Boxes come from any COCO-format file (Objects365, V3Det, OpenImages, LVIS, COCO, the tiny world). Only boxes and
-categories are read; masks stay unread. What cannot be used is counted, not raised: a file of millions of boxes has some
-of everything.
-
-SAM is frozen, so its tokens are computed once instead of in every step (RegionSpot 2.4), a safetensors file an image.
-CLIP's maps can be kept too; without augmentation they never change either. A file says what it was made from; what is
-damaged or was made from something else is made again, so an interrupted or outdated cache completes itself.
+Boxes come from any COCO-format file; what cannot be used is counted, not raised: a file of millions of boxes has some
+of everything. SAM is frozen, so its tokens are computed once instead of in every step (RegionSpot 2.4), a safetensors
+file an image, which says what it was made from; what is damaged or was made from something else is made again, so an
+interrupted or outdated cache completes itself. CLIP's maps can be kept too; without augmentation they never change.
 """
 
 import hashlib
@@ -66,10 +63,7 @@ class BoxDataset:
     skipped: Counter[str]
 
     def path(self, image: BoxImage) -> Path:
-        """Where an image lies: the longest ending of its name that exists in the folder. InputError when none does.
-
-        So "images/v1/patch8/7.jpg" (Objects365) is found in a folder that holds patch8/, or the image itself.
-        """
+        """Where an image lies: the longest ending of its name that exists in the folder. InputError when none does."""
         parts = PurePosixPath(image.file).parts
         for start in range(len(parts)):
             if (place := self.folder.joinpath(*parts[start:])).is_file():
@@ -115,7 +109,7 @@ def read_dataset(name: str, annotations: str | Path, folder: str | Path, merge_n
     classes, names = _classes(path, content["categories"], merge_names)
     sizes = _images(path, content["images"])
     skipped = +Counter({"categories merged into one of equal name": len(classes) - len(names)})
-    found: dict[int | str, list[tuple[tuple[float, ...], int]]] = defaultdict(list)
+    found: defaultdict[int | str, list[tuple]] = defaultdict(list)
     for row in content["annotations"]:
         box = _box(row, sizes, classes)
         if isinstance(box, str):
@@ -274,7 +268,6 @@ class TokenCache:
         return found
 
     def _models(self) -> dict[str, str | int | bool]:
-        """What made the tensors."""
         model, sam = self.model, {"sam": self.model.box_tokens.name, "prompt": PROMPT}
         clip = {"clip": model.backbone.name, "side": model.side, "antialias": model.antialias}
         return {**sam, **clip} if self.keep_maps else sam
@@ -302,6 +295,5 @@ class TokenCache:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Size and time of change."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
