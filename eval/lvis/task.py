@@ -20,8 +20,7 @@ from textregion.errors import InputError
 from textregion.grounding import box_ious, is_hit
 from textregion.images import load_image
 from textregion.outputs.pictures import draw_box
-from textregion.regionspot.model import probabilities
-from textregion.regionspot.text import clean_name, encode_names
+from textregion.regionspot.model import clean_name, encode_names, probabilities
 from textregion.render import to_rle
 from textregion.segmenter import TextRegionSegmenter
 from textregion.types import RegionTokens

@@ -22,8 +22,7 @@ from eval.prepare.tiny_lvis import write_tiny_lvis
 from eval.sharding import Processes
 from eval.tasks import Run, evaluate_with
 from textregion.regionspot.loading import save_head
-from textregion.regionspot.model import RegionSpotHead
-from textregion.regionspot.text import encode_names
+from textregion.regionspot.model import RegionSpotHead, encode_names
 from textregion.render import from_rle
 from TextRegionSegmenter import TextRegionSegmenter
 

@@ -96,7 +96,7 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
     options = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     if args.random_weights:
         options["random_weights"] = True
-    if args.remove_global_patch is False:
+    if getattr(args, "remove_global_patch", None) is False:
         options["global_patch_threshold"] = None
     return options
 

@@ -26,7 +26,7 @@ from textregion.errors import InputError
 from textregion.labels import TEMPERATURE, LabelPrompts, region_scores
 from textregion.outputs import annotations, pictures
 from textregion.region_crops import RegionCrop, crop_regions_above
-from textregion.regionspot.text import encode_names
+from textregion.regionspot.model import encode_names
 from textregion.render import RgbImage
 from textregion.storage import set_aside
 from textregion.types import RegionTokens, Segmentation

@@ -1,11 +1,9 @@
-"""SAM's own vector of a box: what its mask decoder says before it draws the mask (RegionSpot 1.1, 5).
-
-A head works with the SAM that its training saw: published ones need SAM v1 ViT-B, the shipped tiny one the tiny SAM 2.
-"""
+"""SAM's own vector of a box: what its mask decoder says before it draws the mask (RegionSpot 1.1, 5)."""
 
 from abc import ABC, abstractmethod
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -25,6 +23,7 @@ from textregion.types import RegionMasks
 
 SINGLE_MASK = 1  # SAM v1's decoder returns one row for the IoU, then the single mask's token
 TINY_TRUNK = (32, 9)
+RgbImage = UInt8[np.ndarray, "H W 3"]
 Decoded = tuple[Float32[Tensor, "n T"], Float[Tensor, "n h w"], Float32[Tensor, " n"]]
 
 
@@ -43,19 +42,17 @@ class BoxTokenSource(ABC):
         return self
 
     @torch.inference_mode()
-    def encode(
-        self, image: UInt8[np.ndarray, "H W 3"], boxes: ArrayLike | Tensor
-    ) -> tuple[Float32[Tensor, "n T"], RegionMasks]:
+    def encode(self, image: RgbImage, boxes: ArrayLike | Tensor) -> tuple[Float32[Tensor, "n T"], RegionMasks]:
         """Tokens and masks of boxes (n, 4), x1 y1 x2 y2 in pixels; n = 0 is fine. InputError as of `boxes_inside`."""
         size = (image.shape[0], image.shape[1])
         inside = boxes_inside(boxes, size)
         if len(inside) == 0:
             return torch.zeros(0, self.token_width, device=self.sam.device), RegionMasks.empty(size, self.sam.device)
-        tokens, logits, predicted_iou = self.decode(image, inside)
-        return tokens, soft_masks(logits, predicted_iou, size, size)
+        tokens, *masks = self.decode(image, inside)
+        return tokens, soft_masks(*masks, size, size)
 
     @abstractmethod
-    def decode(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float32[Tensor, "n 4"]) -> Decoded:
+    def decode(self, image: RgbImage, boxes: Float32[Tensor, "n 4"]) -> Decoded:
         """What SAM says about n >= 1 boxes that lie inside the image.
 
         (tokens, logits, predicted IoU): the decoder's token of the single mask, float32; the low-res mask logits of the
@@ -66,7 +63,8 @@ class BoxTokenSource(ABC):
 class Sam2BoxTokens(BoxTokenSource):
     """Box tokens of a SAM 2, prompted the one way its own image predictor does: two corners and a padding point.
 
-    sam: whose model is asked; its grid and filters are not used. name: which SAM 2 it is, default its size.
+    sam: whose model is asked; its grid and filters are not used. name: which SAM 2 it is, default its size, or the
+    width and depth of its image trunk where that is no published one.
     """
 
     def __init__(self, sam: Sam2MaskGenerator, name: str | None = None) -> None:
@@ -76,21 +74,17 @@ class Sam2BoxTokens(BoxTokenSource):
                 "this SAM 2 may take a mask from another token (dynamic_multimask_via_stability); "
                 "build it with apply_postprocessing=False"
             )
-        super().__init__(sam, name or f"sam2:{_size(sam.model)}", decoder.transformer_dim)
+        trunk = sam.model.image_encoder.trunk
+        shape = (trunk.patch_embed.proj.out_channels, len(trunk.blocks))
+        sizes = {TINY_TRUNK: "tinyworld", **{size.trunk: size.name for size in SIZES.values()}}
+        name = name or f"sam2:{sizes.get(shape, f'{shape[0]}x{shape[1]}')}"
+        super().__init__(sam, name, decoder.transformer_dim)
 
-    def decode(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float32[Tensor, "n 4"]) -> Decoded:
+    def decode(self, image: RgbImage, boxes: Float32[Tensor, "n 4"]) -> Decoded:
         """As `BoxTokenSource.decode`."""
         points, labels = box_prompts(boxes, (image.shape[0], image.shape[1]))
         logits, predicted_iou, tokens = self.sam.decode_with_tokens(self.sam.encode(image), points, labels, False)
         return tokens[:, 0], logits[:, 0], predicted_iou[:, 0]
-
-
-def _size(model: nn.Module) -> str:
-    """A SAM 2's published size, or the width and depth of its image trunk where it has none."""
-    trunk = model.image_encoder.trunk
-    shape = (trunk.patch_embed.proj.out_channels, len(trunk.blocks))
-    names = {TINY_TRUNK: "tinyworld", **{size.trunk: size.name for size in SIZES.values()}}
-    return names.get(shape, f"{shape[0]}x{shape[1]}")
 
 
 class Sam1BoxTokens(BoxTokenSource):
@@ -101,41 +95,33 @@ class Sam1BoxTokens(BoxTokenSource):
     """
 
     def __init__(self, sam: nn.Module, name: str = "sam1:vit_b", boxes_at_once: int = 64) -> None:
-        from_package("segment_anything")
+        segment_anything()
         super().__init__(sam.eval().requires_grad_(False), name, sam.mask_decoder.transformer_dim)
         self.boxes_at_once = at_least("boxes_at_once", boxes_at_once)
 
-    def decode(self, image: UInt8[np.ndarray, "H W 3"], boxes: Float32[Tensor, "n 4"]) -> Decoded:
+    def decode(self, image: RgbImage, boxes: Float32[Tensor, "n 4"]) -> Decoded:
         """As `BoxTokenSource.decode`; InputError for an image so thin that its resize would leave it without a row."""
-        predictor = from_package("segment_anything").SamPredictor(self.sam)
+        predictor = segment_anything().SamPredictor(self.sam)
         size, transform = (image.shape[0], image.shape[1]), predictor.transform
         if min(transform.get_preprocess_shape(*size, transform.target_length)) < 1:
             raise InputError(f"got an image of {size[1]} x {size[0]} pixels, which is too thin for SAM")
         predictor.set_image(image)
         scaled = transform.apply_boxes_torch(boxes, size).to(self.sam.device)
 
+        prompts, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
+
         def decode(start: int, stop: int) -> Decoded:
-            return self._decode(predictor, scaled[start:stop])
+            outputs = []
+            sparse, dense = prompts(points=None, boxes=scaled[start:stop], masks=None)
+            with decoder.transformer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output)):
+                logits, predicted_iou = decoder(predictor.features, prompts.get_dense_pe(), sparse, dense, False)
+            states, _ = outputs[0]
+            cut = without_padding(logits, predictor.input_size, self.sam.image_encoder.img_size)
+            return states[:, SINGLE_MASK], cut[:, 0].clamp(-LOGIT_LIMIT, LOGIT_LIMIT).half(), predicted_iou[:, 0]
 
         parts = in_parts(decode, len(scaled), self.boxes_at_once, self.sam.device)
         tokens, logits, predicted_iou = (torch.cat(values) for values in zip(*parts, strict=True))
         return tokens, logits, predicted_iou
-
-    def _decode(self, predictor, boxes: Float32[Tensor, "n 4"]) -> Decoded:
-        """The same of boxes in pixels of the predictor's resized image."""
-        prompts, decoder, outputs = self.sam.prompt_encoder, self.sam.mask_decoder, []
-        sparse, dense = prompts(points=None, boxes=boxes, masks=None)
-        with decoder.transformer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output)):
-            logits, predicted_iou = decoder(
-                image_embeddings=predictor.features,
-                image_pe=prompts.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=False,
-            )
-        states, _ = outputs[0]
-        cut = without_padding(logits, predictor.input_size, self.sam.image_encoder.img_size)
-        return states[:, SINGLE_MASK], cut[:, 0].clamp(-LOGIT_LIMIT, LOGIT_LIMIT).half(), predicted_iou[:, 0]
 
 
 def without_padding(logits: Float[Tensor, "n 1 s s"], filled: tuple[int, int], frame: int) -> Float[Tensor, "n 1 h w"]:
@@ -157,7 +143,7 @@ def load_sam1(path: str | Path, model_type: str = "vit_b") -> nn.Module:
 
     InputError in one line: package or file missing, damaged, or of another architecture.
     """
-    registry = from_package("segment_anything").sam_model_registry
+    registry = segment_anything().sam_model_registry
     if model_type not in registry:
         raise InputError(f"got SAM v1 {model_type!r}, expected one of {', '.join(registry)}")
     state = read_state(path)
@@ -166,7 +152,7 @@ def load_sam1(path: str | Path, model_type: str = "vit_b") -> nn.Module:
     return sam
 
 
-def from_package(module: str):
-    """A module of the optional package `segment-anything`; InputError saying how to install it."""
+def segment_anything() -> ModuleType:
+    """The optional package; InputError saying how to install it."""
     with needs("SAM v1", layer="eval", extra="regionspot"):
-        return import_module(module)
+        return import_module("segment_anything")

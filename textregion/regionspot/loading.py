@@ -1,7 +1,6 @@
-"""Heads on disk, our own files and the authors' checkpoints, and the head and the SAM that belong to a backbone.
+"""Heads on disk: our own files, which say what they were made for, and the authors' checkpoints; and what fits them.
 
-Our own safetensors files say what they were made for. The authors' weights are under their own licence (CC BY-NC 4.0);
-none are shipped here.
+The authors' weights are under their own licence (CC BY-NC 4.0); none are shipped here.
 """
 
 from pathlib import Path
@@ -15,7 +14,7 @@ from textregion.checkpoints import load_strictly, read_state
 from textregion.errors import InputError
 from textregion.masks.base import MaskGenerator
 from textregion.masks.sam2 import Sam2MaskGenerator
-from textregion.regionspot.box_tokens import BoxTokenSource, Sam1BoxTokens, Sam2BoxTokens, load_sam1
+from textregion.regionspot.box_tokens import Sam1BoxTokens, Sam2BoxTokens, load_sam1
 from textregion.regionspot.model import HEADS, RegionSpot, RegionSpotHead, check_backbone, check_widths, input_side
 from textregion.storage import load_tensors, save_tensors
 
@@ -33,6 +32,7 @@ PUBLISHED = {
     (768, 512): {224: "clip-vit-b16"},
     (1024, 768): {224: "clip-vit-l14", 336: "clip-vit-l14-336"},
 }
+Loaded = tuple[RegionSpotHead, dict[str, Any]]  # a head and its origin
 
 
 def save_head(path: str | Path, head: RegionSpotHead, origin: dict[str, Any], half: bool = False) -> None:
@@ -50,7 +50,7 @@ def save_head(path: str | Path, head: RegionSpotHead, origin: dict[str, Any], ha
 
 def load_head(
     path: str | Path, clip: str | None = None, sam: str | None = None, side: int | None = None, **options: bool | float
-) -> tuple[RegionSpotHead, dict[str, Any]]:
+) -> Loaded:
     """A head that `save_head` wrote, float32, in eval mode, and its origin.
 
     clip, sam, side: what the origin must say, where given. options: isolate, use_class_token, default as saved;
@@ -65,11 +65,6 @@ def load_head(
     return _build(state, path, **{**saved, **options}), origin
 
 
-def read_origin(path: str | Path) -> dict[str, Any]:
-    """What a head that `save_head` wrote was made for, without building it; errors as of `load_head`."""
-    return _read(path)[2]
-
-
 def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, bool], dict[str, Any]]:
     """(tensors, options, origin) of a file of `save_head`."""
     state, meta = load_tensors(path, KIND)
@@ -79,16 +74,13 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, bool], dict[st
     return state, meta["options"], origin
 
 
-def load_published(
-    path: str | Path, clip: ClipBackbone, side: int | None = None, **options: bool
-) -> tuple[RegionSpotHead, dict[str, Any]]:
+def load_published(path: str | Path, clip: ClipBackbone, side: int | None = None, **options: bool) -> Loaded:
     """A checkpoint of the authors' program (RegionSpot 6), strictly, and its origin as of `save_head`.
 
-    path: a `.pth` file whose key `model` holds `model.to_clip.weight`, …; the frozen CLIP and SAM that it may carry are
-    passed over. clip: the CLIP to use it with. side: CLIP's input side it was trained at, 224 or 336; needed where the
-    shapes fit both (ViT-L/14). options: isolate, use_class_token; default as published.
-    InputError in one line: missing, damaged, with code in it, any key missing, unexpected or of another shape, or made
-    for another CLIP.
+    path: a `.pth` file whose key `model` holds `model.to_clip.weight`, …; a frozen CLIP or SAM in it is passed over.
+    clip: the CLIP to use it with. side: CLIP's input side it was trained at, 224 or 336; needed where the shapes fit
+    both (ViT-L/14). options: isolate, use_class_token; default as published. InputError in one line: missing, damaged,
+    with code in it, any key missing, unexpected or of another shape, or made for another CLIP.
     """
     check_backbone(clip)
     state = read_state(path)
@@ -98,23 +90,19 @@ def load_published(
     own = {name: value for name, value in state.items() if not name.startswith(FROZEN)}
     head = _build(own, path, PUBLISHED_LAYERS, **options)
     check_widths(head, clip)
-    return head, {"clip": clip.name, "side": _side(path, head, clip, side), "sam": PUBLISHED_SAM}
-
-
-def _side(path: str | Path, head: RegionSpotHead, clip: ClipBackbone, side: int | None) -> int:
-    """The input side a published head was trained at, after checking that this CLIP is the one of that side."""
     sides = PUBLISHED.get((head.to_clip.out_features, head.projector.out_features))
-    if sides is None:
-        return side or input_side(clip)
-    if side is None and len(sides) > 1:
+    if sides is None:  # of a CLIP that was never published for
+        side = side or input_side(clip)
+    elif side is None and len(sides) > 1:
         known = " or ".join(f"{side} ({name})" for side, name in sides.items())
         raise InputError(f"the shapes of {path} do not tell its input side; give regionspot_side {known}")
-    side = side or next(iter(sides))
-    if side not in sides:
-        raise InputError(f"got regionspot_side {side}, {path} can be of {' or '.join(map(str, sides))}")
-    if input_side(clip) != side:
-        raise InputError(f"a head of input side {side} belongs to {sides[side]}, got {clip.name}; take that preset")
-    return side
+    else:
+        side = side or next(iter(sides))
+        if side not in sides:
+            raise InputError(f"got regionspot_side {side}, {path} can be of {' or '.join(map(str, sides))}")
+        if input_side(clip) != side:
+            raise InputError(f"a head of input side {side} belongs to {sides[side]}, got {clip.name}; take that preset")
+    return head, {"clip": clip.name, "side": side, "sam": PUBLISHED_SAM}
 
 
 def _build(
@@ -169,7 +157,16 @@ def load_regionspot(
     if not path.is_file():
         raise InputError(f"no RegionSpot head at {path}; check the path")
     own = is_own(path)
-    source = box_tokens_of(read_origin(path)["sam"] if own else PUBLISHED_SAM, path, mask_generator, sam1_checkpoint)
+    sam = _read(path)[2]["sam"] if own else PUBLISHED_SAM
+    kind, _, size = sam.partition(":")
+    if kind == "sam1":
+        if sam1_checkpoint is None:
+            raise InputError(f"{path} needs SAM v1 {size}; give its weights as sam1_checkpoint (sam_{size}_….pth)")
+        source = Sam1BoxTokens(load_sam1(sam1_checkpoint, size), sam)
+    elif isinstance(mask_generator, Sam2MaskGenerator):
+        source = Sam2BoxTokens(mask_generator)
+    else:
+        raise InputError(f"{path} needs the SAM 2 it was trained with ({sam}) as mask generator")
     if own:
         head, origin = load_head(path, backbone.name, source.name, side, **options)
     else:
@@ -177,34 +174,15 @@ def load_regionspot(
     return RegionSpot(backbone, source, head, origin["side"], origin.get("antialias", False))
 
 
-def box_tokens_of(
-    name: str, head: Path, mask_generator: MaskGenerator | None, sam1_checkpoint: str | Path | None
-) -> BoxTokenSource:
-    """The SAM that a head needs, by the name in its origin."""
-    kind, _, size = name.partition(":")
-    if kind == "sam1":
-        if sam1_checkpoint is None:
-            raise InputError(f"{head} needs SAM v1 {size}; give its weights as sam1_checkpoint (sam_{size}_….pth)")
-        return Sam1BoxTokens(load_sam1(sam1_checkpoint, size), name)
-    if not isinstance(mask_generator, Sam2MaskGenerator):
-        raise InputError(f"{head} needs the SAM 2 it was trained with ({name}) as mask generator")
-    return Sam2BoxTokens(mask_generator)
-
-
 def pop_options(options: dict[str, Any]) -> dict[str, Any]:
     """Take RegionSpot's options out of a segmenter's, by their names there; those that are None count as not given.
 
     InputError for a file that does not exist, so that nothing is loaded in vain.
     """
-    names = {
-        "regionspot_checkpoint": "checkpoint",
-        "sam1_checkpoint": "sam1_checkpoint",
-        "regionspot_side": "side",
-        "regionspot_isolate": "isolate",
-        "regionspot_use_class_token": "use_class_token",
-    }
-    found = {own: options.pop(name) for name, own in names.items() if name in options}
+    plain = ("checkpoint", "side", "isolate", "use_class_token")
+    names = {"sam1_checkpoint": "sam1_checkpoint", **{f"regionspot_{name}": name for name in plain}}
+    found = {own: value for name, own in names.items() if (value := options.pop(name, None)) is not None}
     for name in ("checkpoint", "sam1_checkpoint"):
-        if found.get(name) is not None and not Path(found[name]).is_file():
+        if name in found and not Path(found[name]).is_file():
             raise InputError(f"no file {found[name]}; check the path")
-    return {name: value for name, value in found.items() if value is not None}
+    return found

@@ -1,5 +1,7 @@
-"""RegionSpot: the trained head, the CLIP map it looks at, and both joined with SAM (RegionSpot 1)."""
+"""The trained head, the CLIP map it looks at, both joined with SAM, and names as the head knows them (RegionSpot 1)."""
 
+import re
+from collections.abc import Sequence
 from math import isqrt
 
 import numpy as np
@@ -9,17 +11,24 @@ from numpy.typing import ArrayLike
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
-from textregion.backbones import ClipBackbone
+from textregion.backbones import Backbone, ClipBackbone
 from textregion.errors import InputError, at_least
 from textregion.images import ImageInput, load_image
+from textregion.labels import as_labels
 from textregion.regionspot.box_tokens import BoxTokenSource
 from textregion.runtime import to_device
+from textregion.text import TEMPLATES as IMAGENET_TEMPLATES
+from textregion.text import prompt_vectors
 from textregion.types import RegionTokens
 
-TOKEN_WIDTH = 256
 HEADS = 8
 RECIPE = "regionspot"
+TEMPLATES = (*IMAGENET_TEMPLATES, "{}.".format)
+NAMES_AT_ONCE = 50
+LEFT_OUT = re.compile(r"-(other|merged|stuff)\b|\([^()]*\)")
+SPACES = re.compile(r"[\s_]+")
 
 
 class RegionSpotHead(nn.Module):
@@ -36,7 +45,7 @@ class RegionSpotHead(nn.Module):
         self,
         clip_width: int,
         embed_width: int,
-        token_width: int = TOKEN_WIDTH,
+        token_width: int = 256,
         hidden: int = 2048,
         layers: int = 3,
         dropout: float = 0.1,
@@ -44,8 +53,7 @@ class RegionSpotHead(nn.Module):
         use_class_token: bool = True,
     ) -> None:
         super().__init__()
-        self.isolate = isolate
-        self.use_class_token = use_class_token
+        self.isolate, self.use_class_token = isolate, use_class_token
         self.to_clip = nn.Linear(token_width, clip_width)
         layer = nn.TransformerDecoderLayer(clip_width, HEADS, hidden, dropout, "relu", batch_first=True)
         self.decoder = nn.TransformerDecoder(layer, layers, nn.LayerNorm(clip_width))
@@ -62,9 +70,7 @@ class RegionSpotHead(nn.Module):
         padding: True where a row of `tokens` is no box: no box sees such a row, and its result means nothing. Every
         image needs at least one box.
         """
-        if not self.use_class_token:
-            clip_map = clip_map[:, 1:]
-        alone = None
+        clip_map, alone = clip_map if self.use_class_token else clip_map[:, 1:], None
         if self.isolate:  # a box that sees itself alone sees no padding either
             alone, padding = ~torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device), None
         decoded = self.decoder(self.to_clip(tokens), clip_map, tgt_mask=alone, tgt_key_padding_mask=padding)
@@ -107,8 +113,7 @@ def position_embedding(embedding: Float[Tensor, "N D"], side: int) -> Float[Tens
 
     Not the resize of TextRegion's crops (method 3.2), and not open_clip's, which antialiases.
     """
-    known = isqrt(len(embedding) - 1)
-    if known == side:
+    if (known := isqrt(len(embedding) - 1)) == side:
         return embedding
     grid = embedding[1:].float().T.unflatten(1, (known, known))[None]
     grid = F.interpolate(grid, (side, side), mode="bicubic", align_corners=False, antialias=False)
@@ -170,10 +175,10 @@ class RegionSpot:
         pixels = load_image(image)
         sam_tokens, masks = self.box_tokens.encode(pixels, boxes)
         tokens = self.embed(sam_tokens, self.clip_map(pixels))
-        kept = torch.arange(len(tokens), device=tokens.device)
+        source_index = torch.arange(len(tokens), device=tokens.device)
         grid = (self.side // self.backbone.patch_size,) * 2
         scale, bias = self.backbone.logit_scale, self.backbone.logit_bias
-        return RegionTokens(tokens, masks, kept, grid, self.backbone.name, RECIPE, scale, bias)
+        return RegionTokens(tokens, masks, source_index, grid, self.backbone.name, RECIPE, scale, bias)
 
     @torch.inference_mode()
     def clip_map(self, image: ImageInput) -> Float32[Tensor, "L D"]:
@@ -226,3 +231,29 @@ def probabilities(
     """
     found = (similarity.float() * scale).softmax(-1)
     return found if detector_scores is None else found * detector_scores.to(found)[:, None]
+
+
+@torch.inference_mode()
+def encode_names(backbone: Backbone, names: Sequence[str], clean: bool = False) -> Float32[Tensor, "K E"]:
+    """Unit text embeddings of class names: plain mean over 81 templates of the vectors as they are, then length 1.
+
+    RegionSpot 1.11: the 80 ImageNet templates and the bare "{}."; unlike `encode_text`, the vectors are not
+    normalised before the mean. clean: `clean_name` first; published heads were trained and scored on raw names
+    ("bat_(animal)"). InputError for no names or a blank one.
+    """
+    names = [clean_name(name) if clean else name for name in as_labels(names)]
+    starts, parts = range(0, len(names), NAMES_AT_ONCE), []
+    for start in tqdm(starts, "names", disable=len(starts) < 4):
+        chunk = names[start : start + NAMES_AT_ONCE]
+        prompts = backbone.tokenizer([template(name) for name in chunk for template in TEMPLATES])
+        vectors = prompt_vectors(backbone.model, prompts.to(backbone.device)).unflatten(0, (len(chunk), -1))
+        parts.append(F.normalize(vectors.mean(1), dim=-1))
+    return torch.cat(parts)
+
+
+def clean_name(name: str) -> str:
+    """A data set's name as a person would write it: "bat_(animal)" is "bat", "wall-other" is "wall".
+
+    Underscores become spaces, "(…)" and the endings -other, -merged, -stuff go; a name with nothing left stays.
+    """
+    return SPACES.sub(" ", LEFT_OUT.sub(" ", name)).strip() or name

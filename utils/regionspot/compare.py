@@ -16,9 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from textregion.cli.command_line import Parser, run_program
+from textregion.cli.flags import add_model_flags, add_regionspot_flags, chosen_preset, given_options
 from textregion.regionspot.loading import load_regionspot
-from textregion.regionspot.model import RegionSpot
-from textregion.regionspot.text import encode_names
+from textregion.regionspot.model import RegionSpot, encode_names
 from textregion.segmenter import TextRegionSegmenter
 from utils.regionspot.data import BoxDataset, TokenCache, parse_data, read_dataset
 
@@ -27,8 +27,7 @@ from utils.regionspot.data import BoxDataset, TokenCache, parse_data, read_datas
 class Score:
     """boxes: how many. names: K. accuracy, shuffled: share recognised, with their own and with shuffled tokens.
 
-    The second share says what CLIP's map alone gives away (which things are in the image, not which is where): only
-    the gap between both shows that the head uses the tokens.
+    The second says what CLIP's map alone gives away: only the gap between both shows that the head uses the tokens.
     """
 
     boxes: int
@@ -45,10 +44,7 @@ class Score:
 
 @torch.inference_mode()
 def score(model: RegionSpot, cache: TokenCache, text: Float32[Tensor, "K E"], seed: int = 0) -> Score:
-    """Top-1 accuracy on the boxes of a filled cache, the boxes of an image together, as in use.
-
-    text: unit vectors of the data set's names. seed: of the shuffling.
-    """
+    """Top-1 accuracy on a filled cache, the boxes of an image together. text: of its names. seed: of the shuffling."""
     images = cache.usable()
     tokens = [cache.read(image).tokens for image in images]
     order = torch.randperm(sum(map(len, tokens)), generator=torch.Generator().manual_seed(seed))
@@ -69,42 +65,32 @@ def textregion_accuracy(segmenter: TextRegionSegmenter, dataset: BoxDataset) -> 
     text = segmenter.encode_text(list(dataset.names))
     right = 0
     for image in tqdm(dataset.images, "TextRegion", unit="image", disable=None, leave=False):
-        found = segmenter.encode_boxes(dataset.path(image), image.boxes, method="textregion")
+        found = segmenter.encode_boxes(dataset.path(image), image.boxes)
         named = found.similarity(text).argmax(-1).cpu()
         right += int((named == torch.from_numpy(image.labels)[found.source_index.cpu()]).sum())
     return right / sum(len(image.labels) for image in dataset.images)
 
 
-def regionspot_score(segmenter: TextRegionSegmenter, dataset: BoxDataset, cache: Path) -> Score:
-    """RegionSpot's, with the boxes' own tokens and with shuffled ones. InputError when an image cannot be used."""
-    model = segmenter.regionspot or load_regionspot(segmenter.backbone, segmenter.mask_generator)
-    tokens = TokenCache(cache, dataset, model)
-    tokens.fill(dataset.images)
-    return score(model, tokens, encode_names(model.backbone, dataset.names))
-
-
-def table(dataset: BoxDataset, textregion: float, regionspot: Score) -> str:
-    """Markdown: one row per method, in percent of the boxes."""
-    rows = (
-        ("TextRegion (training-free)", textregion),
-        ("RegionSpot (trained head)", regionspot.accuracy),
-        ("RegionSpot, SAM's tokens shuffled between images", regionspot.shuffled),
-        (f"chance ({regionspot.names} names)", 1 / regionspot.names),
-    )
-    head = f"| tokens of {regionspot.boxes} boxes of {len(dataset)} images | top-1 |\n| --- | --- |\n"
-    return head + "\n".join(f"| {name} | {100 * share:.1f} % |" for name, share in rows)
-
-
 def compare(options: argparse.Namespace) -> None:
-    """Print one table per data set. InputError for bad input."""
+    """Print one Markdown table per data set, in percent of its boxes. InputError for bad input."""
     datasets = [read_dataset(name, *paths) for name, paths in parse_data(options.data).items()]
-    names = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    segmenter = TextRegionSegmenter.from_preset(options.preset, **given)
+    preset = chosen_preset(options) or "tiny"
+    segmenter = TextRegionSegmenter.from_preset(preset, device=options.device, **given_options(options))
+    model = segmenter.regionspot or load_regionspot(segmenter.backbone, segmenter.mask_generator)
     with tempfile.TemporaryDirectory() as nowhere:
         for dataset in datasets:
-            found = regionspot_score(segmenter, dataset, options.cache or Path(nowhere))
-            print(f"{dataset.describe()}\n\n{table(dataset, textregion_accuracy(segmenter, dataset), found)}\n")
+            cache = TokenCache(options.cache or nowhere, dataset, model)
+            cache.fill(dataset.images)
+            regionspot = score(model, cache, encode_names(model.backbone, dataset.names))
+            shares = {
+                "TextRegion (training-free)": textregion_accuracy(segmenter, dataset),
+                "RegionSpot (trained head)": regionspot.accuracy,
+                "RegionSpot, SAM's tokens shuffled between images": regionspot.shuffled,
+                f"chance ({regionspot.names} names)": 1 / regionspot.names,
+            }
+            head = f"| tokens of {regionspot.boxes} boxes of {len(dataset.images)} images | top-1 |\n| --- | --- |"
+            rows = [f"| {name} | {100 * share:.1f} % |" for name, share in shares.items()]
+            print("\n".join([dataset.describe(), "", head, *rows, ""]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,11 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m utils.regionspot.compare", description=__doc__)
     add = parser.add_argument
     add("--data", nargs="+", required=True, metavar="NAME=FILE:FOLDER", help="boxes with names (COCO)")
-    add("--preset", default="tiny", help="which models (default tiny)")
-    add("--regionspot_checkpoint", metavar="FILE", help="the head (default: the shipped one of tiny)")
-    add("--sam1_checkpoint", metavar="FILE", help="SAM v1, which published heads need")
-    add("--regionspot_side", type=int, metavar="PX", help="CLIP's input side of a published head")
     add("--cache", type=Path, metavar="DIR", help="keep SAM's tokens there (default: nowhere)")
+    add_model_flags(parser, "tiny")
+    add_regionspot_flags(parser)
     options = parser.parse_args(arguments)
     return run_program(lambda: compare(options))
 

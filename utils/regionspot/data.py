@@ -1,12 +1,9 @@
 """What is trained on: boxes with names from files, and SAM's tokens of them on disk.
 
-Boxes come from any COCO-format file (Objects365, V3Det, OpenImages, LVIS, COCO, the tiny world). Only boxes and
-categories are read; masks stay unread. What cannot be used is counted, not raised: a file of millions of boxes has some
-of everything.
-
-SAM is frozen, so its tokens are computed once instead of in every step (RegionSpot 2.4), a safetensors file an image.
-CLIP's maps can be kept too; without augmentation they never change either. A file says what it was made from; what is
-damaged or was made from something else is made again, so an interrupted or outdated cache completes itself.
+Boxes come from any COCO-format file; what cannot be used is counted, not raised: a file of millions of boxes has some
+of everything. SAM is frozen, so its tokens are computed once instead of in every step (RegionSpot 2.4), a safetensors
+file an image, which says what it was made from; what is damaged or was made from something else is made again, so an
+interrupted or outdated cache completes itself. CLIP's maps can be kept too; without augmentation they never change.
 """
 
 import hashlib
@@ -33,7 +30,10 @@ from textregion.storage import complete, file_hash, load_tensors, save_tensors
 EXPECTED = "a COCO-format file with images, annotations and categories"
 CROWD_FLAGS = ("iscrowd", "is_group_of")  # boxes around many things at once (COCO, Objects365; OpenImages)
 KIND = "RegionSpotTokens"
+COMPARED = ("boxes", "category_ids")  # of an image with its file
 PROMPT = "box, single mask"  # the one way of prompting; another one would need another word here
+Row = Mapping[str, Any]
+Sizes = dict[int | str, tuple[str, float, float]]  # {image id: (file name, height, width)}
 logger = logging.getLogger(__name__)
 
 
@@ -62,26 +62,20 @@ class BoxDataset:
     images: tuple[BoxImage, ...]
     skipped: Counter[str]
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def path(self, image: BoxImage) -> Path:
-        """Where an image lies: the longest ending of its name that exists in the folder. InputError when none does.
-
-        So "images/v1/patch8/7.jpg" (Objects365) is found in a folder that holds patch8/, or the image itself.
-        """
+        """Where an image lies: the longest ending of its name that exists in the folder. InputError when none does."""
         parts = PurePosixPath(image.file).parts
-        places = [self.folder.joinpath(*parts[start:]) for start in range(len(parts))]
-        for place in places:
-            if place.is_file():
+        for start in range(len(parts)):
+            if (place := self.folder.joinpath(*parts[start:])).is_file():
                 return place
-        raise InputError(f"{self.name}: no image {places[0]}, nor an ending of that name in {self.folder}")
+        name = self.folder / image.file
+        raise InputError(f"{self.name}: no image {name}, nor an ending of that name in {self.folder}")
 
     def describe(self) -> str:
         """One line: how many images, boxes and names there are, and what was passed over."""
         boxes = sum(len(image.labels) for image in self.images)
         counted = ", ".join(f"{count} {reason}" for reason, count in self.skipped.most_common())
-        line = f"{self.name}: {boxes} boxes in {len(self)} images, {len(self.names)} names"
+        line = f"{self.name}: {boxes} boxes in {len(self.images)} images, {len(self.names)} names"
         return f"{line}; passed over: {counted}" if counted else line
 
 
@@ -115,7 +109,7 @@ def read_dataset(name: str, annotations: str | Path, folder: str | Path, merge_n
     classes, names = _classes(path, content["categories"], merge_names)
     sizes = _images(path, content["images"])
     skipped = +Counter({"categories merged into one of equal name": len(classes) - len(names)})
-    found: dict[int | str, list[tuple[tuple[float, ...], int]]] = defaultdict(list)
+    found: defaultdict[int | str, list[tuple]] = defaultdict(list)
     for row in content["annotations"]:
         box = _box(row, sizes, classes)
         if isinstance(box, str):
@@ -149,7 +143,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _classes(path: Path, rows: Sequence[Mapping[str, Any]], merge: bool) -> tuple[dict[int, int], tuple[str, ...]]:
+def _classes(path: Path, rows: Sequence[Row], merge: bool) -> tuple[dict[int, int], tuple[str, ...]]:
     """({category id: class}, names of the classes)."""
     for row in rows:
         if not isinstance(row.get("id"), int) or not isinstance(row.get("name"), str) or not row["name"].strip():
@@ -163,8 +157,8 @@ def _classes(path: Path, rows: Sequence[Mapping[str, Any]], merge: bool) -> tupl
     return {number: places[name] for number, name in named.items()}, tuple(places)
 
 
-def _images(path: Path, rows: Iterable[Mapping[str, Any]]) -> dict[int | str, tuple[str, float, float]]:
-    """{image id: (file name, height, width)}; the name is the end of `coco_url` where there is no `file_name`."""
+def _images(path: Path, rows: Iterable[Row]) -> Sizes:
+    """The name is the end of `coco_url` where there is no `file_name`."""
     found = {}
     for row in rows:
         number, sides = row.get("id"), [row.get(side) for side in ("height", "width")]
@@ -177,9 +171,7 @@ def _images(path: Path, rows: Iterable[Mapping[str, Any]]) -> dict[int | str, tu
     return found
 
 
-def _box(
-    row: Mapping[str, Any], sizes: Mapping[int | str, tuple[str, float, float]], classes: Mapping[int, int]
-) -> tuple[float, ...] | str:
+def _box(row: Row, sizes: Sizes, classes: Mapping[int, int]) -> tuple[float, ...] | str:
     """x1 y1 x2 y2 within the image, or why the annotation cannot be used."""
     image, category = row.get("image_id"), row.get("category_id")
     if not isinstance(image, (int, str)) or image not in sizes:
@@ -246,33 +238,39 @@ class TokenCache:
 
     def _ensure(self, image: BoxImage) -> str:
         """Make one image's file unless it is there: "made", "kept" or "unusable"."""
+        path = self.path(image)
         try:
             source = self.dataset.path(image)
             if self._is_current(image, source):
                 return "kept"
-            tensors, meta = self._compute(image, source)
+            meta = {"kind": KIND, "source": file_hash(source), "stamp": _stamp(source), "models": self._models()}
+            pixels = load_image(source)
+            tensors = {name: torch.from_numpy(getattr(image, name)) for name in COMPARED}
+            tensors["tokens"] = self.model.box_tokens.encode(pixels, image.boxes)[0].float()
+            if self.keep_maps:
+                tensors["clip_map"] = self.model.clip_map(pixels).half()
         except (InputError, OSError) as error:
             logger.warning("%s: image %s is left out: %s", self.dataset.name, image.id, error)
-            self.path(image).unlink(missing_ok=True)  # an older one would be taken for good
+            path.unlink(missing_ok=True)  # an older one would be taken for good
             return "unusable"
         try:
-            save_tensors(self.path(image), tensors, meta)
+            save_tensors(path, tensors, meta)
         except OSError as error:
             raise InputError(f"cannot write the token cache {self.folder} ({error}); free space") from error
         return "made"
 
     def usable(self) -> list[BoxImage]:
         """The images that have a file. InputError when none has."""
-        found = [image for image in self.dataset.images if self.path(image).is_file()]
+        images = self.dataset.images
+        found = [image for image in images if self.path(image).is_file()]
         if not found:
-            raise InputError(f"{self.dataset.name}: none of its {len(self.dataset)} images could be used; see the log")
+            raise InputError(f"{self.dataset.name}: none of its {len(images)} images could be used; see the log")
         return found
 
     def _models(self) -> dict[str, str | int | bool]:
-        """What made the tensors."""
-        model = self.model
+        model, sam = self.model, {"sam": self.model.box_tokens.name, "prompt": PROMPT}
         clip = {"clip": model.backbone.name, "side": model.side, "antialias": model.antialias}
-        return {"sam": model.box_tokens.name, "prompt": PROMPT, **(clip if self.keep_maps else {})}
+        return {**sam, **clip} if self.keep_maps else sam
 
     def _is_current(self, image: BoxImage, source: Path) -> bool:
         """Whether the file was made from this image, these boxes and these models.
@@ -285,7 +283,7 @@ class TokenCache:
         try:
             tensors, meta = load_tensors(path, KIND)
             with complete(path, KIND):
-                same = all(np.array_equal(tensors[name], getattr(image, name)) for name in ("boxes", "category_ids"))
+                same = all(np.array_equal(tensors[name], getattr(image, name)) for name in COMPARED)
                 made_by, stamp, digest = meta["models"], meta["stamp"], meta["source"]
         except InputError as error:
             logger.warning("%s; made again", error)
@@ -295,18 +293,7 @@ class TokenCache:
             return False
         return stamp == _stamp(source) or digest == file_hash(source)
 
-    def _compute(self, image: BoxImage, source: Path) -> tuple[dict[str, Tensor], dict]:
-        """Content of one file and what it says of itself. InputError: unreadable image, boxes outside it."""
-        meta = {"kind": KIND, "source": file_hash(source), "stamp": _stamp(source), "models": self._models()}
-        pixels = load_image(source)
-        tensors = {"boxes": torch.from_numpy(image.boxes), "category_ids": torch.from_numpy(image.category_ids)}
-        tensors["tokens"] = self.model.box_tokens.encode(pixels, image.boxes)[0].float()
-        if self.keep_maps:
-            tensors["clip_map"] = self.model.clip_map(pixels).half()
-        return tensors, meta
-
 
 def _stamp(path: Path) -> list[int]:
-    """Size and time of change."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]

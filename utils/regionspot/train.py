@@ -17,31 +17,31 @@ from torch import Tensor
 
 from textregion.backbones import Backbone
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
-from textregion.errors import InputError, needs
+from textregion.cli.flags import add_model_flags, chosen_preset, given_options
+from textregion.errors import InputError, needs, one_of
 from textregion.regionspot.box_tokens import Sam1BoxTokens, Sam2BoxTokens, load_sam1
 from textregion.regionspot.loading import load_head, save_head
-from textregion.regionspot.model import RegionSpot, RegionSpotHead, check_backbone, map_width
-from textregion.regionspot.text import encode_names
+from textregion.regionspot.model import RegionSpot, RegionSpotHead, check_backbone, encode_names, map_width
 from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import load_tensors, save_tensors
 from textregion.text import model_fingerprint
-from utils.regionspot.batches import Plan, StepBatches, loader
 from utils.regionspot.compare import score
 from utils.regionspot.data import TokenCache, parse_data, read_dataset
-from utils.regionspot.training import Trainer, checkpoints, cut_log, draw_curve, load_state
+from utils.regionspot.training import Plan, StepBatches, Trainer, checkpoints, cut_log, draw_curve, load_state, loader
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+PRESET = "clip-vit-b16"
 PATIENCE = timedelta(days=2)  # processes wait for the slowest one's share of the cache
-HEAD = "head.safetensors"
 TEXT_KIND = "RegionSpotNames"
 CHANGEABLE = ("save_every", "keep", "log_every")  # what a run may change when it goes on
 
 DESCRIPTION = """Train RegionSpot's head on boxes with names; CLIP and SAM stay frozen.
 
 SAM's tokens of all boxes are computed once and kept (--cache), then the head is trained. The defaults are the published
-ones, made for millions of images: 450000 steps. On several GPUs start it with
+ones, made for millions of images: 450000 steps. CLIP and SAM work in float32 on the GPU there is, or with --device cpu
+without. On several GPUs start it with
   accelerate launch -m utils.regionspot.train ...      or      torchrun --nproc_per_node 8 -m utils.regionspot.train ...
 
 The tiny world, on a CPU in minutes:
@@ -58,81 +58,52 @@ Objects365, then three data sets from there on (two stages, as published):
 
 
 def make_parser() -> Parser:
-    """All options; what they mean for a run is in `plan_of` and below."""
+    """All options; those of the plan are its fields."""
     parser = Parser(prog="python -m utils.regionspot.train", description=DESCRIPTION)
     add, spec = parser.add_argument_group("data").add_argument, "NAME=FILE:FOLDER"
-    add(
-        "--data",
-        nargs="+",
-        required=True,
-        metavar=spec,
-        help="COCO-format annotations and their images' folder; several data sets are equally likely in each step",
-    )
+    sets = "COCO-format annotations and their images' folder; several data sets are equally likely in each step"
+    add("--data", nargs="+", required=True, metavar=spec, help=sets)
     add("--val", nargs="+", default=[], metavar=spec, help="boxes to score at the end")
     add("--keep-equal-names", action="store_true", help="categories of one name stay apart (published)")
     add("--output", type=Path, required=True, metavar="DIR", help="head, log, curve and checkpoints")
     add("--cache", type=Path, metavar="DIR", help="SAM's tokens (default OUTPUT/cache)")
-    add(
-        "--cache-maps",
-        action="store_true",
-        help="keep CLIP's maps too: faster steps for 0.3 (ViT-B/16) to 1.2 MB (ViT-L/14 at 336) per image",
-    )
+    maps = "keep CLIP's maps too: faster steps for 0.3 (ViT-B/16) to 1.2 MB (ViT-L/14 at 336) per image"
+    add("--cache-maps", action="store_true", help=maps)
     add("--workers", type=int, default=0, metavar="N", help="processes that read images (default 0: none)")
-    _add_models(parser)
-    _add_schedule(parser)
-    return parser
-
-
-def _add_models(parser: Parser) -> None:
-    add = parser.add_argument_group("models").add_argument
-    add("--preset", default="clip-vit-b16", help="which CLIP and SAM 2 (default clip-vit-b16)")
-    add("--clip_checkpoint", metavar="FILE", help="CLIP's weights, instead of looking for them")
-    add("--sam2_checkpoint", metavar="FILE", help="SAM 2's weights, instead of looking for them")
-    add("--clip_download_root", metavar="DIR", help="folder of weights or hub cache")
+    add_model_flags(parser, PRESET)
+    parser.set_defaults(dtype="float32")
+    add = parser.add_argument_group("which head").add_argument
     sam1 = "SAM v1 ViT-B for the tokens, as published, instead of the preset's SAM 2"
     add("--sam1_checkpoint", metavar="FILE", help=sam1)
     add("--side", type=positive, metavar="PX", help="CLIP's input side (default: the model's own)")
     add("--init", type=Path, metavar="FILE", help="start from this head (default: random, PyTorch's)")
     add("--hidden", type=positive, default=2048, help="width of the head's MLPs (default 2048)")
     add("--layers", type=positive, default=3, help="decoder layers of the head (default 3)")
-    add("--dropout", type=float, default=Plan.dropout, help="0 to below 1 (default 0.1)")
     add("--isolate", action="store_true", help="a box sees no other box, so its vector does not depend on them")
     add("--no-class-token", action="store_true", help="hide the class token of CLIP's map from boxes")
     add("--half", action="store_true", help="store the head as float16, half the size")
-
-
-def _add_schedule(parser: Parser) -> None:
     add = parser.add_argument_group("training").add_argument
-    add("--steps", type=positive, default=Plan.steps, metavar="N", help="default 450000")
-    add("--batch", type=positive, default=Plan.batch, metavar="N", help="images of all processes (default 16)")
-    rate = "AdamW's learning rate (default 2.5e-5)"
-    add("--lr", type=float, default=Plan.learning_rate, dest="learning_rate", metavar="LR", help=rate)
-    add("--weight-decay", type=float, default=Plan.weight_decay, help="default 1e-4")
-    add("--clip-norm", type=float, default=Plan.clip_norm, help="largest gradient norm (default 1)")
-    add("--warm-up", type=int, metavar="N", help="steps (default 1000, at most a twentieth of --steps)")
-    drops = "where the learning rate falls to a tenth (default at 7/9 and 14/15 of --steps: 350000 420000)"
-    add("--drops", type=positive, nargs="*", metavar="STEP", help=drops)
-    add("--seed", type=int, default=Plan.seed, help="of weights, batches and dropout (default 40244023)")
-    precisions = ("no", "bf16", "fp16")
-    add("--precision", choices=precisions, default=Plan.precision, help="mixed precision of the head (default no)")
-    add("--device", choices=("auto", "cpu"), default="auto", help="default auto: GPUs where there are any")
-    padding = "repeat boxes up to the batch's largest count, all counting, instead of masked padding"
-    add("--published-padding", action="store_true", help=padding)
-    augmentation = "flip and crop CLIP's image; SAM's cached tokens then no longer fit it"
-    add("--published-augmentation", action="store_true", help=augmentation)
     add("--resume", action="store_true", help="go on exactly from the last checkpoint in --output")
-    add("--save-every", type=positive, default=Plan.save_every, metavar="N", help="steps (default 1000)")
-    add("--keep", type=positive, default=Plan.keep, metavar="N", help="checkpoints (default 2)")
-    add("--log-every", type=positive, default=Plan.log_every, metavar="N", help="steps (default 20)")
+    for field in fields(Plan):
+        flag = "--lr" if field.name == "learning_rate" else f"--{field.name.replace('_', '-')}"
+        kind = {"action": "store_true"} if field.type is bool else {"type": field.type}
+        told = "" if isinstance(field.default, (bool, tuple)) else f" (default {field.default})"
+        options = {**kind, **field.metadata["flag"], "help": f"{field.metadata['help']}{told}"}
+        add(flag, dest=field.name, **options)
+    return parser
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
-    """The training plan; warm-up and drops keep their published places in a shorter run."""
-    given = {field.name: getattr(options, field.name) for field in fields(Plan)}
-    if given["warm_up"] is None:
-        given["warm_up"] = min(Plan.warm_up, options.steps // 20)
-    drops = (options.steps * 7 // 9, options.steps * 14 // 15) if options.drops is None else options.drops
-    plan = Plan(**{**given, "drops": tuple(drops)})
+    """The training plan; warm-up and drops keep their published places in a shorter run.
+
+    InputError for values and combinations that cannot be; a warning for the one that may not be wanted.
+    """
+    one_of("--device", options.device, ("auto", "cpu"))
+    one_of("--dtype", options.dtype, ("float32", "fp32"))
+    given = {field.name: value for field in fields(Plan) if (value := getattr(options, field.name)) is not None}
+    steps = given.get("steps", Plan.steps)
+    drops = tuple(given.pop("drops", (steps * 7 // 9, steps * 14 // 15)))
+    plan = Plan(**{"warm_up": min(Plan.warm_up, steps // 20), "drops": drops, **given})
     if not 0 <= plan.dropout < 1:
         raise InputError(f"got --dropout {plan.dropout}, expected 0 to below 1")
     for name, value in (("--lr", plan.learning_rate), ("--clip-norm", plan.clip_norm)):
@@ -140,26 +111,31 @@ def plan_of(options: argparse.Namespace) -> Plan:
             raise InputError(f"got {name} {value}, expected a number above 0")
     if min(plan.warm_up, plan.weight_decay, options.workers, plan.seed) < 0:
         raise InputError("got a negative --warm-up, --weight-decay, --workers or --seed, expected 0 or more")
+    if plan.published_augmentation and options.cache_maps:
+        raise InputError("got --published-augmentation and --cache-maps; a kept map cannot change, leave one out")
+    if plan.published_augmentation:
+        line = "SAM's tokens are those of the unchanged image and no longer fit the one CLIP sees"
+        warnings.warn(f"--published-augmentation: {line}", stacklevel=2)
+    if checkpoints(options.output) and not options.resume:
+        raise InputError(f"{options.output} holds a run; go on with --resume or choose another --output")
     return plan
 
 
-def make_model(options: argparse.Namespace) -> RegionSpot:
+def make_model(options: argparse.Namespace, dropout: float) -> RegionSpot:
     """The frozen CLIP, the SAM that answers with tokens, and the head to train, on the CPU.
 
     The head is that of --init, or has PyTorch's starting values, all layers alike.
     """
-    names = ("clip_checkpoint", "clip_download_root", "sam2_checkpoint")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if options.sam1_checkpoint is not None:
+    given = given_options(options)
+    if (sam1 := given.pop("sam1_checkpoint", None)) is not None:
         given["mask_generator"] = None
-    segmenter = TextRegionSegmenter.from_preset(options.preset, device="cpu", dtype="float32", **given)
+    segmenter = TextRegionSegmenter.from_preset(chosen_preset(options) or PRESET, device="cpu", **given)
     backbone = segmenter.backbone
     check_backbone(backbone)
-    if options.sam1_checkpoint is not None:
-        source = Sam1BoxTokens(load_sam1(options.sam1_checkpoint))
-    else:
-        source = Sam2BoxTokens(segmenter.mask_generator)
-    own = {"isolate": options.isolate, "use_class_token": not options.no_class_token, "dropout": options.dropout}
+    source = Sam2BoxTokens(segmenter.mask_generator) if sam1 is None else Sam1BoxTokens(load_sam1(sam1))
+    if options.random_weights:  # no cache and no head of theirs is taken for one of real weights
+        backbone.name, source.name = (f"{model.name} (random weights)" for model in (backbone, source))
+    own = {"isolate": options.isolate, "use_class_token": not options.no_class_token, "dropout": dropout}
     if options.init is not None:
         head, origin = load_head(options.init, backbone.name, source.name, options.side, **own)
         return RegionSpot(backbone, source, head, origin["side"], origin.get("antialias", False))
@@ -216,17 +192,6 @@ def settings_of(model: RegionSpot, caches: Sequence[TokenCache], init: Path | No
     }
 
 
-def check(options: argparse.Namespace) -> None:
-    """Combinations that cannot be; a warning for the one that may not be wanted."""
-    if options.published_augmentation and options.cache_maps:
-        raise InputError("got --published-augmentation and --cache-maps; a kept map cannot change, leave one out")
-    if options.published_augmentation:
-        line = "SAM's tokens are those of the unchanged image and no longer fit the one CLIP sees"
-        warnings.warn(f"--published-augmentation: {line}", stacklevel=2)
-    if checkpoints(options.output) and not options.resume:
-        raise InputError(f"{options.output} holds a run; go on with --resume or choose another --output")
-
-
 def train(options: argparse.Namespace) -> None:
     """The whole program: caches, training, head, curve, scores. InputError for bad input."""
     with needs("training", layer="eval"):
@@ -234,16 +199,14 @@ def train(options: argparse.Namespace) -> None:
     plan = plan_of(options)
     options.cache = options.cache or options.output / "cache"
     output_folder(options.output)
-    check(options)
-    patience = accelerate.InitProcessGroupKwargs(timeout=PATIENCE)
-    accelerator = accelerate.Accelerator(
-        cpu=options.device == "cpu", mixed_precision=plan.precision, kwargs_handlers=[patience]
-    )
+    handlers = [accelerate.InitProcessGroupKwargs(timeout=PATIENCE)]
+    on_cpu = options.device == "cpu"
+    accelerator = accelerate.Accelerator(cpu=on_cpu, mixed_precision=plan.precision, kwargs_handlers=handlers)
     process, processes = accelerator.process_index, accelerator.num_processes
     if plan.batch < processes:
         raise InputError(f"got --batch {plan.batch} for {processes} processes, expected one each")
     torch.manual_seed(plan.seed)  # the same starting values in every process
-    model = make_model(options)
+    model = make_model(options, plan.dropout)
     caches = fill_caches(accelerator, model, options.data, options)
     with accelerator.main_process_first():
         texts = [name_vectors(options.cache, model.backbone, cache.dataset.names) for cache in caches]
@@ -255,21 +218,11 @@ def train(options: argparse.Namespace) -> None:
         cut_log(options.output, start)
     trainer.train(loader(StepBatches(caches, plan, process, processes), start, options.workers), start)
     if accelerator.is_main_process:
-        finish(model, settings, options)
+        origin = {name: settings[name] for name in ("clip", "side", "sam", "antialias")} | {"training": settings}
+        path = options.output / "head.safetensors"
+        save_head(path, model.head, origin, options.half)
+        print(f"head: {path} ({path.stat().st_size / 1e6:.1f} MB), curve: {draw_curve(options.output)}")
     accelerator.wait_for_everyone()
-    validate(accelerator, model, options)
-
-
-def finish(model: RegionSpot, settings: dict, options: argparse.Namespace) -> None:
-    """Write the head and the curve."""
-    origin = {name: settings[name] for name in ("clip", "side", "sam", "antialias")}
-    path = options.output / HEAD
-    save_head(path, model.head, {**origin, "training": settings}, half=options.half)
-    print(f"head: {path} ({path.stat().st_size / 1e6:.1f} MB), curve: {draw_curve(options.output)}")
-
-
-def validate(accelerator: "Accelerator", model: RegionSpot, options: argparse.Namespace) -> None:
-    """Score the data sets of --val, which every process helps to encode."""
     for cache in fill_caches(accelerator, model, options.val, options):
         if accelerator.is_main_process:
             text = name_vectors(options.cache, model.backbone, cache.dataset.names)

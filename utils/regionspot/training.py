@@ -1,33 +1,187 @@
 """Training the head on `accelerate`: one device or many, any precision, exact continuation (RegionSpot 2).
 
-Beside the loop: its loss, its checkpoints (all that going on exactly needs, written whole or not at all) and its log.
+In order: the plan; the batches, which depend on the seed and the step alone, so training that goes on after an
+interruption sees what it would have seen, and any number of processes share the batches of one; the loss and the loop;
+checkpoints (all that going on exactly needs, written whole or not at all) and the log.
 """
 
 import json
 import math
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
 from torchvision.ops import sigmoid_focal_loss
 from tqdm import tqdm
 
+from textregion.cli.command_line import positive
 from textregion.errors import InputError, first_line
-from textregion.regionspot.model import RegionSpot, clip_map, unit
+from textregion.images import load_image
+from textregion.options import option
+from textregion.regionspot.model import RegionSpot, clip_map, squash, unit
 from textregion.storage import write_atomically
-from utils.regionspot.batches import Batch, Plan
+from utils.regionspot.data import CachedImage, TokenCache
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+WARM_UP_START = 0.01
+DROP = 0.1
+DROPS = "where the learning rate falls to a tenth (default at 7/9 and 14/15 of --steps: 350000 420000)"
+SHORT_EDGES = (400, 500, 600)  # before the published random crop, in pixels
+CROP_SIDES = (384, 600)
+LONGEST_EDGE = 1333
 CHECKPOINTS = "checkpoints"
 SETTINGS = "settings.json"
 LOG = "log.jsonl"
+Texts = Sequence[Float[Tensor, "_ E"]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train; the defaults are published but for padding and augmentation (RegionSpot 2.6).
+
+    The help beside a field is its documentation, and that of its flag of `utils.regionspot.train`.
+    """
+
+    steps: int = option(450_000, "how many, at least 1", type=positive, metavar="N")
+    batch: int = option(16, "images of all processes together", type=positive, metavar="N")
+    learning_rate: float = option(2.5e-5, "AdamW's, after a linear rise", metavar="LR")
+    weight_decay: float = option(1e-4, "of all weights", metavar="X")
+    warm_up: int = option(1000, "steps of that rise, if not given at most a twentieth of --steps", metavar="N")
+    drops: tuple[int, ...] = option((350_000, 420_000), DROPS, type=positive, nargs="*", metavar="STEP")
+    clip_norm: float = option(1.0, "largest gradient norm", metavar="X")
+    dropout: float = option(0.1, "0 to below 1", metavar="P")
+    seed: int = option(40244023, "of weights, batches and dropout", metavar="N")
+    precision: str = option("no", "mixed precision of the head", choices=("no", "bf16", "fp16"))
+    published_padding: bool = option(False, "repeat boxes up to the largest count, all counting, instead of padding")
+    published_augmentation: bool = option(False, "flip and crop CLIP's image; SAM's cached tokens no longer fit it")
+    save_every: int = option(1000, "steps between checkpoints", type=positive, metavar="N")
+    keep: int = option(2, "checkpoints that stay", type=positive, metavar="N")
+    log_every: int = option(20, "steps per line", type=positive, metavar="N")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        rise = WARM_UP_START + (1 - WARM_UP_START) * min(1.0, step / self.warm_up) if self.warm_up else 1.0
+        return self.learning_rate * rise * DROP ** sum(step >= drop for drop in self.drops)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images with up to n boxes each, all of one data set.
+
+    dataset: its place in the list of data sets. padding: True where a row is no box; all False as published, where
+    boxes are repeated instead. clip_maps: (B, L, D) from the cache, or None and then pixels: (B, 3, S, S) RGB in 0..1.
+    """
+
+    dataset: int
+    tokens: Float32[Tensor, "B n T"]
+    labels: Int64[Tensor, "B n"]
+    padding: Bool[Tensor, "B n"]
+    clip_maps: Float[Tensor, "B L D"] | None = None
+    pixels: Float32[Tensor, "B 3 S S"] | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+def choose(sizes: Sequence[int], count: int, seed: int, step: int) -> tuple[int, list[int]]:
+    """The data set of a step, each as likely as the others whatever its size, and `count` of its images.
+
+    Images repeat from step to step (RegionSpot 2.3), but within a batch only where there are too few.
+    """
+    rng = np.random.default_rng([seed, step])
+    dataset = int(rng.integers(len(sizes)))
+    return dataset, rng.choice(sizes[dataset], count, replace=sizes[dataset] < count).tolist()
+
+
+def repeated(count: int, length: int) -> Int64[Tensor, " n"]:
+    """Places of `count` boxes in a row of `length`: each floor(n / k) times, the last n mod k once more.
+
+    The published way to make rows equally long (RegionSpot 2.2): 2 boxes in 5 places are 0 0 1 1 1.
+    """
+    times = torch.full((count,), length // count)
+    times[count - length % count :] += 1
+    return torch.arange(count).repeat_interleave(times)
+
+
+def collate(images: Sequence[CachedImage], dataset: int, repeat_boxes: bool = False) -> Batch:
+    """Rows of equal length from images of any number of boxes. repeat_boxes: as published, instead of padding."""
+    counts = [len(image.labels) for image in images]
+    rows = [repeated(count, max(counts)) if repeat_boxes else torch.arange(count) for count in counts]
+    places = pad_sequence(rows, batch_first=True, padding_value=-1)
+    tokens = torch.stack([image.tokens[place] for image, place in zip(images, places, strict=True)])
+    labels = torch.stack([image.labels[place] for image, place in zip(images, places, strict=True)])
+    maps = [image.clip_map for image in images if image.clip_map is not None]
+    return Batch(dataset, tokens, labels, places < 0, torch.stack(maps).float() if maps else None)
+
+
+class StepBatches(Dataset):
+    """This process's share of the batch of every step: `self[step]`, in any order, from any worker.
+
+    caches: filled ones, one per data set. process, processes: this one's number and how many there are.
+    """
+
+    def __init__(self, caches: Sequence[TokenCache], plan: Plan, process: int = 0, processes: int = 1) -> None:
+        self.caches, self.plan, self.process, self.processes = caches, plan, process, processes
+        self.images = [cache.usable() for cache in caches]
+
+    def __len__(self) -> int:
+        return self.plan.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        """Every `processes`-th image of the step's batch. InputError when a file of the cache has gone."""
+        plan, squares = self.plan, []
+        dataset, chosen = choose([len(images) for images in self.images], plan.batch, plan.seed, step)
+        cache, own = self.caches[dataset], chosen[self.process :: self.processes]
+        images = [self.images[dataset][place] for place in own]
+        batch = collate([cache.read(image) for image in images], dataset, plan.published_padding)
+        if cache.keep_maps:
+            return batch
+        for place, image in zip(own, images, strict=True):
+            pixels = load_image(cache.dataset.path(image))
+            if plan.published_augmentation:
+                pixels = flip_or_crop(pixels, np.random.default_rng([plan.seed, step, place]))
+            squares.append(squash(pixels, cache.model.side, cache.model.antialias))
+        return replace(batch, pixels=torch.stack(squares))
+
+
+def loader(batches: StepBatches, start: int, workers: int) -> DataLoader:
+    """The batches from a step on, made ahead by `workers` processes if there are any."""
+    steps = range(start, len(batches))
+    own = torch.Generator()  # so that starting the loader leaves the random state of dropout alone
+    # Python 3.14 would not fork any more, and pickle the caches, whose many tensors are more than it can pass on.
+    fork = "fork" if workers and sys.platform == "linux" else None
+    return DataLoader(batches, None, sampler=steps, num_workers=workers, generator=own, multiprocessing_context=fork)
+
+
+def flip_or_crop(pixels: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """The published augmentation (RegionSpot 2.5): mirrored half the time, cropped half the time.
+
+    The resizes around the crop only decide how much of the image it shows: the result is squashed anyway.
+    """
+    if rng.random() < 0.5:
+        pixels = np.ascontiguousarray(pixels[:, ::-1])
+    if rng.random() < 0.5:
+        return pixels
+    height, width = pixels.shape[:2]
+    zoom = min(rng.choice(SHORT_EDGES) / min(height, width), LONGEST_EDGE / max(height, width))
+    sides = rng.integers(CROP_SIDES[0], CROP_SIDES[1] + 1, 2) / zoom
+    tall, wide = (int(np.clip(round(side), 1, limit)) for side, limit in zip(sides, (height, width), strict=True))
+    top, left = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
+    return np.ascontiguousarray(pixels[top : top + tall, left : left + wide])
 
 
 def focal_loss(logits: Float[Tensor, "*rows K"], labels: Int[Tensor, "*rows"]) -> Float32[Tensor, "*rows"]:
@@ -62,13 +216,7 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        accelerator: "Accelerator",
-        model: RegionSpot,
-        texts: Sequence[Float[Tensor, "_ E"]],
-        plan: Plan,
-        folder: Path,
-        settings: dict,
+        self, accelerator: "Accelerator", model: RegionSpot, texts: Texts, plan: Plan, folder: Path, settings: dict
     ) -> None:
         self.accelerator, self.plan, self.folder, self.settings = accelerator, plan, folder, settings
         self.model = model.to(accelerator.device)
@@ -81,9 +229,8 @@ class Trainer:
 
     def train(self, batches: Iterable[Batch], start: int = 0) -> None:
         """Steps start + 1 to the plan's last, with their batches; the head is in eval mode afterwards."""
-        plan = self.plan
+        plan, hidden = self.plan, None if self.accelerator.is_main_process else True
         self.head.train()
-        hidden = None if self.accelerator.is_main_process else True
         with tqdm(batches, "training", plan.steps, unit="step", initial=start, disable=hidden) as bar:
             for step, batch in enumerate(bar, start=start + 1):
                 norm = self._step(batch.to(self.accelerator.device), step)
@@ -100,14 +247,16 @@ class Trainer:
         published = self.plan.published_padding
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate(step - 1)
+        if (maps := batch.clip_maps) is None:
+            backbone = self.model.backbone
+            maps = clip_map(backbone.model.visual, backbone.normalise(batch.pixels)).float().clone()
         with self.accelerator.autocast():
-            embeddings = self.head(batch.tokens, self._maps(batch), None if published else batch.padding)
+            embeddings = self.head(batch.tokens, maps, None if published else batch.padding)
             logits = self.scale * unit(embeddings) @ self.texts[batch.dataset].T
         loss = batch_loss(focal_loss(logits, batch.labels), batch.padding, published)
-        # Processes average their gradients; ours is a sum over all images, the published one such an average.
-        share = 1 if published else self.accelerator.num_processes
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss * share)
+        # Processes average their gradients; ours is a sum over all images, the published one such an average.
+        self.accelerator.backward(loss * (1 if published else self.accelerator.num_processes))
         norm = self.accelerator.clip_grad_norm_(self.head.parameters(), self.plan.clip_norm)
         self.optimizer.step()
         right = ((logits.argmax(-1) == batch.labels) & ~batch.padding).sum()
@@ -115,18 +264,11 @@ class Trainer:
         self._unlogged.append(torch.stack([loss.detach(), *counts]).double())
         return norm
 
-    def _maps(self, batch: Batch) -> Float[Tensor, "B L D"]:
-        """CLIP's maps: those of the cache, or fresh ones."""
-        if batch.clip_maps is not None:
-            return batch.clip_maps
-        backbone = self.model.backbone
-        return clip_map(backbone.model.visual, backbone.normalise(batch.pixels)).float().clone()
-
     def _log(self, step: int, norm: Tensor) -> dict[str, float]:
         """One line of the log: mean loss per image and share of boxes recognised since the last, over all processes."""
-        sums = self.accelerator.reduce(torch.stack(self._unlogged).sum(0).float(), "sum")
+        sums = torch.stack(self._unlogged).sum(0).float()
         self._unlogged.clear()
-        loss, images, right, boxes = sums.tolist()
+        loss, images, right, boxes = self.accelerator.reduce(sums, "sum").tolist()
         line = {"step": step, "loss": loss / images, "accuracy": right / boxes}
         line |= {"learning_rate": self.plan.rate(step - 1), "gradient_norm": float(norm)}
         if not math.isfinite(line["loss"]):
@@ -162,7 +304,7 @@ def save_state(accelerator: "Accelerator", folder: Path, step: int, settings: di
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
+    """The complete ones of a run, oldest first."""
     return sorted((folder / CHECKPOINTS).glob("step_*"))
 
 
@@ -182,13 +324,10 @@ def load_state(accelerator: "Accelerator", folder: Path, settings: dict) -> int:
             accelerator.load_state(str(path))
             return step
     except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
-        raise InputError(
-            f"{path} is damaged ({first_line(error, 160)}); delete it to go on from the one before"
-        ) from error
-    name = changed[0]
-    raise InputError(
-        f"{path} was made with {name} {before.get(name)!r}, got {now.get(name)!r}; give the same, or another --output"
-    )
+        told = first_line(error, 160)
+        raise InputError(f"{path} is damaged ({told}); delete it to go on from the one before") from error
+    was, got = (f"{values.get(changed[0])!r}" for values in (before, now))
+    raise InputError(f"{path} was made with {changed[0]} {was}, got {got}; give the same, or another --output")
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
@@ -208,14 +347,12 @@ def draw_curve(folder: Path) -> Path:
     """curve.png: loss and accuracy over the steps of the log."""
     from matplotlib.figure import Figure
 
-    lines = read_log(folder)
-    steps = [line["step"] for line in lines]
+    lines, path = read_log(folder), folder / "curve.png"
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     for place, name in enumerate(("loss", "accuracy"), start=1):
         axes = figure.add_subplot(1, 2, place, xlabel="step", title=f"{name} (training)")
-        axes.plot(steps, [line[name] for line in lines], linewidth=1)
+        axes.plot([line["step"] for line in lines], [line[name] for line in lines], linewidth=1)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    path = folder / "curve.png"
     figure.savefig(path, dpi=120)
     return path

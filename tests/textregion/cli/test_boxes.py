@@ -17,8 +17,7 @@ from textregion.labels import TEMPERATURE
 from textregion.outputs.folder import name_boxes
 from textregion.regionspot import loading
 from textregion.regionspot.loading import save_head
-from textregion.regionspot.model import RegionSpotHead, probabilities
-from textregion.regionspot.text import encode_names
+from textregion.regionspot.model import RegionSpotHead, encode_names, probabilities
 from textregion.segmenter import TextRegionSegmenter
 from textregion.tiny.scenes import draw_scene
 

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator
 from textregion.masks.prompts import masks_from_boxes
-from textregion.regionspot import box_tokens
-from textregion.regionspot.box_tokens import Sam1BoxTokens, Sam2BoxTokens, load_sam1, without_padding
+from textregion.regionspot.box_tokens import Sam1BoxTokens, Sam2BoxTokens, load_sam1, segment_anything, without_padding
 from textregion.tiny import models as tinyworld
 
 RANDOM = np.random.default_rng(0)
@@ -153,7 +152,7 @@ def test_a_published_file_is_loaded_strictly(tmp_path, monkeypatch):
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "segment_anything", None)
     with pytest.raises(InputError, match=r"setup_env\.sh --eval, or pip install 'textregion\[regionspot\]'"):
-        box_tokens.from_package("segment_anything")
+        segment_anything()
 
 
 def test_an_image_too_thin_for_sam1(sam1_tokens):

@@ -23,7 +23,7 @@ METHODS = ("textregion", "regionspot")
 @pytest.fixture(scope="module")
 def segmenter(tiny_clip, tiny_sam2):
     generator = Sam2MaskGenerator(tiny_sam2)
-    segmenter = TextRegionSegmenter(tiny_clip, generator, "semantic", (128, 96), device="cpu")
+    segmenter = TextRegionSegmenter(tiny_clip, generator, recipe="semantic", scale=(128, 96), device="cpu")
     torch.manual_seed(2)
     source = Sam2BoxTokens(generator)
     segmenter.regionspot = RegionSpot(tiny_clip, source, RegionSpotHead(32, 24, source.token_width, 16))
@@ -49,7 +49,7 @@ def test_textregion_is_given_masks(segmenter):
 
 
 def test_textregion_may_pool_whole_boxes(tiny_clip):
-    whole = TextRegionSegmenter(tiny_clip, None, "semantic", (128, 96), box_masks="box", device="cpu")
+    whole = TextRegionSegmenter(tiny_clip, recipe="semantic", scale=(128, 96), box_masks="box", device="cpu")
     masks = np.zeros((3, 61, 97), np.float32)
     for mask, (x1, y1, x2, y2) in zip(masks, [[3, 5, 60, 50], [0, 0, 97, 61], [40, 30, 44, 60]], strict=True):
         mask[y1:y2, x1:x2] = 1

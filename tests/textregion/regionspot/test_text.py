@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from textregion.errors import InputError
-from textregion.regionspot import text
-from textregion.regionspot.text import TEMPLATES, clean_name, encode_names
+from textregion.regionspot import model
+from textregion.regionspot.model import TEMPLATES, clean_name, encode_names
 
 NAMES = ["bat_(animal)", "a red cup", "sofa"]
 
@@ -24,7 +24,7 @@ def test_81_templates():
 def test_plain_mean_then_one_norm(tiny_clip, monkeypatch):
     expected = torch.stack([slow(tiny_clip, name) for name in NAMES])
     torch.testing.assert_close(encode_names(tiny_clip, NAMES), expected, atol=1e-5, rtol=0)
-    monkeypatch.setattr(text, "NAMES_AT_ONCE", 2)
+    monkeypatch.setattr(model, "NAMES_AT_ONCE", 2)
     torch.testing.assert_close(encode_names(tiny_clip, NAMES), expected, atol=1e-5, rtol=0)
 
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.regionspot.batches import choose, collate, flip_or_crop, repeated
 from utils.regionspot.data import CachedImage
+from utils.regionspot.training import choose, collate, flip_or_crop, repeated
 
 
 def image(count: int, first: int = 0, with_map: bool = False) -> CachedImage:

@@ -9,13 +9,11 @@ import pytest
 import torch
 
 from textregion.backbones import ClipBackbone
-from textregion.regionspot.model import RegionSpot, RegionSpotHead
-from textregion.regionspot.text import encode_names
+from textregion.regionspot.model import RegionSpot, RegionSpotHead, encode_names
 from textregion.tiny.models import load_clip
-from utils.regionspot.batches import Plan, StepBatches, loader
 from utils.regionspot.compare import score
 from utils.regionspot.data import TokenCache
-from utils.regionspot.training import Trainer, read_log
+from utils.regionspot.training import Plan, StepBatches, Trainer, loader, read_log
 
 TRAINED, FRESH = 500, 100
 STEPS = 800

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from textregion.regionspot.loading import load_head
-from utils.regionspot.batches import StepBatches
 from utils.regionspot.train import main
-from utils.regionspot.training import read_log
+from utils.regionspot.training import StepBatches, read_log
 
 ROOT = Path(__file__).parents[3]
 SMALL = ("--preset", "tiny", "--layers", "1", "--hidden", "16", "--batch", "4", "--lr", "1e-3", "--device", "cpu")

@@ -10,9 +10,18 @@ from PIL import Image
 
 from textregion.errors import InputError
 from textregion.regionspot.model import unit
-from utils.regionspot.batches import Plan, collate, repeated
 from utils.regionspot.data import CachedImage
-from utils.regionspot.training import Trainer, batch_loss, cut_log, draw_curve, focal_loss, read_log
+from utils.regionspot.training import (
+    Plan,
+    Trainer,
+    batch_loss,
+    collate,
+    cut_log,
+    draw_curve,
+    focal_loss,
+    read_log,
+    repeated,
+)
 
 
 def test_the_published_schedule():
