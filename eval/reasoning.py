@@ -294,7 +294,7 @@ def paint(shapes: Sequence[Shape], size: tuple[int, int]) -> UInt8[np.ndarray, "
             mask = cv2.fillPoly(outlined, [shape.points], 1) > 0
             painted.append((mask.sum(), mask, IGNORED if "ignore" in shape.label.lower() else 1))
     ground_truth = np.zeros(size, np.uint8)
-    for _, mask, value in sorted(reversed(painted), key=lambda one: one[0], reverse=True):
+    for _, mask, value in sorted(painted, key=lambda one: one[0])[::-1]:
         ground_truth[mask] = value
     return ground_truth
 
