@@ -182,7 +182,7 @@ def test_textregion_is_above_chance(more_scenes, tmp_path):
     # The tiny SAM 2 was trained on clicks alone: its masks of boxes miss most of the things.
     by_sam = compare(more_scenes, tmp_path / "sam", ["textregion"], "--box_masks", "sam")
     assert 18 < by_sam["textregion"] < found["textregion"]
-    assert results(tmp_path / "sam", "textregion")["config"]["model"]["box_masks"] == "sam"
+    assert results(tmp_path / "sam", "textregion")["config"]["model"]["config"]["box_masks"] == "sam"
 
 
 def test_the_shipped_head_is_above_chance_on_the_same_boxes(more_scenes, tmp_path, capsys):
