@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -342,7 +343,8 @@ def test_odd_images_are_told_and_left_out(world, segmenter, tmp_path):
 
 
 def test_boxes_without_a_token_are_wrong_and_not_detected(world, segmenter, tmp_path, monkeypatch):
-    monkeypatch.setattr(segmenter, "global_patch_threshold", 2.0)  # every patch is removed
+    config = replace(segmenter.config, global_patch_threshold=2.0)  # every patch is removed
+    monkeypatch.setattr(segmenter, "config", config)
     annotations = read_annotations(world / "lvis_tiny_val.json")
     task = LvisTask(annotations, read_boxes("gt", annotations), world / "images", "textregion")
     found, skipped = evaluate_with(segmenter, task, Run("tiny", tmp_path, limit=1, visualize=1), Processes())
