@@ -330,22 +330,15 @@ def parser() -> Parser:
     add = made.add_argument_group("the data").add_argument
     add("--dataset_dir", type=Path, required=True, metavar="DIR", help="with val/ and test/: images and their JSON")
     add("--interpreted_query_dir", type=Path, metavar="DIR", help="<split>/<name>.json or <name>.json with answers[0]")
-    add(
-        "--use_interpreted_query",
-        type=boolean,
-        nargs="?",
-        const=True,
-        metavar="BOOL",
-        help="look for the interpreted answers, not the questions (default: when their folder is given)",
-    )
+    answers = "look for the interpreted answers, not the questions (default: when their folder is given)"
+    add("--use_interpreted_query", type=boolean, nargs="?", const=True, metavar="BOOL", help=answers)
     add("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), metavar="SPLIT", help="val, test (default both)")
     add("--eval_query_type", choices=QUERY_TYPES, default="overall", help="ask only some questions (default overall)")
-    add(
-        "--placeholder",
-        metavar="WORDS",
-        help=f'words for everything else; {{target}} is replaced (default "{ANYTHING_BUT}" with interpreted answers; '
-        f'without, and for preset tiny, which has not learned "anything but": "{ANY_OTHER_THING}")',
+    others = (
+        f'words for everything else; {{target}} is replaced (default "{ANYTHING_BUT}" with interpreted answers; '
+        f'without, and for preset tiny, which has not learned "anything but": "{ANY_OTHER_THING}")'
     )
+    add("--placeholder", metavar="WORDS", help=others)
     shared_arguments(made, "scale 2016 672, recipe semantic-fp32, min_size 0, antialias False")
     return made
 

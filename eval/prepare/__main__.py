@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval.prepare.converters import ade20k, city_scapes, coco_object, coco_stuff164k, pascal_context, voc
-from eval.prepare.tiny import tiny
+from eval.prepare.converters import ade20k, city_scapes, coco_object, coco_stuff164k, pascal_context, tiny, voc
 from textregion.errors import InputError
 
 EVERY = (voc, ade20k, city_scapes, coco_stuff164k, coco_object, pascal_context, tiny)

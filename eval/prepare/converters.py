@@ -6,18 +6,20 @@ Every function takes the data root and returns one line about what it found and 
 import io
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from textregion.errors import InputError
 from textregion.storage import write_atomically
+from textregion.tiny.scenes import Scene, SceneRegion, draw_scene
 
 VOC_2012 = "https://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 COCO_IMAGES = "http://images.cocodataset.org/zips/val2017.zip"
@@ -39,6 +41,7 @@ CONTEXT_CATEGORIES = (
     347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )
 # fmt: on
+FIRST_SEED = 900_000  # scenes of the tiny world no training has seen
 LabelMap = UInt8[np.ndarray, "H W"]
 
 
@@ -149,6 +152,25 @@ def check_order(categories: list[dict]) -> None:
             )
 
 
+def tiny(root: Path) -> str:
+    """40 scenes of the tiny world of 256 x 256 pixels, in mmseg's on-disk layout: {images,annotations}/val/*.png."""
+    return f"{draw_scenes(root / 'tiny_world', 40, 256)} scenes drawn"
+
+
+def draw_scenes(folder: Path, count: int, size: int, first_seed: int = FIRST_SEED) -> int:
+    """Draw what is not there yet; returns how many are new. Pixel value of a label map = index of CLASS_NAMES."""
+    new = 0
+    for seed in tqdm(range(first_seed, first_seed + count), "drawing scenes", disable=None, leave=False):
+        image_path, map_path = (folder / kind / "val" / f"{seed}.png" for kind in ("images", "annotations"))
+        if image_path.exists() and map_path.exists():
+            continue
+        scene = draw_scene(seed, size)
+        write_image(map_path, scene.class_map.astype(np.uint8))
+        write_image(image_path, scene.image)
+        new += 1
+    return new
+
+
 # ---------------------------------------------------------------------- what the converters share
 
 
@@ -219,3 +241,19 @@ def write_image(path: Path, pixels: UInt8[np.ndarray, "H W *_"]) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG" if path.suffix == ".jpg" else "PNG", quality=95)
     write_atomically(path, buffer.getvalue())
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON in one step."""
+    write_atomically(path, json.dumps(content).encode())
+
+
+def objects(scene: Scene) -> Iterator[tuple[SceneRegion, Bool[np.ndarray, "S S"]]]:
+    """The objects of a scene, from back to front, each with its visible mask."""
+    pairs = zip(scene.regions, scene.masks, strict=True)
+    return ((region, mask) for region, mask in pairs if region.kind == "object")
+
+
+def tight_box(mask: Bool[np.ndarray, "H W"]) -> list[int]:
+    """[x, y, width, height] in pixels around a mask, as COCO counts them."""
+    return list(cv2.boundingRect(mask.astype(np.uint8)))

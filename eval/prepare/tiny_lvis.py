@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from eval.prepare.converters import write_image
-from eval.prepare.tiny import objects, tight_box, write_json
+from eval.prepare.converters import objects, tight_box, write_image, write_json
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.render import to_rle
 from textregion.tiny.scenes import draw_scene

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.lvis.__main__ import as_text, published_columns, side_by_side
-from eval.lvis.data import (
+from eval.lvis import as_text, best_detections, closer, overlapped_names, published_columns, side_by_side
+from eval.lvis_data import (
     METRICS,
     Boxes,
     average_precision,
@@ -19,7 +19,6 @@ from eval.lvis.data import (
     read_annotations,
     read_boxes,
 )
-from eval.lvis.task import best_detections, closer, overlapped_names
 from textregion.errors import InputError
 
 SIZE = 200  # sides of the images, pixels

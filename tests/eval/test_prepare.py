@@ -9,8 +9,7 @@ from PIL import Image
 from eval.mm import DATASETS
 from eval.prepare import converters
 from eval.prepare.__main__ import CONVERTERS, main
-from eval.prepare.converters import CONTEXT_CATEGORIES, check_order, label_map, pascal_context, read_map
-from eval.prepare.tiny import draw_scenes
+from eval.prepare.converters import CONTEXT_CATEGORIES, check_order, draw_scenes, label_map, pascal_context, read_map
 from textregion.errors import InputError
 from textregion.tiny.scenes import CLASS_NAMES, draw_scene
 

@@ -25,7 +25,7 @@ from textregion.errors import InputError, needs
 from textregion.storage import file_hash
 
 Box = tuple[float, float, float, float]
-GROUND_TRUTH = "gt"
+ANNOTATED = "gt"
 TOLERANCE = 1.0  # pixels over the image's edge that are rounding, and not told
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
@@ -206,7 +206,7 @@ class BoxSet:
     @property
     def are_ground_truth(self) -> bool:
         """Whether these are the annotations' own, so that each has a right answer."""
-        return self.source == GROUND_TRUTH
+        return self.source == ANNOTATED
 
     def add(self, name: str, image: ImageEntry, box: Box, score: float | None = None, label: int | None = None) -> None:
         """Keep the part of a box that lies in its image, with its score or its name's index.
@@ -231,9 +231,9 @@ def read_boxes(source: str, annotations: Annotations) -> BoxSet:
 
     InputError: missing, without boxes or scores, or of other images.
     """
-    if source != GROUND_TRUTH:
+    if source != ANNOTATED:
         return _detected(Path(source), annotations)
-    found = BoxSet(GROUND_TRUTH)
+    found = BoxSet(ANNOTATED)
     for thing in annotations.objects:
         if not thing["ignore"]:
             image, (x, y, width, height) = annotations.images[thing["image_id"]], thing["bbox"]
