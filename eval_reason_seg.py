@@ -2,7 +2,7 @@
 
 import sys
 
-from eval.reasoning.task import main
+from eval.reasoning import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from eval.referring.task import main
+from eval.referring import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,7 +16,7 @@ from eval.data import check_files, check_folders
 from eval.journal import Journal
 from eval.metric import item_id
 from eval.model import TextRegionModel, describe
-from eval.prepare.tiny import draw_scenes
+from eval.prepare.converters import draw_scenes
 from eval.results import Results, describe_device, sum_seconds
 from eval.sharding import Processes, processes
 from textregion.errors import InputError

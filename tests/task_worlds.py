@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from eval.prepare.tiny_tasks import write_reasoning, write_referring
-from eval.reasoning.task import ReasoningTask
-from eval.referring.data import find_splits
-from eval.referring.task import ReferringTask
+from eval.reasoning import ReasoningTask
+from eval.referring import ReferringTask, find_splits
 from eval.tasks import Run
 from textregion.backbones import ClipBackbone
 from textregion.grounding import ANY_OTHER_THING

@@ -6,9 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval.prepare.converters import ade20k, city_scapes, coco_object, coco_stuff164k, voc
-from eval.prepare.pascal_context import pascal_context
-from eval.prepare.tiny import tiny
+from eval.prepare.converters import ade20k, city_scapes, coco_object, coco_stuff164k, pascal_context, tiny, voc
 from textregion.errors import InputError
 
 EVERY = (voc, ade20k, city_scapes, coco_stuff164k, coco_object, pascal_context, tiny)
@@ -19,12 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the converters; 0, or 2 when one could not do its work (the others are done nevertheless)."""
     parser = argparse.ArgumentParser(prog="process_dataset.sh", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CONVERTERS)}; all when left out")
-    parser.add_argument(
-        "--data-root",
-        type=Path,
-        default=Path(os.environ.get("TEXTREGION_DATA", "data")),
-        help="where the data lie (default: $TEXTREGION_DATA, else data)",
-    )
+    root, where = os.environ.get("TEXTREGION_DATA", "data"), "where the data lie (default: $TEXTREGION_DATA, else data)"
+    parser.add_argument("--data-root", type=Path, default=Path(root), help=where)
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in CONVERTERS]
     if unknown:

@@ -4,28 +4,44 @@ Every function takes the data root and returns one line about what it found and 
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
+from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from textregion.errors import InputError
 from textregion.storage import write_atomically
+from textregion.tiny.scenes import Scene, SceneRegion, draw_scene
 
 VOC_2012 = "https://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 COCO_IMAGES = "http://images.cocodataset.org/zips/val2017.zip"
 COCO_STUFF = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip"
 ADE20K = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 CITYSCAPES = "https://www.cityscapes-dataset.com/downloads (an account is needed)"
+VOC_2010 = "https://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
+CONTEXT = "https://codalabuser.blob.core.windows.net/public/trainval_merged.json"
 
 STUFF_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 STUFF_RAW = tuple(raw for raw in range(182) if raw not in STUFF_GAPS)
 LAST_THING = 90
 CITYSCAPES_RAW = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+# Categories of PASCAL Context that are classes, in the order of their labels; 0 is background.
+# fmt: off
+CONTEXT_CATEGORIES = (
+    0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113,
+    115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326,
+    347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
+)
+# fmt: on
+FIRST_SEED = 900_000  # scenes of the tiny world no training has seen
 LabelMap = UInt8[np.ndarray, "H W"]
 
 
@@ -67,6 +83,92 @@ def _stuff_maps(root: Path) -> list[Path]:
     maps = "coco_stuff164k/annotations/val2017"
     require(root, {"coco_stuff164k/images/val2017": COCO_IMAGES, maps: COCO_STUFF})
     return [path for path in maps_below(root / maps, ".png") if not path.stem.endswith("TrainIds")]
+
+
+def pascal_context(root: Path) -> str:
+    """PASCAL Context from `trainval_merged.json`, read with pycocotools: the Detail API is not needed.
+
+    PNGs (0 background, 1..59) in SegmentationClassContext and the lists of ImageSets/SegmentationContext.
+    """
+    folder = root / "VOCdevkit" / "VOC2010"
+    require(root, {"VOCdevkit/VOC2010/JPEGImages": VOC_2010, "VOCdevkit/VOC2010/trainval_merged.json": CONTEXT})
+    path = folder / "trainval_merged.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is not readable JSON ({error}); fetch it again") from error
+    missing = {"images", "categories", "annos_segmentation"} - set(content)
+    if missing:
+        raise InputError(f"{path} has no {', '.join(sorted(missing))}; is it the original file?")
+    check_order(content["categories"])
+    annotations = defaultdict(list)
+    for annotation in content["annos_segmentation"]:
+        annotations[annotation["image_id"]].append(annotation)
+    images = {Path(image["file_name"]).stem: image for image in content["images"] if image["phase"] in ("train", "val")}
+    maps = folder / "SegmentationClassContext"
+    makers = {maps / f"{name}.png": partial(label_map, i, annotations[i["image_id"]]) for name, i in images.items()}
+    said = make_maps(makers, "PASCAL Context")
+    for phase in ("train", "val"):
+        text = "".join(f"{name}\n" for name in sorted(images) if images[name]["phase"] == phase)
+        path = folder / "ImageSets" / "SegmentationContext" / f"{phase}.txt"
+        if not path.exists() or path.read_text() != text:
+            write_atomically(path, text.encode())
+    return said
+
+
+def label_map(image: dict, annotations: list[dict]) -> LabelMap:
+    """Labels 0..59 of one image from its run-length encoded masks; later ones lie over earlier ones.
+
+    InputError for a category that is no class or a mask of another size.
+    """
+    labels = {category: label for label, category in enumerate(CONTEXT_CATEGORIES)}
+    values = np.zeros((image["height"], image["width"]), np.uint8)
+    for annotation in annotations:
+        mask = coco_mask.decode(annotation["segmentation"]).astype(bool)
+        if annotation["category_id"] not in labels or mask.shape != values.shape:
+            raise InputError(
+                f"{image['file_name']} has a mask of shape {mask.shape}, category {annotation['category_id']}; "
+                f"expected {values.shape} and one of 59 categories: is trainval_merged.json the original?"
+            )
+        values[mask] = labels[annotation["category_id"]]
+    return values
+
+
+def check_order(categories: list[dict]) -> None:
+    """InputError when a name that is one of mmseg's 60 classes belongs to another label than there."""
+    from eval.mm import PascalContextDataset
+
+    def plain(name: str) -> str:
+        return name.lower().replace(" ", "").replace("_", "")
+
+    classes = [plain(name) for name in PascalContextDataset.METAINFO["classes"]]
+    names = {category.get("category_id", category.get("id")): plain(category["name"]) for category in categories}
+    for label, category in enumerate(CONTEXT_CATEGORIES):
+        name = names.get(category)
+        if name in classes and classes.index(name) != label:
+            raise InputError(
+                f"category {category} of trainval_merged.json is {name!r}, expected {classes[label]!r}; "
+                "is it the original file?"
+            )
+
+
+def tiny(root: Path) -> str:
+    """40 scenes of the tiny world of 256 x 256 pixels, in mmseg's on-disk layout: {images,annotations}/val/*.png."""
+    return f"{draw_scenes(root / 'tiny_world', 40, 256)} scenes drawn"
+
+
+def draw_scenes(folder: Path, count: int, size: int, first_seed: int = FIRST_SEED) -> int:
+    """Draw what is not there yet; returns how many are new. Pixel value of a label map = index of CLASS_NAMES."""
+    new = 0
+    for seed in tqdm(range(first_seed, first_seed + count), "drawing scenes", disable=None, leave=False):
+        image_path, map_path = (folder / kind / "val" / f"{seed}.png" for kind in ("images", "annotations"))
+        if image_path.exists() and map_path.exists():
+            continue
+        scene = draw_scene(seed, size)
+        write_image(map_path, scene.class_map.astype(np.uint8))
+        write_image(image_path, scene.image)
+        new += 1
+    return new
 
 
 # ---------------------------------------------------------------------- what the converters share
@@ -139,3 +241,19 @@ def write_image(path: Path, pixels: UInt8[np.ndarray, "H W *_"]) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG" if path.suffix == ".jpg" else "PNG", quality=95)
     write_atomically(path, buffer.getvalue())
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON in one step."""
+    write_atomically(path, json.dumps(content).encode())
+
+
+def objects(scene: Scene) -> Iterator[tuple[SceneRegion, Bool[np.ndarray, "S S"]]]:
+    """The objects of a scene, from back to front, each with its visible mask."""
+    pairs = zip(scene.regions, scene.masks, strict=True)
+    return ((region, mask) for region, mask in pairs if region.kind == "object")
+
+
+def tight_box(mask: Bool[np.ndarray, "H W"]) -> list[int]:
+    """[x, y, width, height] in pixels around a mask, as COCO counts them."""
+    return list(cv2.boundingRect(mask.astype(np.uint8)))

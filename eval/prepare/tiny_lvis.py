@@ -15,16 +15,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from eval.prepare.converters import write_image
-from eval.prepare.tiny import objects, tight_box, write_json
+from eval.prepare.converters import objects, tight_box, write_image, write_json
 from textregion.cli.command_line import Parser, positive, run_program
-from textregion.render import encode_mask
-from textregion.tiny.scenes import Scene, draw_scene
+from textregion.render import to_rle
+from textregion.tiny.scenes import draw_scene
 from textregion.tiny.shapes import SHAPES
 from textregion.tiny.textures import COLOURS
 
 FIRST_SEEDS = {"train": 500_000, "val": 920_000}  # neither is a scene the shipped CLIP and SAM 2 were trained on
-NAMES = {
+NAMES = {  # the tiny models hardly know shapes
     "objects": tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES),
     "colours": tuple(f"{colour} shape" for colour in COLOURS),
 }
@@ -35,40 +34,30 @@ UNFINISHED_SHARE = 0.5  # of the categories with several objects in an image: on
 def write_split(folder: Path, split: str, scenes: int, names: str, seed: int = 0) -> dict:
     """Draw a split's images; its JSON content with the split's own image counts, frequencies left open."""
     numbers = {name: number for number, name in enumerate(NAMES[names], start=1)}
-    images, annotations = [], []
+    images, annotations, categories = [], [], []
     first = FIRST_SEEDS[split] + seed
     for number in tqdm(range(first, first + scenes), f"drawing {split}", disable=None, leave=False):
         scene = draw_scene(number)
         path = f"{split}/{number:012d}.png"
         if not (folder / "images" / path).exists():  # a seed gives one scene, and files are written whole
             write_image(folder / "images" / path, scene.image)
-        found = _annotations(scene, number, numbers, names)
+        found = []
+        for region, mask in objects(scene):
+            category = numbers[region.name if names == "objects" else region.class_name]
+            found.append({"image_id": number, "category_id": category, "bbox": tight_box(mask)})
+            found[-1] |= {"area": int(mask.sum()), "segmentation": to_rle(mask)}
         image = {"id": number, "coco_url": path, "height": scene.image.shape[0], "width": scene.image.shape[1]}
         images.append(image | _federation(found, list(numbers.values()), np.random.default_rng(number)))
         annotations += found
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
-    categories = [
-        {"id": number, "name": name, "synset": f"{name.replace(' ', '_')}.n.01", "synonyms": [name], "def": name}
-        | _counts(number, annotations)
-        for name, number in numbers.items()
-    ]
+    for name, number in numbers.items():
+        having = [annotation["image_id"] for annotation in annotations if annotation["category_id"] == number]
+        category = {"id": number, "name": name, "synset": f"{name.replace(' ', '_')}.n.01", "synonyms": [name]}
+        counts = {"image_count": len(set(having)), "instance_count": len(having)}
+        categories.append({**category, "def": name, **counts})
     content = {"images": images, "annotations": annotations, "categories": categories}
     return {"info": {"description": "tiny world"}, **content}
-
-
-def _annotations(scene: Scene, image_id: int, numbers: dict[str, int], names: str) -> list[dict]:
-    """One annotation per object of a scene, without its id."""
-    return [
-        {
-            "image_id": image_id,
-            "category_id": numbers[region.name if names == "objects" else region.class_name],
-            "bbox": tight_box(mask),
-            "area": int(mask.sum()),
-            "segmentation": encode_mask(mask)["segmentation"],
-        }
-        for region, mask in objects(scene)
-    ]
 
 
 def _federation(found: list[dict], numbers: list[int], rng: np.random.Generator) -> dict[str, list[int]]:
@@ -83,11 +72,6 @@ def _federation(found: list[dict], numbers: list[int], rng: np.random.Generator)
     return {"neg_category_ids": sorted(negative.tolist()), "not_exhaustive_category_ids": unfinished}
 
 
-def _counts(category: int, annotations: list[dict]) -> dict[str, int]:
-    images = [annotation["image_id"] for annotation in annotations if annotation["category_id"] == category]
-    return {"image_count": len(set(images)), "instance_count": len(images)}
-
-
 def frequencies(image_counts: Sequence[int]) -> list[str]:
     """Per category "r", "c" or "f": the third with the fewest images is rare; ties by the order given."""
     thirds = np.empty(len(image_counts), int)
@@ -100,9 +84,8 @@ def write_tiny_lvis(
 ) -> None:
     """Both splits below `folder`. As in LVIS, the val file's categories carry the training split's counts.
 
-    scenes, train_scenes: how many of each split (train: as many as val when None). names: "colours" ("red shape", 9
-    categories) or "objects" ("red star", 90; the tiny models hardly know shapes). seed: 0 or more, shifts to other
-    scenes.
+    scenes, train_scenes: how many of each split (train: as many as val when None). names: "colours" or "objects".
+    seed: 0 or more, shifts to other scenes.
     """
     train = write_split(folder, "train", train_scenes or scenes, names, seed)
     val = write_split(folder, "val", scenes, names, seed)
@@ -117,20 +100,13 @@ def write_tiny_lvis(
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     parser = Parser(prog="python -m eval.prepare.tiny_lvis", description="Draw the tiny world as LVIS-style data.")
-    parser.add_argument("--output", type=Path, default=Path("data/tiny_lvis"), metavar="DIR", help="data/tiny_lvis")
-    parser.add_argument("--scenes", type=positive, default=40, metavar="N", help="images of val (default 40)")
-    parser.add_argument(
-        "--train-scenes", type=positive, default=None, metavar="N", help="images of train (default: as many as val)"
-    )
-    parser.add_argument(
-        "--names",
-        choices=NAMES,
-        default="colours",
-        help='"colours" (red shape, …: 9; default) or "objects" (red star, …: 90; the tiny models hardly know shapes)',
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="0 to 99999, shifts to other scenes (default 0)"
-    )
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("data/tiny_lvis"), metavar="DIR", help="data/tiny_lvis")
+    add("--scenes", type=positive, default=40, metavar="N", help="images of val (default 40)")
+    add("--train-scenes", type=positive, metavar="N", help="images of train (default: as many as val)")
+    said = '"colours" (red shape, …: 9; default) or "objects" (red star, …: 90; the tiny models hardly know shapes)'
+    add("--names", choices=NAMES, default="colours", help=said)
+    add("--seed", type=int, default=0, metavar="S", help="0 to 99999, shifts to other scenes (default 0)")
     options = parser.parse_args(arguments)
     if not 0 <= options.seed < 100_000:
         parser.error(f"got --seed {options.seed}, expected 0 to 99999")

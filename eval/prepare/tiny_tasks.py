@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from eval.prepare.converters import write_image
-from eval.prepare.tiny import objects, tight_box, write_json
+from eval.prepare.converters import objects, tight_box, write_image, write_json
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.storage import write_atomically
 from textregion.tiny.scenes import Scene, draw_scene
@@ -37,10 +36,8 @@ def write_referring(folder: Path, scenes: int, size: int = 256) -> None:
             lines += _expressions(seed, scene)
             detections[seed] = _detections(seed, scene)
         write_atomically(folder / f"{split}.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines).encode())
-        content = detections
-        if start:
-            content = [{"image_id": seed, "box": box} for seed, boxes in detections.items() for box in boxes]
-        write_json(folder / f"{split.rsplit('_', 1)[0]}_dets_dict.json", content)
+        as_rows = [{"image_id": seed, "box": box} for seed, boxes in detections.items() for box in boxes]
+        write_json(folder / f"{split.rsplit('_', 1)[0]}_dets_dict.json", as_rows if start else detections)
 
 
 def _scenes(first: int, count: int, size: int, title: str) -> Iterator[tuple[int, Scene]]:
@@ -50,28 +47,23 @@ def _scenes(first: int, count: int, size: int, title: str) -> Iterator[tuple[int
 
 
 def _expressions(seed: int, scene: Scene) -> list[dict]:
-    things = [(region.name, tight_box(mask)) for region, mask in objects(scene)]
-    anns = [{"id": seed * 10 + n, "bbox": box} for n, (_, box) in enumerate(things)]
-    return [
-        {
-            "image_id": seed,
-            "file_name": f"COCO_train2014_{seed:012d}_{n}.jpg",
-            "anns": anns,
-            "ann_id": [anns[n]["id"]] if n % 2 else anns[n]["id"],
-            "sentences": [{"raw": f"The {name}"}, {"raw": f"the {name.split()[0]} shape"}],
-        }
-        for n, (name, _) in enumerate(things)
-    ]
+    lines = []
+    anns = [{"id": seed * 10 + n, "bbox": tight_box(mask)} for n, (_, mask) in enumerate(objects(scene))]
+    for n, (region, _) in enumerate(objects(scene)):
+        line = {"image_id": seed, "file_name": f"COCO_train2014_{seed:012d}_{n}.jpg", "anns": anns}
+        line["ann_id"] = [anns[n]["id"]] if n % 2 else anns[n]["id"]
+        lines.append({**line, "sentences": [{"raw": f"The {region.name}"}, {"raw": f"the {region.colour} shape"}]})
+    return lines
 
 
 def _detections(seed: int, scene: Scene) -> list[list[float]]:
     random = np.random.default_rng(seed)
     boxes = []
     for _, mask in objects(scene):
-        x, y, width, height = tight_box(mask)
-        moved = np.array([x, y, width, height]) + random.uniform(-0.06, 0.06, 4) * (width, height, width, height)
+        box = tight_box(mask)
+        moved = np.array(box) + random.uniform(-0.06, 0.06, 4) * (2 * box[2:])
         elsewhere = random.uniform(0, 0.7, 2) * mask.shape[0]
-        boxes += [moved.round(2).tolist(), [*elsewhere.round(2).tolist(), width, height]]
+        boxes += [moved.round(2).tolist(), [*elsewhere.round(2).tolist(), *box[2:]]]
     return [boxes[n] for n in random.permutation(len(boxes))]
 
 

@@ -2,9 +2,7 @@
 
 import pytest
 
-from eval import semantic_all, semantic_cli
-from eval.reasoning import task as reasoning
-from eval.referring import task as referring
+from eval import reasoning, referring, semantic_all, semantic_cli
 from textregion.cli.arguments import parse_arguments
 from textregion.cli.flags import OPTIONS, chosen_preset, given_options
 from textregion.errors import InputError

@@ -8,10 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.lvis.__main__ import as_text, published_columns, side_by_side
-from eval.lvis.data import Boxes, clip, image_paths, read_annotations, read_boxes
-from eval.lvis.scoring import METRICS, average_precision, best_detections, lvis_package
-from eval.lvis.task import closer, overlapped_names
+from eval.lvis import as_text, best_detections, closer, overlapped_names, published_columns, side_by_side
+from eval.lvis_data import (
+    METRICS,
+    Boxes,
+    average_precision,
+    clip,
+    image_paths,
+    lvis_package,
+    read_annotations,
+    read_boxes,
+)
 from textregion.errors import InputError
 
 SIZE = 200  # sides of the images, pixels

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,8 @@ import task_worlds
 import torch
 from PIL import Image
 
-from eval.lvis.__main__ import main
-from eval.lvis.data import read_annotations, read_boxes
-from eval.lvis.task import LvisTask, softmax_scale
+from eval.lvis import LvisTask, main, softmax_scale
+from eval.lvis_data import read_annotations, read_boxes
 from eval.prepare.tiny_lvis import write_tiny_lvis
 from eval.sharding import Processes
 from eval.tasks import Run, evaluate_with
@@ -341,7 +341,8 @@ def test_odd_images_are_told_and_left_out(world, segmenter, tmp_path):
 
 
 def test_boxes_without_a_token_are_wrong_and_not_detected(world, segmenter, tmp_path, monkeypatch):
-    monkeypatch.setattr(segmenter, "global_patch_threshold", 2.0)  # every patch is removed
+    config = replace(segmenter.config, global_patch_threshold=2.0)  # every patch is removed
+    monkeypatch.setattr(segmenter, "config", config)
     annotations = read_annotations(world / "lvis_tiny_val.json")
     task = LvisTask(annotations, read_boxes("gt", annotations), world / "images", "textregion")
     found, skipped = evaluate_with(segmenter, task, Run("tiny", tmp_path, limit=1, visualize=1), Processes())

@@ -9,9 +9,7 @@ from PIL import Image
 from eval.mm import DATASETS
 from eval.prepare import converters
 from eval.prepare.__main__ import CONVERTERS, main
-from eval.prepare.converters import read_map
-from eval.prepare.pascal_context import CATEGORIES, check_order, label_map, pascal_context
-from eval.prepare.tiny import draw_scenes
+from eval.prepare.converters import CONTEXT_CATEGORIES, check_order, draw_scenes, label_map, pascal_context, read_map
 from textregion.errors import InputError
 from textregion.tiny.scenes import CLASS_NAMES, draw_scene
 
@@ -102,8 +100,8 @@ def test_cityscapes_ids(tmp_path, write_image):
 
 
 def test_context_categories_are_sorted_and_sixty():
-    assert len(CATEGORIES) == 60
-    assert list(CATEGORIES) == sorted(CATEGORIES)
+    assert len(CONTEXT_CATEGORIES) == 60
+    assert list(CONTEXT_CATEGORIES) == sorted(CONTEXT_CATEGORIES)
 
 
 def test_context_refuses_another_class_order():

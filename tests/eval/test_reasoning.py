@@ -7,9 +7,9 @@ import pytest
 import task_worlds
 from PIL import Image
 
+from eval import reasoning
 from eval.prepare.tiny_tasks import FIRST_SEED, OBJECTS
-from eval.reasoning import task as reasoning
-from eval.reasoning.data import iou_metrics, item_iou, overlap, paint, read_question
+from eval.reasoning import iou_metrics, item_iou, overlap, paint, read_question
 from eval.results import skipped_line
 from eval.tasks import build_segmenter, evaluate
 from textregion.render import from_rle

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from eval.reasoning.data import (
+from eval.reasoning import (
     Question,
+    ReasoningTask,
     Shape,
     find_items,
     find_split,
@@ -18,8 +19,8 @@ from eval.reasoning.data import (
     paint,
     read_answer,
     read_question,
+    target_words,
 )
-from eval.reasoning.task import ReasoningTask, target_words
 from textregion.errors import InputError
 
 

@@ -7,8 +7,7 @@ import pytest
 import task_worlds
 from PIL import Image
 
-from eval.referring.data import as_box, read_detections
-from eval.referring.task import main
+from eval.referring import as_box, main, read_detections
 from eval.tasks import evaluate
 from textregion.grounding import box_ious, largest_component_box, snap
 from textregion.masks import SlicMasks

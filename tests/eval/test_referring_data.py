@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eval.referring.data import find_splits, image_name, read_detections, read_line, read_splits
+from eval.referring import find_splits, image_name, read_detections, read_line, read_splits
 from textregion.errors import InputError
 
 LINE = {

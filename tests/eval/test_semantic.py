@@ -18,7 +18,7 @@ from eval import semantic_all
 from eval.journal import Journal
 from eval.mm import MODELS, SegDataSample
 from eval.model import TextRegionModel
-from eval.prepare.tiny import draw_scenes
+from eval.prepare.converters import draw_scenes
 from eval.results import ROOT
 from eval.semantic import Evaluation, evaluate
 from eval.semantic_all import BENCHMARKS, overview

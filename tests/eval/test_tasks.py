@@ -58,8 +58,8 @@ def assert_same(one, other):
 
 MEMBER = """
 import os, sys
-from eval.reasoning import task as reasoning
-from eval.referring import task as referring
+from eval import reasoning
+from eval import referring
 ports, first, second = sys.argv[1].split(","), sys.argv[2].split("\\n"), sys.argv[3].split("\\n")
 for program, port, arguments in ((referring, ports[0], first), (reasoning, ports[1], second)):
     os.environ["MASTER_PORT"] = port
@@ -104,7 +104,7 @@ def test_two_gloo_processes_equal_one(world, alone, tmp_path):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_resuming_after_kill_9_equals_an_uninterrupted_run(name, world, alone, tmp_path):
-    module = {"referring": "eval.referring.task", "reasoning": "eval.reasoning.task"}[name]
+    module = {"referring": "eval.referring", "reasoning": "eval.reasoning"}[name]
     command = [sys.executable, "-c", f"import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -162,7 +162,7 @@ def test_masks_can_be_kept_for_another_backbone(world, tmp_path):
 
 
 def test_a_work_dir_that_cannot_be_written_is_one_line(world, tmp_path, capsys):
-    from eval.referring.task import main
+    from eval.referring import main
 
     (tmp_path / "file").touch()
     assert main(command_line("referring", world, tmp_path / "file" / "x")) == 2

@@ -5,8 +5,8 @@ import json
 import numpy as np
 
 from eval.prepare.tiny_tasks import FIRST_SEED, OBJECTS, main, tight_box
-from eval.reasoning.data import paint, read_answer, read_question
-from eval.referring.data import read_splits
+from eval.reasoning import paint, read_answer, read_question
+from eval.referring import read_splits
 from textregion.tiny.scenes import draw_scene
 
 

@@ -1,10 +1,12 @@
 """Reasoning segmentation: one question an image, the described thing against everything else (method 11).
 
-The program is eval_reason_seg.py.
+The program is eval_reason_seg.py. ReasonSeg lies on disk as <split>/<name>.jpg beside <name>.json with polygons and
+questions; it is scored by gIoU and cIoU.
 """
 
 import argparse
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,24 +14,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from jaxtyping import Bool, Int32, UInt8
 
 from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside, contour, spotlight
-from eval.reasoning.data import (
-    IGNORED,
-    SPLITS,
-    Question,
-    find_items,
-    find_split,
-    iou_metrics,
-    item_iou,
-    overlap,
-    paint,
-    read_answer,
-    read_question,
-)
 from eval.results import SCORED, Skipped
 from eval.task_cli import run_task, shared_arguments
-from eval.tasks import Record, Records, Task, image_file, long_notes
+from eval.tasks import Record, Records, Task, image_file, long_notes, percent
 from textregion.cli.command_line import Parser, boolean
 from textregion.errors import InputError
 from textregion.grounding import ANY_OTHER_THING, ANYTHING_BUT, TARGET, nearest, target_prompts
@@ -38,6 +28,10 @@ from textregion.presets import TINY_WORLD, find_preset
 from textregion.render import from_rle, to_rle
 from textregion.segmenter import TextRegionSegmenter
 
+SPLITS = ("val", "test")
+IMAGES = (".jpg", ".jpeg", ".png")
+IGNORED = 255
+EPSILON = 1e-5
 PUBLISHED = {"scale": (2016, 672), "recipe": "semantic-fp32", "min_size": 0, "antialias": False}
 QUERY_TYPES = ("overall", "short", "long")
 EXAMPLES = """examples:
@@ -47,6 +41,23 @@ EXAMPLES = """examples:
   python eval_reason_seg.py --preset tiny --dataset_dir data/tiny_tasks/reasoning \\
       --interpreted_query_dir data/tiny_tasks/answers --visualize 8
   torchrun --nproc_per_node 4 eval_reason_seg.py …     (four GPUs, or four CPU processes)"""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A polygon: label as annotated, points (x, y) in whole pixels."""
+
+    label: str
+    points: Int32[np.ndarray, "N 2"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of one image. text: the first text of the item. kind: "short", or "long" (a whole sentence)."""
+
+    text: str
+    kind: str
+    shapes: tuple[Shape, ...]
 
 
 @dataclass(frozen=True)
@@ -88,21 +99,18 @@ class ReasoningTask(Task):
         self.others = placeholder or (ANY_OTHER_THING if answers is None else ANYTHING_BUT)
         self.unusable: list[Skipped] = []
         self.items_by_name: dict[str, Item] = {}
-        for split in splits:
-            for path in find_items(find_split(root, split)):
-                self._add(path, split)
-
-    def _add(self, path: Path, split: str) -> None:
-        name = f"{split}/{path.name}"
-        try:
-            question = read_question(path.with_suffix(".json"))
-            if self.query_type in ("overall", question.kind):
-                target = question.text.lower()
-                if self.answers is not None:
-                    target = target_words(read_answer(self.answers, split, path.stem), question)
-                self.items_by_name[name] = Item(path, split, question, target)
-        except InputError as error:
-            self.unusable.append(Skipped(name, "unusable annotation", str(error)))
+        images = [(split, path) for split in splits for path in find_items(find_split(root, split))]
+        for split, path in images:
+            name = f"{split}/{path.name}"
+            try:
+                question = read_question(path.with_suffix(".json"))
+                if query_type in ("overall", question.kind):
+                    target = question.text.lower()
+                    if answers is not None:
+                        target = target_words(read_answer(answers, split, path.stem), question)
+                    self.items_by_name[name] = Item(path, split, question, target)
+            except InputError as error:
+                self.unusable.append(Skipped(name, "unusable annotation", str(error)))
 
     def items(self) -> list[str]:
         """The images as <split>/<name>, sorted within a split."""
@@ -131,18 +139,11 @@ class ReasoningTask(Task):
         notes = long_notes(segmenter, queries)
         if len(regions) == 0:
             notes.append(["no region found", "everything is background", SCORED])
-        ground_truth = paint(asked.question.shapes, pixels.shape[:2])
         label_map = segmenter.reason(regions, asked.target, self.others).label_map
-        found = nearest(label_map == TARGET, ground_truth.shape)
-        intersection, union = overlap(found, ground_truth)
-        return {
-            "notes": notes,
-            "intersection": intersection,
-            "union": union,
-            "regions": len(regions),
-            "box": list(cv2.boundingRect(found.astype(np.uint8))),
-            "mask": to_rle(found),
-        }
+        found = nearest(label_map == TARGET, pixels.shape[:2])
+        intersection, union = overlap(found, paint(asked.question.shapes, pixels.shape[:2]))
+        record = {"notes": notes, "intersection": intersection, "union": union, "regions": len(regions)}
+        return {**record, "box": list(cv2.boundingRect(found.astype(np.uint8))), "mask": to_rle(found)}
 
     def count(self, record: Record) -> Counter:
         """What gIoU and cIoU are made of."""
@@ -179,15 +180,9 @@ class ReasoningTask(Task):
         """Image, text, target, found mask and its box, IoU, verdict (IoU > 0.5)."""
         for name, record in records.items():
             if "union" in record:
-                iou = item_iou(record["intersection"], record["union"])
-                item = self.items_by_name[name]
-                told = {
-                    "image": name,
-                    "sentence": item.question.text,
-                    "target": item.target,
-                    "kind": item.question.kind,
-                }
-                yield {**told, "iou": iou, "right": iou > 0.5, **record}
+                iou, item = item_iou(record["intersection"], record["union"]), self.items_by_name[name]
+                asked = {"sentence": item.question.text, "target": item.target, "kind": item.question.kind}
+                yield {"image": name, **asked, "iou": iou, "right": iou > 0.5, **record}
 
     def cell(self, answer: dict) -> tuple[RgbImage, list[str]]:
         """The image with the ground truth's outline, ignored pixels in white; beside it what was found; the words."""
@@ -196,16 +191,133 @@ class ReasoningTask(Task):
         ground_truth = paint(item.question.shapes, image.shape[:2])
         meant = contour(image, ground_truth == 1, GROUND_TRUTH)
         meant[ground_truth == IGNORED] = 255
-        caption = [f"“{answer['sentence']}”"]
+        caption = [f"“{answer['sentence']}”", f"{answer['kind']}, IoU {answer['iou']:.2f}"]
         if answer["target"] != answer["sentence"].lower():
-            caption.append(f"looked for: {answer['target']}")
-        caption.append(f"{answer['kind']}, IoU {answer['iou']:.2f}")
+            caption.insert(1, f"looked for: {answer['target']}")
         return beside(meant, spotlight(image, from_rle(answer["mask"]), FOUND)), caption
 
 
 def target_words(answer: str, question: Question) -> str:
     """What is looked for: the answer, and for a short question the answer and the question; in lower case."""
     return (answer if question.kind == "long" else f"{answer}, {question.text}").lower()
+
+
+# ---------------------------------------------------------------------- the data
+
+
+def find_split(root: Path, split: str) -> Path:
+    """<root>/<split> or <root>/ReasonSeg/<split>; InputError when there is none."""
+    for folder in (root / split, root / "ReasonSeg" / split):
+        if folder.is_dir():
+            return folder
+    wanted = "unpack ReasonSeg there (README, Other tasks), or choose other --splits"
+    raise InputError(f"no folder {root / split}; {wanted}")
+
+
+def find_items(folder: Path) -> list[Path]:
+    """The images, sorted by name, and <name>.jpg for annotations whose image is not there. InputError for none."""
+    images = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in IMAGES}
+    missing = [path.with_suffix(IMAGES[0]) for path in folder.glob("*.json") if path.stem not in images]
+    if not images and not missing:
+        raise InputError(f"{folder} has no images; unpack ReasonSeg there")
+    return sorted([*images.values(), *missing])
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object in UTF-8, else Windows' cp1252. InputError when missing, or neither."""
+    if not path.is_file():
+        raise InputError(f"no file {path}")
+    data = path.read_bytes()
+    try:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp1252")
+        content = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON in UTF-8 or cp1252 ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def first_text(texts: str | Sequence[str] | None) -> str | None:
+    """The text, or the first of a list of texts; None when there is no word in it."""
+    if isinstance(texts, (list, tuple)):
+        texts = texts[0] if texts else None
+    return texts if isinstance(texts, str) and texts.strip() else None
+
+
+def read_question(path: Path) -> Question:
+    """One annotation file; InputError when it lacks a text or has a shape that is no polygon."""
+    content = read_json(path)
+    text = first_text(content.get("text"))
+    if text is None:
+        raise InputError(f"{path} has no text")
+    try:
+        shapes = tuple(Shape(str(shape["label"]), _points(shape["points"])) for shape in content["shapes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} has a shape that is no polygon ({type(error).__name__}: {error})") from error
+    return Question(text, "long" if content.get("is_sentence") else "short", shapes)
+
+
+def _points(points: Sequence[Sequence[float]]) -> Int32[np.ndarray, "N 2"]:
+    array = np.array(points, np.float64)
+    if array.ndim != 2 or array.shape[1] != 2 or len(array) == 0 or not np.isfinite(array).all():
+        raise ValueError(f"got points of shape {array.shape}, expected (N, 2) finite numbers")
+    return array.astype(np.int32)  # cuts off decimals, as published
+
+
+def read_answer(folder: Path, split: str, name: str) -> str:
+    """The first interpreted answer of an item: `answers[0]` of <folder>/<split>/<name>.json or <folder>/<name>.json.
+
+    InputError when there is no file or no answer in it.
+    """
+    paths = (folder / split / f"{name}.json", folder / f"{name}.json")
+    path = next((path for path in paths if path.is_file()), paths[0])
+    answer = first_text(read_json(path).get("answers"))
+    if answer is None:
+        raise InputError(f"{path} has no answers")
+    return answer
+
+
+def paint(shapes: Sequence[Shape], size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
+    """Ground truth: 1 target, 0 elsewhere, 255 pixels that do not count.
+
+    "flag" shapes are left out. The others are painted, outline and inside, from the largest to the smallest area
+    of what they paint (of equals the first listed comes last); a label with "ignore" in it paints 255.
+    """
+    painted = []
+    for shape in shapes:
+        if shape.label.lower() != "flag":
+            outlined = cv2.polylines(np.zeros(size, np.uint8), [shape.points], isClosed=True, color=1, thickness=1)
+            mask = cv2.fillPoly(outlined, [shape.points], 1) > 0
+            painted.append((mask.sum(), mask, IGNORED if "ignore" in shape.label.lower() else 1))
+    ground_truth = np.zeros(size, np.uint8)
+    for _, mask, value in sorted(painted, key=lambda one: one[0])[::-1]:
+        ground_truth[mask] = value
+    return ground_truth
+
+
+def overlap(found: Bool[np.ndarray, "H W"], ground_truth: UInt8[np.ndarray, "H W"]) -> tuple[int, int]:
+    """(intersection, union) of the foreground in pixels; pixels whose ground truth is 255 do not count."""
+    counted, wanted = ground_truth != IGNORED, ground_truth == 1
+    return int((found & wanted).sum()), int(((found | wanted) & counted).sum())
+
+
+def item_iou(intersection: int, union: int) -> float:
+    """I / (U + 1e-5), 1 when the union is empty."""
+    return intersection / (union + EPSILON) if union else 1.0
+
+
+def iou_metrics(overlaps: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """{"gIoU": mean over the items, "cIoU": of all pixels together} in percent; NaN without any."""
+    intersection, union = (sum(one[side] for one in overlaps) for side in (0, 1))
+    giou = percent(sum(item_iou(*one) for one in overlaps), len(overlaps))
+    return {"gIoU": giou, "cIoU": percent(intersection, union)}
+
+
+# ---------------------------------------------------------------------- the program
 
 
 def parser() -> Parser:
@@ -218,22 +330,15 @@ def parser() -> Parser:
     add = made.add_argument_group("the data").add_argument
     add("--dataset_dir", type=Path, required=True, metavar="DIR", help="with val/ and test/: images and their JSON")
     add("--interpreted_query_dir", type=Path, metavar="DIR", help="<split>/<name>.json or <name>.json with answers[0]")
-    add(
-        "--use_interpreted_query",
-        type=boolean,
-        nargs="?",
-        const=True,
-        metavar="BOOL",
-        help="look for the interpreted answers, not the questions (default: when their folder is given)",
-    )
+    answers = "look for the interpreted answers, not the questions (default: when their folder is given)"
+    add("--use_interpreted_query", type=boolean, nargs="?", const=True, metavar="BOOL", help=answers)
     add("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), metavar="SPLIT", help="val, test (default both)")
     add("--eval_query_type", choices=QUERY_TYPES, default="overall", help="ask only some questions (default overall)")
-    add(
-        "--placeholder",
-        metavar="WORDS",
-        help=f'words for everything else; {{target}} is replaced (default "{ANYTHING_BUT}" with interpreted answers; '
-        f'without, and for preset tiny, which has not learned "anything but": "{ANY_OTHER_THING}")',
+    others = (
+        f'words for everything else; {{target}} is replaced (default "{ANYTHING_BUT}" with interpreted answers; '
+        f'without, and for preset tiny, which has not learned "anything but": "{ANY_OTHER_THING}")'
     )
+    add("--placeholder", metavar="WORDS", help=others)
     shared_arguments(made, "scale 2016 672, recipe semantic-fp32, min_size 0, antialias False")
     return made
 

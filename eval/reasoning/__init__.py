@@ -1,1 +1,0 @@
-"""Reasoning segmentation: ReasonSeg (method 11)."""

@@ -1,1 +1,0 @@
-"""Referring expressions: RefCOCO, RefCOCO+, RefCOCOg (method 10)."""
