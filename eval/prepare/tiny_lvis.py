@@ -19,9 +19,8 @@ from eval.prepare.converters import write_image
 from eval.prepare.tiny import objects, tight_box, write_json
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.render import encode_mask
+from textregion.tiny.painting import COLOURS, SHAPES
 from textregion.tiny.scenes import Scene, draw_scene
-from textregion.tiny.shapes import SHAPES
-from textregion.tiny.textures import COLOURS
 
 FIRST_SEEDS = {"train": 500_000, "val": 920_000}  # neither is a scene the shipped CLIP and SAM 2 were trained on
 NAMES = {

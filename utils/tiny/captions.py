@@ -14,9 +14,8 @@ import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from textregion.tiny.models import tokenizer
+from textregion.tiny.painting import COLOURS, GROUNDS, SHAPES, TEXTURES
 from textregion.tiny.scenes import CLASS_NAMES, SceneRegion
-from textregion.tiny.shapes import SHAPES
-from textregion.tiny.textures import COLOURS, GROUNDS, TEXTURES
 
 TEMPLATES = tuple(OPENAI_IMAGENET_TEMPLATES)
 TEMPLATE_SHARE = 0.8  # of captions that are put into a template

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.transforms.functional import normalize
 
-from textregion.tiny.models import build_clip, clip_config, read_clip, save_clip, tokenizer
+from textregion.tiny.models import TOKEN_IDS, build_clip, clip_config, read_clip, save_weights, tokenizer
 from utils.tiny.captions import IS_OBJECT, LABEL_SETS, Mention, bank_phrases, vocabulary
 from utils.tiny.data import SceneCrop, SceneSet, describe, random_crop, region_shares
 
@@ -262,4 +262,4 @@ class ClipTraining:
 
     def save(self, path: Path) -> None:
         """Writes the compact CLIP as safetensors."""
-        save_clip(self.model.state_dict(), self.token_ids, path)
+        save_weights({**self.model.state_dict(), TOKEN_IDS: self.token_ids.int()}, path)

@@ -21,9 +21,8 @@ from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.presets import find_preset
 from textregion.segmenter import TextRegionSegmenter
 from textregion.tiny.models import CLIP_WEIGHTS, SAM2_WEIGHTS, load_clip, load_sam2
+from textregion.tiny.painting import COLOURS, GROUNDS, SHAPES, TEXTURES
 from textregion.tiny.scenes import CLASS_NAMES, Scene, SceneRegion, draw_scene
-from textregion.tiny.shapes import SHAPES
-from textregion.tiny.textures import COLOURS, GROUNDS, TEXTURES
 from textregion.types import RegionTokens
 from utils.tiny.captions import THINGS
 from utils.tiny.data import EVALUATION_SEED
