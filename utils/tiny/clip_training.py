@@ -17,8 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.transforms.functional import normalize
 
 from textregion.tiny.models import TOKEN_IDS, build_clip, clip_config, read_clip, save_weights, tokenizer
-from utils.tiny.captions import IS_OBJECT, LABEL_SETS, Mention, bank_phrases, vocabulary
-from utils.tiny.data import SceneCrop, SceneSet, describe, random_crop, region_shares
+from utils.tiny import data
+from utils.tiny.data import IS_OBJECT, LABEL_SETS, Mention, SceneCrop, SceneSet, random_crop, region_shares
 
 BATCH = 128
 PATCH_SAMPLES = 400  # crops whose patches the patch embedding is computed from
@@ -58,12 +58,6 @@ def embed_values(visual: VisionTransformer, values: Tensor) -> Tensor:
     """Value vectors, pooled or not, (..., C) to unit vectors (..., D) comparable with text."""
     attended = visual.transformer.resblocks[-1].attn.out_proj(values)
     return F.normalize(visual.ln_post(attended) @ visual.proj, dim=-1).float()
-
-
-def embed_image(visual: VisionTransformer, last: Tensor) -> Tensor:
-    """The ordinary image embedding from `VisionFeatures.last`: (B, 1+P, C) to unit vectors (B, D)."""
-    tokens = visual.transformer.resblocks[-1](last)
-    return F.normalize(visual.ln_post(tokens)[:, 0] @ visual.proj, dim=-1).float()
 
 
 def caption_matches(facts: np.ndarray, mentions: list[list[Mention]]) -> Tensor:
@@ -182,21 +176,20 @@ class ClipTraining:
 
     def __init__(self, scenes: SceneSet, weights: Path | None = None, batch: int = BATCH) -> None:
         self.scenes, self.batch = scenes, batch
-        self.token_ids = vocabulary()
+        self.token_ids = data.vocabulary()
         self.image_size = clip_config()["vision_cfg"]["image_size"]
         self.model = build_clip(len(self.token_ids))
         self.learning_rate = FROM_SCRATCH_RATE if weights is None else CONTINUED_RATE
-        visual = self.model.visual
         if weights is None:
             crops = [random_crop(scenes, self.image_size, np.random.default_rng([1, n])) for n in range(PATCH_SAMPLES)]
-            initialise_vision(visual, _pixels(crops))
+            initialise_vision(self.model.visual, _pixels(crops))
         else:
             state, token_ids = read_clip(weights)
             if token_ids.tolist() != self.token_ids.tolist():
-                raise ValueError(f"got {weights} with another vocabulary, expected the one of captions.vocabulary()")
+                raise ValueError(f"got {weights} with another vocabulary, expected the one of data.vocabulary()")
             self.model.load_state_dict(state)
-        self.patch = visual.patch_size[0]
-        self.heads = SideHeads(visual.class_embedding.shape[0], self.patch)
+        self.patch = self.model.visual.patch_size[0]
+        self.heads = SideHeads(self.model.visual.class_embedding.shape[0], self.patch)
         self.modules = nn.ModuleDict({"model": self.model, "heads": self.heads})
         groups: dict[float, list[nn.Parameter]] = {0.1: [], 0.0: []}
         for name, parameter in self.model.named_parameters():
@@ -209,32 +202,12 @@ class ClipTraining:
         crops, captions, mentions = [], [], []
         while len(crops) < self.batch:
             crop = random_crop(self.scenes, self.image_size, rng)
-            text, said = describe(crop, rng)
+            text, said = data.describe(crop, rng)
             if said:
                 crops.append(crop)
                 captions.append(text)
                 mentions.append(said)
         return crops, captions, caption_matches(np.stack([crop.facts() for crop in crops]), mentions)
-
-    def _encode_texts(self, captions: list[str], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the captions (B, D) and of the label bank, in one pass."""
-        tokens = torch.searchsorted(self.token_ids, tokenizer()([*captions, *bank_phrases(rng)]))
-        texts = F.normalize(self.model.encode_text(tokens), dim=-1).float()
-        return texts[: len(captions)], texts[len(captions) :]
-
-    def _dense_losses(
-        self, values: Tensor, shares: Tensor, things: Tensor, visible: Tensor, bank: Tensor, scale: Tensor
-    ) -> dict[str, Tensor]:
-        """Values of single patches and of whole regions against the names of what they show."""
-        visual = self.model.visual
-        patches, patch_things = clear_patches(shares, things)
-        owner, weights, region_things = pooling_weights(shares, things, visible)
-        single = embed_values(visual, values.flatten(0, 1)[patches])
-        pooled = embed_values(visual, torch.einsum("np,npc->nc", weights, values.float()[owner]))
-        return {
-            "patches": label_loss(single, patch_things, bank, scale),
-            "regions": label_loss(pooled, region_things, bank, scale),
-        }
 
     def loss(self, progress: float, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Contrastive, dense and side losses of one batch."""
@@ -244,12 +217,26 @@ class ClipTraining:
             for name in ("region_ids", "things", "visible")
         )
         region_ids = region_ids.long()
-        shares, scale = region_shares(region_ids, self.patch), self.model.logit_scale.exp()
+        visual, scale = self.model.visual, self.model.logit_scale.exp()
+        shares = region_shares(region_ids, self.patch)
+        patches, patch_things = clear_patches(shares, things)
+        owner, weights, region_things = pooling_weights(shares, things, visible)
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # fastest on a CPU here
-            features = vision_features(self.model.visual, _pixels(crops))
-            images = embed_image(self.model.visual, features.last)
-            texts, bank = self._encode_texts(captions, rng)
-            losses = self._dense_losses(features.values, shares, things, visible, bank, scale)
+            features = vision_features(visual, _pixels(crops))
+            class_token = visual.ln_post(visual.transformer.resblocks[-1](features.last))[:, 0]
+            images = F.normalize(class_token @ visual.proj, dim=-1).float()
+            tokens = torch.searchsorted(self.token_ids, tokenizer()([*captions, *data.bank_phrases(rng)]))
+            texts = F.normalize(self.model.encode_text(tokens), dim=-1).float()
+            texts, bank = (
+                texts[: len(captions)],
+                texts[len(captions) :],
+            )  # the label bank is encoded in one pass with them
+            single = embed_values(visual, features.values.flatten(0, 1)[patches])
+            pooled = embed_values(visual, torch.einsum("np,npc->nc", weights, features.values.float()[owner]))
+            losses = {
+                "patches": label_loss(single, patch_things, bank, scale),
+                "regions": label_loss(pooled, region_things, bank, scale),
+            }
         losses["contrastive"] = contrastive_loss(images, texts, scale, matches)
         losses["side"] = self.heads(features, region_ids, things, shares)
         total = sum(WEIGHTS[name] * value for name, value in losses.items())

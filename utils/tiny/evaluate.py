@@ -24,8 +24,7 @@ from textregion.tiny.models import CLIP_WEIGHTS, SAM2_WEIGHTS, load_clip, load_s
 from textregion.tiny.painting import COLOURS, GROUNDS, SHAPES, TEXTURES
 from textregion.tiny.scenes import CLASS_NAMES, Scene, SceneRegion, draw_scene
 from textregion.types import RegionTokens
-from utils.tiny.captions import THINGS
-from utils.tiny.data import EVALUATION_SEED
+from utils.tiny.data import EVALUATION_SEED, THINGS
 
 COVERED = 0.7  # a region counts as covered when some mask has a larger IoU with it
 MIN_PIXELS = 120  # smaller regions are not scored
@@ -120,7 +119,7 @@ def score_maps(segmenter: TextRegionSegmenter, encoded: Sequence[EncodedScene]) 
             for masks, tokens in (("", generated), (", true masks", exact)):
                 predicted = segmenter.segment(tokens, labels).label_map
                 maps[f"mean IoU, {task}{masks}"].append((places[predicted], places[label_map]))
-    return {name: mean_iou(*np.stack(pairs, axis=1), len(NAMES)) for name, pairs in maps.items()}
+    return {name: mean_iou(*np.concatenate(pairs, axis=1), len(NAMES)) for name, pairs in maps.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:

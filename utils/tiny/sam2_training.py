@@ -19,8 +19,7 @@ from torchvision.transforms.functional import normalize
 
 from textregion.masks.sam2 import MEAN, STD
 from textregion.tiny.models import build_sam2, load_sam2, save_weights
-from utils.tiny.captions import IS_OBJECT
-from utils.tiny.data import SceneSet, region_shares
+from utils.tiny.data import IS_OBJECT, SceneSet, region_shares
 
 IMAGES, POINTS = 8, 12
 ANYWHERE = 0.2  # share of points drawn from all pixels; the others pick a region first

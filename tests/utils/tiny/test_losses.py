@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.tiny.captions import THINGS
 from utils.tiny.clip_training import clear_patches, contrastive_loss, geometry_targets, pooling_weights
-from utils.tiny.data import region_shares
+from utils.tiny.data import THINGS, region_shares
 from utils.tiny.sam2_training import (
     Pyramid,
     balanced_loss,
