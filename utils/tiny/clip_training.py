@@ -3,6 +3,7 @@
 Region shares of patches, (B, 9, P): how much of each patch belongs to each region of the crop.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ def embed_values(visual: VisionTransformer, values: Tensor) -> Tensor:
     return F.normalize(visual.ln_post(attended) @ visual.proj, dim=-1).float()
 
 
-def caption_matches(facts: np.ndarray, mentions: list[list[Mention]]) -> Tensor:
+def caption_matches(facts: np.ndarray, mentions: Sequence[list[Mention]]) -> Tensor:
     """Whether caption j is true of crop i: facts (B, things) bool, mentions per caption -> (B, B) bool."""
     columns = [np.all([facts[:, mention.matches].any(1) for mention in said], axis=0) for said in mentions]
     return torch.from_numpy(np.stack(columns, axis=1))
@@ -158,7 +159,7 @@ def initialise_vision(visual: VisionTransformer, images: Tensor) -> None:
     visual.positional_embedding.copy_(POSITION_SCALE * torch.from_numpy(positions))
 
 
-def _pixels(crops: list[SceneCrop]) -> Tensor:
+def _pixels(crops: Sequence[SceneCrop]) -> Tensor:
     """The crops' images as CLIP takes them: (B, 3, S, S) float32."""
     images = torch.from_numpy(np.stack([crop.image for crop in crops])).permute(0, 3, 1, 2)
     return normalize(images.float() / 255, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
@@ -197,25 +198,18 @@ class ClipTraining:
         groups[0.0] += self.heads.parameters()
         self.groups = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
 
-    def _draw_batch(self, rng: np.random.Generator) -> tuple[list[SceneCrop], list[str], Tensor]:
-        """Crops, their captions, and which caption is true of which crop (B, B) bool."""
-        crops, captions, mentions = [], [], []
-        while len(crops) < self.batch:
+    def loss(self, progress: float, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Contrastive, dense and side losses of one batch."""
+        batch: list[tuple[SceneCrop, str, list[Mention]]] = []
+        while len(batch) < self.batch:
             crop = random_crop(self.scenes, self.image_size, rng)
             text, said = data.describe(crop, rng)
             if said:
-                crops.append(crop)
-                captions.append(text)
-                mentions.append(said)
-        return crops, captions, caption_matches(np.stack([crop.facts() for crop in crops]), mentions)
-
-    def loss(self, progress: float, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Contrastive, dense and side losses of one batch."""
-        crops, captions, matches = self._draw_batch(rng)
-        region_ids, things, visible = (
-            torch.from_numpy(np.stack([getattr(crop, name) for crop in crops]))
-            for name in ("region_ids", "things", "visible")
-        )
+                batch.append((crop, text, said))
+        crops, captions, mentions = zip(*batch, strict=True)
+        matches = caption_matches(np.stack([crop.facts() for crop in crops]), mentions)
+        stacks = (np.stack([getattr(crop, name) for crop in crops]) for name in ("region_ids", "things", "visible"))
+        region_ids, things, visible = map(torch.from_numpy, stacks)
         region_ids = region_ids.long()
         visual, scale = self.model.visual, self.model.logit_scale.exp()
         shares = region_shares(region_ids, self.patch)
@@ -226,11 +220,7 @@ class ClipTraining:
             class_token = visual.ln_post(visual.transformer.resblocks[-1](features.last))[:, 0]
             images = F.normalize(class_token @ visual.proj, dim=-1).float()
             tokens = torch.searchsorted(self.token_ids, tokenizer()([*captions, *data.bank_phrases(rng)]))
-            texts = F.normalize(self.model.encode_text(tokens), dim=-1).float()
-            texts, bank = (
-                texts[: len(captions)],
-                texts[len(captions) :],
-            )  # the label bank is encoded in one pass with them
+            texts, bank = F.normalize(self.model.encode_text(tokens), dim=-1).float().tensor_split([len(captions)])
             single = embed_values(visual, features.values.flatten(0, 1)[patches])
             pooled = embed_values(visual, torch.einsum("np,npc->nc", weights, features.values.float()[owner]))
             losses = {

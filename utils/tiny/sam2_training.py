@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sam2.modeling.sam.transformer import Attention, TwoWayTransformer
+from sam2.modeling.sam.transformer import TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
@@ -21,7 +21,6 @@ from textregion.masks.sam2 import MEAN, STD
 from textregion.tiny.models import build_sam2, load_sam2, save_weights
 from utils.tiny.data import IS_OBJECT, SceneSet, region_shares
 
-IMAGES, POINTS = 8, 12
 ANYWHERE = 0.2  # share of points drawn from all pixels; the others pick a region first
 ON_OBJECT = 0.7  # share of the region picks that ask for an object
 AFFINITY_PHASE, MEAN_PHASE = 0.15, 0.35  # ends of the first two phases, as progress
@@ -29,8 +28,6 @@ ENERGY_LIMIT = 0.5  # mean square of the coarse features above which they are he
 FROM_SCRATCH_RATE, CONTINUED_RATE = 6e-4, 4e-4
 COARSE_STD = 0.5  # of the coarse image features at the start, beside position encodings of about one
 CROSS_GAIN = 2.0
-
-# ---------------------------------------------------------------------- the model, with its insides in view
 
 
 class Pyramid(NamedTuple):
@@ -80,30 +77,23 @@ def decode(model: SAM2Base, pyramid: Pyramid, points: Tensor) -> Decoded:
     return Decoded(masks, iou, torch.stack([network(token) for network, token in networks], dim=1))
 
 
-# ---------------------------------------------------------------------- starting values
-
-
-def tie_queries_to_keys(attention: Attention) -> list[nn.Linear]:
-    """Equal query and key projections: with position encodings a point attends to its own place. Returns both."""
-    nn.init.orthogonal_(attention.q_proj.weight, gain=CROSS_GAIN)
-    attention.k_proj.weight.copy_(attention.q_proj.weight)
-    return [attention.q_proj, attention.k_proj]
-
-
-def pass_values_through(attention: Attention) -> list[nn.Linear]:
-    """Value and output projections that undo each other: a token receives what it attends to. Returns both."""
-    nn.init.orthogonal_(attention.v_proj.weight)
-    attention.out_proj.weight.copy_(2 * attention.v_proj.weight.T)
-    return [attention.v_proj, attention.out_proj]
-
-
 def _initialise_transformer(transformer: TwoWayTransformer) -> list[nn.Linear]:
     """Sets the weights of the attention that moves between point and image; returns the layers."""
     to_image = [layer.cross_attn_token_to_image for layer in transformer.layers]
     to_image.append(transformer.final_attn_token_to_image)
     from_image = [layer.cross_attn_image_to_token for layer in transformer.layers]
-    layers = [layer for attention in [*to_image, *from_image] for layer in tie_queries_to_keys(attention)]
-    layers += [layer for attention in to_image for layer in pass_values_through(attention)]
+    layers = []
+    for attention in [
+        *to_image,
+        *from_image,
+    ]:  # queries equal keys: with position encodings a point finds its own place
+        nn.init.orthogonal_(attention.q_proj.weight, gain=CROSS_GAIN)
+        attention.k_proj.weight.copy_(attention.q_proj.weight)
+        layers += [attention.q_proj, attention.k_proj]
+    for attention in to_image:  # values and output undo each other: a token receives what it attends to
+        nn.init.orthogonal_(attention.v_proj.weight)
+        attention.out_proj.weight.copy_(2 * attention.v_proj.weight.T)
+        layers += [attention.v_proj, attention.out_proj]
     first = transformer.layers[0].self_attn
     nn.init.eye_(first.v_proj.weight)
     nn.init.eye_(first.out_proj.weight)
@@ -111,8 +101,11 @@ def _initialise_transformer(transformer: TwoWayTransformer) -> list[nn.Linear]:
 
 
 @torch.no_grad()
-def initialise(model: SAM2Base) -> None:
-    """Sets the starting values of decoder, prompts and neck; the trunk keeps the library's."""
+def initialise(model: SAM2Base, images: Tensor) -> None:
+    """Sets the starting values of decoder, prompts and neck; the trunk keeps the library's.
+
+    The neck is scaled so that the coarse features of `images` (B, 3, S, S) get a std of COARSE_STD.
+    """
     decoder, prompts = model.sam_mask_decoder, model.sam_prompt_encoder
     layers = _initialise_transformer(decoder.transformer)
     decoder.iou_token.weight.mul_(0.1)
@@ -126,17 +119,12 @@ def initialise(model: SAM2Base) -> None:
         layers.append(layer)
     for embedding in (prompts.not_a_point_embed, prompts.no_mask_embed, *prompts.point_embeddings.children()):
         embedding.weight.mul_(0.1)
-    for layer in [*layers, *(level.conv for level in model.image_encoder.neck.convs)]:
+    neck = [level.conv for level in model.image_encoder.neck.convs]
+    for layer in [*layers, *neck]:
         nn.init.zeros_(layer.bias)
-
-
-@torch.no_grad()
-def rescale_neck(model: SAM2Base, images: Tensor) -> None:
-    """Scales the neck so that the coarse features of `images` (B, 3, S, S) get a std of COARSE_STD."""
     factor = COARSE_STD / encode(model, images).coarse.std()
-    for level in model.image_encoder.neck.convs[:2]:
-        level.conv.weight.mul_(factor)
-        level.conv.bias.mul_(factor)
+    for layer in neck[:2]:
+        layer.weight.mul_(factor)
 
 
 class Phase(Enum):
@@ -166,9 +154,6 @@ class Affinity(nn.Module):
         return logits[:, None], queries.flatten(0, 1)
 
 
-# ---------------------------------------------------------------------- batches
-
-
 def _draw_points(region_ids: np.ndarray, things: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Pixels to click on, as flat indices (count,): some anywhere, most on a region picked first."""
     flat = region_ids.ravel()
@@ -196,9 +181,6 @@ def draw_batch(scenes: SceneSet, images: int, points: int, rng: np.random.Genera
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     target = torch.cat(targets).unflatten(1, (1, scenes.images.shape[1] // 4, -1))
     return normalize(pixels, MEAN, STD), torch.from_numpy(np.stack(places)).float(), target
-
-
-# ---------------------------------------------------------------------- losses
 
 
 def balanced_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -237,11 +219,7 @@ def best_mask_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def all_masks_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Trains all masks alike: (N, M, h, w) to ()."""
-    terms = balanced_loss(logits, target) + 2 * pixel_loss(logits, target) + dice_loss(logits, target)
-    return terms.mean()
-
-
-# ---------------------------------------------------------------------- training
+    return (balanced_loss(logits, target) + 2 * pixel_loss(logits, target) + dice_loss(logits, target)).mean()
 
 
 def _scale(name: str) -> float:
@@ -262,16 +240,13 @@ class Sam2Training:
     warm_up = 60
     clip_norm = 2.0
 
-    def __init__(
-        self, scenes: SceneSet, weights: Path | None = None, images: int = IMAGES, points: int = POINTS
-    ) -> None:
+    def __init__(self, scenes: SceneSet, weights: Path | None = None, images: int = 8, points: int = 12) -> None:
         self.scenes, self.images, self.points = scenes, images, points
         self.from_scratch = weights is None
         self.learning_rate = FROM_SCRATCH_RATE if self.from_scratch else CONTINUED_RATE
         self.model = build_sam2() if weights is None else load_sam2(weights)
         if self.from_scratch:
-            initialise(self.model)
-            rescale_neck(self.model, draw_batch(scenes, images, 1, np.random.default_rng(0))[0])
+            initialise(self.model, draw_batch(scenes, images, 1, np.random.default_rng(0))[0])
         self.affinity = Affinity()
         self.modules = nn.ModuleDict({"model": self.model, "affinity": self.affinity})
         groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, 0.0): [*self.affinity.parameters()]}
@@ -288,15 +263,6 @@ class Sam2Training:
             return Phase.BEST
         return Phase.AFFINITY if progress < AFFINITY_PHASE else Phase.MEAN
 
-    def _mask_loss(self, phase: Phase, decoded: Decoded, target: Tensor, queries: Tensor) -> Tensor:
-        """Loss of the decoded masks and of the IoU they are predicted to have."""
-        overlap = mask_iou(decoded.masks, target).detach()
-        loss = F.mse_loss(decoded.iou, overlap)
-        if phase is Phase.BEST:
-            return loss + best_mask_loss(decoded.masks, target)
-        towards = F.mse_loss(decoded.mask_weights, queries.detach()[:, None].expand_as(decoded.mask_weights))
-        return loss + all_masks_loss(decoded.masks, target) + 0.5 * towards
-
     def loss(self, progress: float, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one batch in the current phase."""
         images, points, target = draw_batch(self.scenes, self.images, self.points, rng)
@@ -311,9 +277,15 @@ class Sam2Training:
         target = target.expand(-1, 4, -1, -1)
         repeated = Pyramid(*(level.repeat_interleave(self.points, 0) for level in pyramid))
         decoded = decode(self.model, repeated, points.flatten(0, 1)[:, None])
-        loss = loss + self._mask_loss(phase, decoded, target, queries)
-        loss = loss + 0.1 * F.relu(pyramid.coarse.square().mean() - ENERGY_LIMIT)
-        return loss, {"iou": mask_iou(decoded.masks, target)[:, 1:].amax(1).mean().item()}
+        overlap = mask_iou(decoded.masks, target).detach()
+        mask_loss = F.mse_loss(decoded.iou, overlap)
+        if phase is Phase.BEST:
+            mask_loss = mask_loss + best_mask_loss(decoded.masks, target)
+        else:
+            towards = F.mse_loss(decoded.mask_weights, queries.detach()[:, None].expand_as(decoded.mask_weights))
+            mask_loss = mask_loss + all_masks_loss(decoded.masks, target) + 0.5 * towards
+        loss = loss + mask_loss + 0.1 * F.relu(pyramid.coarse.square().mean() - ENERGY_LIMIT)
+        return loss, {"iou": overlap[:, 1:].amax(1).mean().item()}
 
     def after_step(self) -> None:
         """Nothing to do."""
