@@ -43,15 +43,11 @@ class SceneRegion:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A drawn picture and everything that is true of it; ValueError for arrays that do not fit each other.
+    """A drawn picture and everything that is true of it; ValueError for arrays that do not fit each other."""
 
-    image: (S, S, 3) uint8 RGB. region_ids: (S, S) uint8, index into `regions`; what is visible at each pixel.
-    regions: grounds first, then objects from back to front; each has at least one visible pixel.
-    """
-
-    image: np.ndarray
-    region_ids: np.ndarray
-    regions: tuple[SceneRegion, ...]
+    image: np.ndarray  # (S, S, 3) uint8 RGB
+    region_ids: np.ndarray  # (S, S) uint8, index into `regions`; what is visible at each pixel
+    regions: tuple[SceneRegion, ...]  # grounds, then objects from back to front; each with at least one visible pixel
 
     def __post_init__(self) -> None:
         if self.image.shape != (*self.region_ids.shape, 3):

@@ -23,14 +23,12 @@ from utils.tiny.data import IS_OBJECT, LABEL_SETS, Mention, SceneCrop, SceneSet,
 
 BATCH = 128
 PATCH_SAMPLES = 400  # crops whose patches the patch embedding is computed from
-POSITION_SCALE = 0.7
 FROM_SCRATCH_RATE, CONTINUED_RATE = 1e-3, 5e-4
 WEIGHTS = {"contrastive": 0.5, "patches": 0.5, "regions": 0.5, "side": 2.0}
 MAX_LOGIT_SCALE = 4.6052  # log 100, as in CLIP
 MIDDLE_BLOCK = 1  # the block whose output the objectness side loss reads
 CLEAR_PATCH = 0.6  # a patch is labelled when one region covers at least this share of it
 MIN_PATCHES = 0.8  # a region is pooled when it covers at least this many patches
-MASKED_OUT = -1e4
 OFFSET_UNIT, EXTENT_UNIT = 24.0, 32.0  # pixels; they bring the side targets to about one
 
 
@@ -45,14 +43,13 @@ class VisionFeatures(NamedTuple):
 def vision_features(visual: VisionTransformer, images: Tensor) -> VisionFeatures:
     """Runs all blocks but the last; the last gives only its attention's value vectors of the patches."""
     *blocks, final = visual.transformer.resblocks
-    tokens = middle = visual._embeds(images)
-    for index, block in enumerate(blocks):
-        tokens = block(tokens)
-        middle = tokens if index == MIDDLE_BLOCK else middle
-    width, attention = tokens.shape[-1], final.attn
+    outputs = [visual._embeds(images)]
+    for block in blocks:
+        outputs.append(block(outputs[-1]))
+    tokens, width, attention = outputs[-1], outputs[-1].shape[-1], final.attn
     patches = final.ln_1(tokens)[:, 1:]
     values = F.linear(patches, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
-    return VisionFeatures(middle, tokens, values)
+    return VisionFeatures(outputs[MIDDLE_BLOCK + 1], tokens, values)
 
 
 def embed_values(visual: VisionTransformer, values: Tensor) -> Tensor:
@@ -70,7 +67,7 @@ def caption_matches(facts: np.ndarray, mentions: Sequence[list[Mention]]) -> Ten
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, matches: Tensor) -> Tensor:
     """Symmetric cross-entropy of (B, D) against (B, D); other pairs that match as well do not count."""
     own = torch.eye(len(images), dtype=torch.bool)
-    logits = (scale * images @ texts.T).masked_fill(matches & ~own, MASKED_OUT)
+    logits = (scale * images @ texts.T).masked_fill(matches & ~own, -1e4)
     target = torch.arange(len(logits))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -104,10 +101,9 @@ def pooling_weights(shares: Tensor, things: Tensor, visible: Tensor) -> tuple[Te
 
 
 def geometry_targets(shares: Tensor, things: Tensor, patch: int) -> tuple[Tensor, Tensor]:
-    """For patches on objects: the way to the object's centre and its size.
+    """For patches on objects: the way to the object's centre and its size, in units of about one.
 
-    Returns targets (B, P, 3), offset y, offset x and log of the size, in units of about one; and which patches lie
-    on an object for the larger part, (B, P) bool.
+    Returns (B, P, 3): offset y, offset x, log of the size; and (B, P) bool: patches on an object for the larger part.
     """
     axis = (torch.arange(round(shares.shape[2] ** 0.5)) + 0.5) * patch
     centres, total = torch.cartesian_prod(axis, axis), shares.sum(2, keepdim=True).clamp(min=1e-6)
@@ -156,7 +152,7 @@ def initialise_vision(visual: VisionTransformer, images: Tensor) -> None:
     patches = F.unfold(images, visual.patch_size, stride=visual.patch_size).transpose(1, 2).flatten(0, 1)
     positions = get_2d_sincos_pos_embed(filters.shape[0], visual.grid_size[0], cls_token=True)
     filters.copy_(0.5 * patch_filters(patches, filters.shape[0]).view_as(filters))
-    visual.positional_embedding.copy_(POSITION_SCALE * torch.from_numpy(positions))
+    visual.positional_embedding.copy_(0.7 * torch.from_numpy(positions))
 
 
 def _pixels(crops: Sequence[SceneCrop]) -> Tensor:

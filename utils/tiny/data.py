@@ -124,38 +124,27 @@ def bank_phrases(rng: np.random.Generator) -> list[str]:
 
 
 class LabelSet(NamedTuple):
-    """Alternatives to choose from.
+    """Alternatives to choose from."""
 
-    rows: (L,) int64, places of the alternatives in the list `bank_phrases` makes.
-    of_thing: (len(THINGS),) int64, the right alternative for each thing; -1 where there is none.
-    """
-
-    rows: np.ndarray
-    of_thing: np.ndarray
+    rows: np.ndarray  # (L,) int64, places of the alternatives in the list `bank_phrases` makes
+    of_thing: np.ndarray  # (len(THINGS),) int64, the right alternative for each thing; -1 where there is none
 
 
-def _label_sets() -> tuple[LabelSet, ...]:
-    """One set a question; the grounds are alternatives in all but that about textures."""
-    bank = [(key, name) for key, names in _ALTERNATIVES.items() for name in names]
-    sets = []
-    for attribute in ("shape", "name", "class_name", "texture"):
-        keys = (attribute,) if attribute == "texture" else (attribute, "ground")
-        rows = [row for key in keys for row, (owner, _) in enumerate(bank) if owner == key]
-        names = [bank[row][1] for row in rows]
-        answers = [getattr(thing, attribute) or thing.name for thing in THINGS]
-        of_thing = [names.index(answer) if answer in names else -1 for answer in answers]
-        sets.append(LabelSet(np.array(rows), np.array(of_thing)))
-    return tuple(sets)
+def _label_set(attribute: str) -> LabelSet:
+    """The alternatives of one question; the grounds belong to all but that about textures."""
+    keys = (attribute,) if attribute == "texture" else (attribute, "ground")
+    owners = [key for key, names in _ALTERNATIVES.items() for _ in names]
+    rows = [row for key in keys for row, owner in enumerate(owners) if owner == key]
+    names = [name for key in keys for name in _ALTERNATIVES[key]]
+    answers = [getattr(thing, attribute) or thing.name for thing in THINGS]
+    return LabelSet(np.array(rows), np.array([names.index(answer) if answer in names else -1 for answer in answers]))
 
 
-LABEL_SETS = _label_sets()
+LABEL_SETS = tuple(map(_label_set, ("shape", "name", "class_name", "texture")))
 
 
 def vocabulary() -> Tensor:
-    """Ids of all tokens that captions and templates can hold: (V,) int64, rising.
-
-    Rising order keeps the end-of-text token the largest, which is how open_clip finds it.
-    """
+    """Ids of all tokens of captions and templates: (V,) int64, rising, as open_clip takes the largest for end of text."""
     tokenize = tokenizer()
     texts = [template("red star") for template in TEMPLATES]
     texts += [*SHAPES, *COLOURS, *TEXTURES, *itertools.chain(*GROUND_NAMES.values()), OTHER_WORDS]
@@ -166,15 +155,11 @@ def vocabulary() -> Tensor:
 
 @dataclass(frozen=True)
 class SceneSet:
-    """N scenes as arrays.
+    """N scenes as arrays."""
 
-    images: (N, S, S, 3) uint8 RGB. region_ids: (N, S, S) uint8.
-    things: (N, 9) int16, place in THINGS of each region; -1 where a scene has fewer.
-    """
-
-    images: np.ndarray
-    region_ids: np.ndarray
-    things: np.ndarray
+    images: np.ndarray  # (N, S, S, 3) uint8 RGB
+    region_ids: np.ndarray  # (N, S, S) uint8
+    things: np.ndarray  # (N, 9) int16, place in THINGS of each region; -1 where a scene has fewer
 
     def __len__(self) -> int:
         return len(self.images)
@@ -216,18 +201,13 @@ def region_shares(region_ids: Tensor, patch: int) -> Tensor:
 
 @dataclass(frozen=True)
 class SceneCrop:
-    """A square crop of a scene, at the size the vision tower takes.
+    """A square crop of a scene, at the size the vision tower takes."""
 
-    image: (S, S, 3) uint8. region_ids: (S, S) uint8. things: (9,) int64, -1 where there is no region.
-    shares: (9,) float64, of the crop's area that each region covers.
-    visible: (9,) float64, share of each region's area in the scene that is inside the crop.
-    """
-
-    image: np.ndarray
-    region_ids: np.ndarray
-    things: np.ndarray
-    shares: np.ndarray
-    visible: np.ndarray
+    image: np.ndarray  # (S, S, 3) uint8
+    region_ids: np.ndarray  # (S, S) uint8
+    things: np.ndarray  # (9,) int64, -1 where there is no region
+    shares: np.ndarray  # (9,) float64, of the crop's area that each region covers
+    visible: np.ndarray  # (9,) float64, share of each region's area in the scene that is inside the crop
 
     def objects(self, visible: float, share: float) -> np.ndarray:
         """Indices of objects that show more than these."""

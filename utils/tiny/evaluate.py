@@ -111,10 +111,8 @@ def score_maps(segmenter: TextRegionSegmenter, encoded: Sequence[EncodedScene]) 
     """
     maps = defaultdict(list)
     for scene, generated, exact in tqdm(encoded, "naming pixels", leave=False):
-        for task, labels, label_map in (
-            ("own labels", scene.labels, scene.label_map),
-            ("17 classes", list(CLASS_NAMES), scene.class_map),
-        ):
+        tasks = ("own labels", scene.labels, scene.label_map), ("17 classes", list(CLASS_NAMES), scene.class_map)
+        for task, labels, label_map in tasks:
             places = np.array([NAMES.index(label) for label in labels])
             for masks, tokens in (("", generated), (", true masks", exact)):
                 predicted = segmenter.segment(tokens, labels).label_map
