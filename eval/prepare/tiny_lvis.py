@@ -18,9 +18,8 @@ from tqdm import tqdm
 from eval.prepare.converters import objects, tight_box, write_image, write_json
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.render import to_rle
+from textregion.tiny.painting import COLOURS, SHAPES
 from textregion.tiny.scenes import draw_scene
-from textregion.tiny.shapes import SHAPES
-from textregion.tiny.textures import COLOURS
 
 FIRST_SEEDS = {"train": 500_000, "val": 920_000}  # neither is a scene the shipped CLIP and SAM 2 were trained on
 NAMES = {  # the tiny models hardly know shapes

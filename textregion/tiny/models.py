@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
-import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
 PACKAGE = Path(__file__).parent
-CLIP_CONFIG = PACKAGE / "clip.json"
 SAM2_CONFIG = PACKAGE / "sam2.yaml"
 CLIP_WEIGHTS = PACKAGE / "weights" / "tiny_clip.safetensors"
 SAM2_WEIGHTS = PACKAGE / "weights" / "tiny_sam2.safetensors"
@@ -32,7 +29,7 @@ TOKEN_TABLE = "token_embedding.weight"
 
 def clip_config() -> dict:
     """The content of clip.json: `embed_dim`, `vision_cfg`, `text_cfg`."""
-    return json.loads(CLIP_CONFIG.read_text())
+    return json.loads((PACKAGE / "clip.json").read_text())
 
 
 def build_clip(vocabulary_size: int | None = None) -> open_clip.CLIP:
@@ -52,22 +49,10 @@ def tokenizer() -> SimpleTokenizer:
     return SimpleTokenizer(context_length=clip_config()["text_cfg"]["context_length"])
 
 
-def expand_token_table(compact: Tensor, token_ids: Tensor, vocabulary_size: int) -> Tensor:
-    """Spreads compact rows (V, C) over a table (vocabulary_size, C); rows of other tokens are zero."""
-    table = compact.new_zeros(vocabulary_size, compact.shape[1])
-    table[token_ids.long()] = compact
-    return table
-
-
 def read_clip(path: Path) -> tuple[dict[str, Tensor], Tensor]:
-    """Reads a `save_clip` file: a float16 state with compact token rows, and token ids (V,)."""
+    """Reads the tiny CLIP's file: a float16 state with compact token rows, and their token ids (V,) int32."""
     state = load_file(path)
     return state, state.pop(TOKEN_IDS)
-
-
-def save_clip(state: dict[str, Tensor], token_ids: Tensor, path: Path) -> None:
-    """Writes a compact CLIP state and the ids (V,) of its token rows, floats as float16."""
-    save_weights({**state, TOKEN_IDS: token_ids.to(torch.int32)}, path)
 
 
 def save_weights(state: dict[str, Tensor], path: Path) -> None:
@@ -81,7 +66,9 @@ def load_clip(path: Path = CLIP_WEIGHTS) -> tuple[open_clip.CLIP, SimpleTokenize
     """The trained tiny CLIP, float32, in eval mode, and its tokenizer."""
     model = build_clip()
     state, token_ids = read_clip(path)
-    state[TOKEN_TABLE] = expand_token_table(state[TOKEN_TABLE], token_ids, model.vocab_size)
+    compact = state[TOKEN_TABLE]
+    state[TOKEN_TABLE] = compact.new_zeros(model.vocab_size, compact.shape[1])
+    state[TOKEN_TABLE][token_ids.long()] = compact
     model.load_state_dict(state)
     return model.eval(), tokenizer()
 
@@ -99,10 +86,9 @@ def load_sam2(path: Path = SAM2_WEIGHTS) -> SAM2Base:
 
 
 @functools.cache
-def known_token_ids(path: Path = CLIP_WEIGHTS) -> frozenset[int]:
-    """Ids of the tokens whose embeddings the CLIP file holds."""
-    with safe_open(path, "pt") as weights:
-        return frozenset(weights.get_tensor(TOKEN_IDS).tolist())
+def known_token_ids() -> frozenset[int]:
+    """Ids of the tokens whose embeddings the shipped CLIP holds."""
+    return frozenset(read_clip(CLIP_WEIGHTS)[1].tolist())
 
 
 def unknown_words(texts: Sequence[str]) -> list[str]:

@@ -12,16 +12,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from textregion.tiny.shapes import SHAPES, shape_alpha
-from textregion.tiny.textures import (
-    COLOURS,
-    GROUNDS,
-    REFERENCE_SIZE,
-    TEXTURES,
-    coordinates,
-    paint_ground,
-    paint_object,
-)
+from textregion.tiny import painting
+from textregion.tiny.painting import COLOURS, GROUNDS, REFERENCE_SIZE, SHAPES, TEXTURES
 
 CLASS_NAMES = (*(f"{colour} shape" for colour in COLOURS), *GROUNDS)
 
@@ -48,23 +40,14 @@ class SceneRegion:
         """The entry of CLASS_NAMES it belongs to: "red shape" or "grass"."""
         return f"{self.colour} shape" if self.kind == "object" else self.name
 
-    @property
-    def phrase(self) -> str:
-        """Its fullest description: "red striped star", "red plain star" or "grass"."""
-        return f"{self.colour} {self.texture} {self.shape}" if self.kind == "object" else self.name
-
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A drawn picture and everything that is true of it; ValueError for arrays that do not fit each other.
+    """A drawn picture and everything that is true of it; ValueError for arrays that do not fit each other."""
 
-    image: (S, S, 3) uint8 RGB. region_ids: (S, S) uint8, index into `regions`; what is visible at each pixel.
-    regions: grounds first, then objects from back to front; each has at least one visible pixel.
-    """
-
-    image: np.ndarray
-    region_ids: np.ndarray
-    regions: tuple[SceneRegion, ...]
+    image: np.ndarray  # (S, S, 3) uint8 RGB
+    region_ids: np.ndarray  # (S, S) uint8, index into `regions`; what is visible at each pixel
+    regions: tuple[SceneRegion, ...]  # grounds, then objects from back to front; each with at least one visible pixel
 
     def __post_init__(self) -> None:
         if self.image.shape != (*self.region_ids.shape, 3):
@@ -104,89 +87,52 @@ class _Canvas:
     regions: list[SceneRegion]
     first_areas: dict[int, int]  # visible pixels of each object when it was painted
 
-    @property
-    def size(self) -> int:
-        return self.image.shape[0]
-
-    def would_hide(self, mask: np.ndarray) -> bool:
-        """Whether painting `mask` (S, S) bool would leave too little of an earlier object."""
-        left = np.bincount(self.region_ids[~mask], minlength=len(self.regions))
-        return any(left[index] < MIN_VISIBLE_SHARE * area for index, area in self.first_areas.items())
-
-
-def _cuts(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Where grounds meet, as fractions of the canvas: (count,) float64, rising."""
-    if count == 2:
-        return np.array([rng.uniform(0.22, 0.4), rng.uniform(0.6, 0.78)])
-    return rng.uniform(0.25, 0.75, count)
-
 
 def _paint_grounds(size: int, rng: np.random.Generator) -> _Canvas:
     """One to three grounds side by side with wavy, slanted borders."""
     names = rng.choice(GROUNDS, rng.choice([1, 2, 3], p=[0.4, 0.47, 0.13]), replace=False).tolist()
-    canvas = _Canvas(paint_ground(names[0], size, rng), np.zeros((size, size), np.uint8), [], {})
-    y, x = coordinates(size)
+    canvas = _Canvas(painting.paint_ground(names[0], size, rng), np.zeros((size, size), np.uint8), [], {})
+    y, x = painting.coordinates(size)
     across, along = (y, x) if rng.random() < 0.65 else (x, y)
     unit = size / REFERENCE_SIZE
-    for index, (name, cut) in enumerate(zip(names[1:], _cuts(rng, len(names) - 1), strict=True), start=1):
+    low, high = ([0.22, 0.6], [0.4, 0.78]) if len(names) == 3 else (0.25, 0.75)
+    cuts = rng.uniform(low, high, len(names) - 1)  # where grounds meet, as fractions of the canvas, rising
+    for index, (name, cut) in enumerate(zip(names[1:], cuts, strict=True), start=1):
         phase = along / (rng.uniform(15, 50) * unit) + rng.uniform(0, 6)
         border = cut * size + rng.uniform(0, 12) * unit * np.sin(phase)
         beyond = across > border + rng.uniform(-0.2, 0.2) * (along - size / 2)
-        canvas.image[beyond] = paint_ground(name, size, rng)[beyond]
+        canvas.image[beyond] = painting.paint_ground(name, size, rng)[beyond]
         canvas.region_ids[beyond] = index
     canvas.regions.extend(SceneRegion(name, "ground") for name in names)
     return canvas
 
 
-def _cast_shadow(canvas: _Canvas, alpha: np.ndarray, radius: float) -> None:
-    offset = int(radius * 0.12)
-    moved = np.roll(alpha, (offset, offset), (0, 1))
-    soft = cv2.GaussianBlur(moved, (0, 0), max(1.0, radius * 0.08)).astype(np.float32) / 255
-    canvas.image *= 1 - 0.35 * soft[..., None]
-
-
 def _try_object(canvas: _Canvas, colour: str, easy: bool, shrink: float, rng: np.random.Generator) -> bool:
     """Paints one random object unless it would be too small or hide another; says whether it did."""
-    size = canvas.size
+    size, index = len(canvas.image), len(canvas.regions)
     smallest = 0.12 if easy else 0.075
     radius = size * math.exp(rng.uniform(math.log(smallest), math.log(max(smallest, 0.27 * shrink))))
     centre = tuple(rng.uniform(0.08, 0.92, 2) * size)
     shape, texture = rng.choice(SHAPES), rng.choice(TEXTURES, p=[0.4, 0.2, 0.2, 0.2])
     upright = rng.random() >= 0.6 or easy
     angle = rng.uniform(-0.3, 0.3) if upright else rng.uniform(-math.pi, math.pi)
-    alpha = shape_alpha(shape, centre, radius, angle, size, aspect=rng.uniform(0.9, 1.1))
+    alpha = painting.shape_alpha(shape, centre, radius, angle, size, aspect=rng.uniform(0.9, 1.1))
     mask = alpha > 127
-    smallest_area = max(MIN_AREA * (size / REFERENCE_SIZE) ** 2, math.pi * radius**2 / 4)
-    if mask.sum() < smallest_area or canvas.would_hide(mask):
+    left = np.bincount(canvas.region_ids[~mask], minlength=index)
+    too_small = mask.sum() < max(MIN_AREA * (size / REFERENCE_SIZE) ** 2, math.pi * radius**2 / 4)
+    if too_small or any(left[covered] < MIN_VISIBLE_SHARE * area for covered, area in canvas.first_areas.items()):
         return False
-    if rng.random() < 0.4:
-        _cast_shadow(canvas, alpha, radius)
+    if rng.random() < 0.4:  # casts a shadow
+        moved = np.roll(alpha, int(radius * 0.12), (0, 1))
+        shadow = cv2.GaussianBlur(moved, (0, 0), max(1.0, radius * 0.08)).astype(np.float32) / 255
+        canvas.image *= 1 - 0.35 * shadow[..., None]
     opacity = (alpha.astype(np.float32) / 255)[..., None]
-    surface = paint_object(colour, texture, centre, radius, angle, size, rng)
-    canvas.image = canvas.image * (1 - opacity) + surface * opacity
-    index = len(canvas.regions)
+    canvas.image *= 1 - opacity
+    canvas.image += painting.paint_object(colour, texture, centre, radius, angle, size, rng) * opacity
     canvas.region_ids[mask] = index
     canvas.first_areas[index] = int(mask.sum())
     canvas.regions.append(SceneRegion(f"{colour} {shape}", "object", str(shape), colour, str(texture)))
     return True
-
-
-def _paint_objects(canvas: _Canvas, count: int, easy: bool, distinct_colours: bool, rng: np.random.Generator) -> None:
-    names = list(COLOURS)
-    colours = rng.permutation(names) if distinct_colours else rng.choice(names, MAX_OBJECTS)
-    attempt = 0
-    for colour in colours[:count].tolist():
-        while not _try_object(canvas, colour, easy, 0.98 ** max(0, attempt - ROOMY_ATTEMPTS), rng):
-            attempt += 1
-
-
-def _photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Exposure, sometimes blur, always noise: (S, S, 3) float32 to uint8."""
-    image = image * rng.uniform(0.88, 1.1) + rng.uniform(-10, 10)
-    if rng.random() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
-    image = image + rng.normal(0, rng.uniform(2, 8), image.shape)
-    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def draw_scene(
@@ -213,7 +159,15 @@ def draw_scene(
     rng = np.random.default_rng([SEED_FAMILY, seed])
     canvas = _paint_grounds(size, rng)
     count = int(rng.integers(1, MAX_OBJECTS + 1)) if n_objects is None else n_objects
-    _paint_objects(canvas, count, easy, distinct_colours, rng)
+    names, attempt = list(COLOURS), 0
+    colours = rng.permutation(names) if distinct_colours else rng.choice(names, MAX_OBJECTS)
+    for colour in colours[:count].tolist():
+        while not _try_object(canvas, colour, easy, 0.98 ** max(0, attempt - ROOMY_ATTEMPTS), rng):
+            attempt += 1
+    image = canvas.image * rng.uniform(0.88, 1.1) + rng.uniform(-10, 10)  # exposure, sometimes blur, always noise
+    if rng.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
+    image = np.clip(image + rng.normal(0, rng.uniform(2, 8), image.shape), 0, 255).astype(np.uint8)
     visible, ids = np.unique(canvas.region_ids, return_inverse=True)  # renumbered: hidden regions are left out
     regions = tuple(canvas.regions[index] for index in visible)
-    return Scene(_photograph(canvas.image, rng), ids.reshape(size, size).astype(np.uint8), regions)
+    return Scene(image, ids.reshape(size, size).astype(np.uint8), regions)

@@ -3,6 +3,7 @@
 Region shares of patches, (B, 9, P): how much of each patch belongs to each region of the crop.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,20 +17,18 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.transforms.functional import normalize
 
-from textregion.tiny.models import build_clip, clip_config, read_clip, save_clip, tokenizer
-from utils.tiny.captions import IS_OBJECT, LABEL_SETS, Mention, bank_phrases, vocabulary
-from utils.tiny.data import SceneCrop, SceneSet, describe, random_crop, region_shares
+from textregion.tiny.models import TOKEN_IDS, build_clip, clip_config, read_clip, save_weights, tokenizer
+from utils.tiny import data
+from utils.tiny.data import IS_OBJECT, LABEL_SETS, Mention, SceneCrop, SceneSet, random_crop, region_shares
 
 BATCH = 128
 PATCH_SAMPLES = 400  # crops whose patches the patch embedding is computed from
-POSITION_SCALE = 0.7
 FROM_SCRATCH_RATE, CONTINUED_RATE = 1e-3, 5e-4
 WEIGHTS = {"contrastive": 0.5, "patches": 0.5, "regions": 0.5, "side": 2.0}
 MAX_LOGIT_SCALE = 4.6052  # log 100, as in CLIP
 MIDDLE_BLOCK = 1  # the block whose output the objectness side loss reads
 CLEAR_PATCH = 0.6  # a patch is labelled when one region covers at least this share of it
 MIN_PATCHES = 0.8  # a region is pooled when it covers at least this many patches
-MASKED_OUT = -1e4
 OFFSET_UNIT, EXTENT_UNIT = 24.0, 32.0  # pixels; they bring the side targets to about one
 
 
@@ -44,14 +43,13 @@ class VisionFeatures(NamedTuple):
 def vision_features(visual: VisionTransformer, images: Tensor) -> VisionFeatures:
     """Runs all blocks but the last; the last gives only its attention's value vectors of the patches."""
     *blocks, final = visual.transformer.resblocks
-    tokens = middle = visual._embeds(images)
-    for index, block in enumerate(blocks):
-        tokens = block(tokens)
-        middle = tokens if index == MIDDLE_BLOCK else middle
-    width, attention = tokens.shape[-1], final.attn
+    outputs = [visual._embeds(images)]
+    for block in blocks:
+        outputs.append(block(outputs[-1]))
+    tokens, width, attention = outputs[-1], outputs[-1].shape[-1], final.attn
     patches = final.ln_1(tokens)[:, 1:]
     values = F.linear(patches, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
-    return VisionFeatures(middle, tokens, values)
+    return VisionFeatures(outputs[MIDDLE_BLOCK + 1], tokens, values)
 
 
 def embed_values(visual: VisionTransformer, values: Tensor) -> Tensor:
@@ -60,13 +58,7 @@ def embed_values(visual: VisionTransformer, values: Tensor) -> Tensor:
     return F.normalize(visual.ln_post(attended) @ visual.proj, dim=-1).float()
 
 
-def embed_image(visual: VisionTransformer, last: Tensor) -> Tensor:
-    """The ordinary image embedding from `VisionFeatures.last`: (B, 1+P, C) to unit vectors (B, D)."""
-    tokens = visual.transformer.resblocks[-1](last)
-    return F.normalize(visual.ln_post(tokens)[:, 0] @ visual.proj, dim=-1).float()
-
-
-def caption_matches(facts: np.ndarray, mentions: list[list[Mention]]) -> Tensor:
+def caption_matches(facts: np.ndarray, mentions: Sequence[list[Mention]]) -> Tensor:
     """Whether caption j is true of crop i: facts (B, things) bool, mentions per caption -> (B, B) bool."""
     columns = [np.all([facts[:, mention.matches].any(1) for mention in said], axis=0) for said in mentions]
     return torch.from_numpy(np.stack(columns, axis=1))
@@ -75,7 +67,7 @@ def caption_matches(facts: np.ndarray, mentions: list[list[Mention]]) -> Tensor:
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, matches: Tensor) -> Tensor:
     """Symmetric cross-entropy of (B, D) against (B, D); other pairs that match as well do not count."""
     own = torch.eye(len(images), dtype=torch.bool)
-    logits = (scale * images @ texts.T).masked_fill(matches & ~own, MASKED_OUT)
+    logits = (scale * images @ texts.T).masked_fill(matches & ~own, -1e4)
     target = torch.arange(len(logits))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -109,10 +101,9 @@ def pooling_weights(shares: Tensor, things: Tensor, visible: Tensor) -> tuple[Te
 
 
 def geometry_targets(shares: Tensor, things: Tensor, patch: int) -> tuple[Tensor, Tensor]:
-    """For patches on objects: the way to the object's centre and its size.
+    """For patches on objects: the way to the object's centre and its size, in units of about one.
 
-    Returns targets (B, P, 3), offset y, offset x and log of the size, in units of about one; and which patches lie
-    on an object for the larger part, (B, P) bool.
+    Returns (B, P, 3): offset y, offset x, log of the size; and (B, P) bool: patches on an object for the larger part.
     """
     axis = (torch.arange(round(shares.shape[2] ** 0.5)) + 0.5) * patch
     centres, total = torch.cartesian_prod(axis, axis), shares.sum(2, keepdim=True).clamp(min=1e-6)
@@ -161,10 +152,10 @@ def initialise_vision(visual: VisionTransformer, images: Tensor) -> None:
     patches = F.unfold(images, visual.patch_size, stride=visual.patch_size).transpose(1, 2).flatten(0, 1)
     positions = get_2d_sincos_pos_embed(filters.shape[0], visual.grid_size[0], cls_token=True)
     filters.copy_(0.5 * patch_filters(patches, filters.shape[0]).view_as(filters))
-    visual.positional_embedding.copy_(POSITION_SCALE * torch.from_numpy(positions))
+    visual.positional_embedding.copy_(0.7 * torch.from_numpy(positions))
 
 
-def _pixels(crops: list[SceneCrop]) -> Tensor:
+def _pixels(crops: Sequence[SceneCrop]) -> Tensor:
     """The crops' images as CLIP takes them: (B, 3, S, S) float32."""
     images = torch.from_numpy(np.stack([crop.image for crop in crops])).permute(0, 3, 1, 2)
     return normalize(images.float() / 255, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
@@ -182,21 +173,20 @@ class ClipTraining:
 
     def __init__(self, scenes: SceneSet, weights: Path | None = None, batch: int = BATCH) -> None:
         self.scenes, self.batch = scenes, batch
-        self.token_ids = vocabulary()
+        self.token_ids = data.vocabulary()
         self.image_size = clip_config()["vision_cfg"]["image_size"]
         self.model = build_clip(len(self.token_ids))
         self.learning_rate = FROM_SCRATCH_RATE if weights is None else CONTINUED_RATE
-        visual = self.model.visual
         if weights is None:
             crops = [random_crop(scenes, self.image_size, np.random.default_rng([1, n])) for n in range(PATCH_SAMPLES)]
-            initialise_vision(visual, _pixels(crops))
+            initialise_vision(self.model.visual, _pixels(crops))
         else:
             state, token_ids = read_clip(weights)
             if token_ids.tolist() != self.token_ids.tolist():
-                raise ValueError(f"got {weights} with another vocabulary, expected the one of captions.vocabulary()")
+                raise ValueError(f"got {weights} with another vocabulary, expected the one of data.vocabulary()")
             self.model.load_state_dict(state)
-        self.patch = visual.patch_size[0]
-        self.heads = SideHeads(visual.class_embedding.shape[0], self.patch)
+        self.patch = self.model.visual.patch_size[0]
+        self.heads = SideHeads(self.model.visual.class_embedding.shape[0], self.patch)
         self.modules = nn.ModuleDict({"model": self.model, "heads": self.heads})
         groups: dict[float, list[nn.Parameter]] = {0.1: [], 0.0: []}
         for name, parameter in self.model.named_parameters():
@@ -204,52 +194,35 @@ class ClipTraining:
         groups[0.0] += self.heads.parameters()
         self.groups = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
 
-    def _draw_batch(self, rng: np.random.Generator) -> tuple[list[SceneCrop], list[str], Tensor]:
-        """Crops, their captions, and which caption is true of which crop (B, B) bool."""
-        crops, captions, mentions = [], [], []
-        while len(crops) < self.batch:
-            crop = random_crop(self.scenes, self.image_size, rng)
-            text, said = describe(crop, rng)
-            if said:
-                crops.append(crop)
-                captions.append(text)
-                mentions.append(said)
-        return crops, captions, caption_matches(np.stack([crop.facts() for crop in crops]), mentions)
-
-    def _encode_texts(self, captions: list[str], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the captions (B, D) and of the label bank, in one pass."""
-        tokens = torch.searchsorted(self.token_ids, tokenizer()([*captions, *bank_phrases(rng)]))
-        texts = F.normalize(self.model.encode_text(tokens), dim=-1).float()
-        return texts[: len(captions)], texts[len(captions) :]
-
-    def _dense_losses(
-        self, values: Tensor, shares: Tensor, things: Tensor, visible: Tensor, bank: Tensor, scale: Tensor
-    ) -> dict[str, Tensor]:
-        """Values of single patches and of whole regions against the names of what they show."""
-        visual = self.model.visual
-        patches, patch_things = clear_patches(shares, things)
-        owner, weights, region_things = pooling_weights(shares, things, visible)
-        single = embed_values(visual, values.flatten(0, 1)[patches])
-        pooled = embed_values(visual, torch.einsum("np,npc->nc", weights, values.float()[owner]))
-        return {
-            "patches": label_loss(single, patch_things, bank, scale),
-            "regions": label_loss(pooled, region_things, bank, scale),
-        }
-
     def loss(self, progress: float, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Contrastive, dense and side losses of one batch."""
-        crops, captions, matches = self._draw_batch(rng)
-        region_ids, things, visible = (
-            torch.from_numpy(np.stack([getattr(crop, name) for crop in crops]))
-            for name in ("region_ids", "things", "visible")
-        )
+        batch: list[tuple[SceneCrop, str, list[Mention]]] = []
+        while len(batch) < self.batch:
+            crop = random_crop(self.scenes, self.image_size, rng)
+            text, said = data.describe(crop, rng)
+            if said:
+                batch.append((crop, text, said))
+        crops, captions, mentions = zip(*batch, strict=True)
+        matches = caption_matches(np.stack([crop.facts() for crop in crops]), mentions)
+        stacks = (np.stack([getattr(crop, name) for crop in crops]) for name in ("region_ids", "things", "visible"))
+        region_ids, things, visible = map(torch.from_numpy, stacks)
         region_ids = region_ids.long()
-        shares, scale = region_shares(region_ids, self.patch), self.model.logit_scale.exp()
+        visual, scale = self.model.visual, self.model.logit_scale.exp()
+        shares = region_shares(region_ids, self.patch)
+        patches, patch_things = clear_patches(shares, things)
+        owner, weights, region_things = pooling_weights(shares, things, visible)
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # fastest on a CPU here
-            features = vision_features(self.model.visual, _pixels(crops))
-            images = embed_image(self.model.visual, features.last)
-            texts, bank = self._encode_texts(captions, rng)
-            losses = self._dense_losses(features.values, shares, things, visible, bank, scale)
+            features = vision_features(visual, _pixels(crops))
+            class_token = visual.ln_post(visual.transformer.resblocks[-1](features.last))[:, 0]
+            images = F.normalize(class_token @ visual.proj, dim=-1).float()
+            tokens = torch.searchsorted(self.token_ids, tokenizer()([*captions, *data.bank_phrases(rng)]))
+            texts, bank = F.normalize(self.model.encode_text(tokens), dim=-1).float().tensor_split([len(captions)])
+            single = embed_values(visual, features.values.flatten(0, 1)[patches])
+            pooled = embed_values(visual, torch.einsum("np,npc->nc", weights, features.values.float()[owner]))
+            losses = {
+                "patches": label_loss(single, patch_things, bank, scale),
+                "regions": label_loss(pooled, region_things, bank, scale),
+            }
         losses["contrastive"] = contrastive_loss(images, texts, scale, matches)
         losses["side"] = self.heads(features, region_ids, things, shares)
         total = sum(WEIGHTS[name] * value for name, value in losses.items())
@@ -262,4 +235,4 @@ class ClipTraining:
 
     def save(self, path: Path) -> None:
         """Writes the compact CLIP as safetensors."""
-        save_clip(self.model.state_dict(), self.token_ids, path)
+        save_weights({**self.model.state_dict(), TOKEN_IDS: self.token_ids.int()}, path)

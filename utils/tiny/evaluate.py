@@ -21,12 +21,10 @@ from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.presets import find_preset
 from textregion.segmenter import TextRegionSegmenter
 from textregion.tiny.models import CLIP_WEIGHTS, SAM2_WEIGHTS, load_clip, load_sam2
+from textregion.tiny.painting import COLOURS, GROUNDS, SHAPES, TEXTURES
 from textregion.tiny.scenes import CLASS_NAMES, Scene, SceneRegion, draw_scene
-from textregion.tiny.shapes import SHAPES
-from textregion.tiny.textures import COLOURS, GROUNDS, TEXTURES
 from textregion.types import RegionTokens
-from utils.tiny.captions import THINGS
-from utils.tiny.data import EVALUATION_SEED
+from utils.tiny.data import EVALUATION_SEED, THINGS
 
 COVERED = 0.7  # a region counts as covered when some mask has a larger IoU with it
 MIN_PIXELS = 120  # smaller regions are not scored
@@ -113,15 +111,13 @@ def score_maps(segmenter: TextRegionSegmenter, encoded: Sequence[EncodedScene]) 
     """
     maps = defaultdict(list)
     for scene, generated, exact in tqdm(encoded, "naming pixels", leave=False):
-        for task, labels, label_map in (
-            ("own labels", scene.labels, scene.label_map),
-            ("17 classes", list(CLASS_NAMES), scene.class_map),
-        ):
+        tasks = ("own labels", scene.labels, scene.label_map), ("17 classes", list(CLASS_NAMES), scene.class_map)
+        for task, labels, label_map in tasks:
             places = np.array([NAMES.index(label) for label in labels])
             for masks, tokens in (("", generated), (", true masks", exact)):
                 predicted = segmenter.segment(tokens, labels).label_map
                 maps[f"mean IoU, {task}{masks}"].append((places[predicted], places[label_map]))
-    return {name: mean_iou(*np.stack(pairs, axis=1), len(NAMES)) for name, pairs in maps.items()}
+    return {name: mean_iou(*np.concatenate(pairs, axis=1), len(NAMES)) for name, pairs in maps.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:

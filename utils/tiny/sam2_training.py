@@ -12,26 +12,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sam2.modeling.sam.transformer import Attention, TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
 from textregion.masks.sam2 import MEAN, STD
 from textregion.tiny.models import build_sam2, load_sam2, save_weights
-from utils.tiny.captions import IS_OBJECT
-from utils.tiny.data import SceneSet, region_shares
+from utils.tiny.data import IS_OBJECT, SceneSet, region_shares
 
-IMAGES, POINTS = 8, 12
 ANYWHERE = 0.2  # share of points drawn from all pixels; the others pick a region first
 ON_OBJECT = 0.7  # share of the region picks that ask for an object
 AFFINITY_PHASE, MEAN_PHASE = 0.15, 0.35  # ends of the first two phases, as progress
 ENERGY_LIMIT = 0.5  # mean square of the coarse features above which they are held back
 FROM_SCRATCH_RATE, CONTINUED_RATE = 6e-4, 4e-4
 COARSE_STD = 0.5  # of the coarse image features at the start, beside position encodings of about one
-CROSS_GAIN = 2.0
-
-# ---------------------------------------------------------------------- the model, with its insides in view
 
 
 class Pyramid(NamedTuple):
@@ -40,14 +34,6 @@ class Pyramid(NamedTuple):
     fine: Tensor
     middle: Tensor
     coarse: Tensor
-
-
-class Decoded(NamedTuple):
-    """Masks (N, 4, S/4, S/4) logits, predicted IoU (N, 4), and the weights (N, 4, K) that made the masks."""
-
-    masks: Tensor
-    iou: Tensor
-    mask_weights: Tensor
 
 
 def encode(model: SAM2Base, images: Tensor) -> Pyramid:
@@ -64,58 +50,45 @@ def pixel_features(model: SAM2Base, pyramid: Pyramid) -> Tensor:
     return final(second(activation(norm(first(source) + pyramid.middle))) + pyramid.fine)
 
 
-def decode(model: SAM2Base, pyramid: Pyramid, points: Tensor) -> Decoded:
-    """Masks for one foreground point each: pyramid of N images, points (N, 1, 2) as (x, y) in pixels."""
+def decode(model: SAM2Base, pyramid: Pyramid, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks for one foreground point each: pyramid of N images, points (N, 1, 2) as (x, y) in pixels.
+
+    Returns logits (N, 4, S/4, S/4), predicted IoU (N, 4), and the weights (N, 4, K) that made the masks.
+    """
     decoder, prompts = model.sam_mask_decoder, model.sam_prompt_encoder
     labels = torch.ones(points.shape[:2], dtype=torch.int)
     sparse, dense = prompts(points=(points, labels), boxes=None, masks=None)
     masks, iou, tokens, _ = decoder.predict_masks(  # pyright: ignore[reportAssignmentType]
-        image_embeddings=pyramid.coarse,
-        image_pe=prompts.get_dense_pe(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        repeat_image=False,
-        high_res_features=[pyramid.fine, pyramid.middle],
+        pyramid.coarse, prompts.get_dense_pe(), sparse, dense, repeat_image=False, high_res_features=[*pyramid[:2]]
     )
     networks = zip(decoder.output_hypernetworks_mlps, tokens.unbind(1), strict=True)
-    return Decoded(masks, iou, torch.stack([network(token) for network, token in networks], dim=1))
-
-
-# ---------------------------------------------------------------------- starting values
-
-
-def tie_queries_to_keys(attention: Attention) -> list[nn.Linear]:
-    """Equal query and key projections: with position encodings a point attends to its own place. Returns both."""
-    nn.init.orthogonal_(attention.q_proj.weight, gain=CROSS_GAIN)
-    attention.k_proj.weight.copy_(attention.q_proj.weight)
-    return [attention.q_proj, attention.k_proj]
-
-
-def pass_values_through(attention: Attention) -> list[nn.Linear]:
-    """Value and output projections that undo each other: a token receives what it attends to. Returns both."""
-    nn.init.orthogonal_(attention.v_proj.weight)
-    attention.out_proj.weight.copy_(2 * attention.v_proj.weight.T)
-    return [attention.v_proj, attention.out_proj]
-
-
-def _initialise_transformer(transformer: TwoWayTransformer) -> list[nn.Linear]:
-    """Sets the weights of the attention that moves between point and image; returns the layers."""
-    to_image = [layer.cross_attn_token_to_image for layer in transformer.layers]
-    to_image.append(transformer.final_attn_token_to_image)
-    from_image = [layer.cross_attn_image_to_token for layer in transformer.layers]
-    layers = [layer for attention in [*to_image, *from_image] for layer in tie_queries_to_keys(attention)]
-    layers += [layer for attention in to_image for layer in pass_values_through(attention)]
-    first = transformer.layers[0].self_attn
-    nn.init.eye_(first.v_proj.weight)
-    nn.init.eye_(first.out_proj.weight)
-    return [*layers, first.v_proj, first.out_proj]
+    return masks, iou, torch.stack([network(token) for network, token in networks], dim=1)
 
 
 @torch.no_grad()
-def initialise(model: SAM2Base) -> None:
-    """Sets the starting values of decoder, prompts and neck; the trunk keeps the library's."""
+def initialise(model: SAM2Base, images: Tensor) -> None:
+    """Sets the starting values of decoder, prompts and neck; the trunk keeps the library's.
+
+    The neck is scaled so that the coarse features of `images` (B, 3, S, S) get a std of COARSE_STD.
+    """
     decoder, prompts = model.sam_mask_decoder, model.sam_prompt_encoder
-    layers = _initialise_transformer(decoder.transformer)
+    blocks, layers = [*decoder.transformer.layers.children()], []
+    to_image = [block.cross_attn_token_to_image for block in blocks] + [decoder.transformer.final_attn_token_to_image]
+    from_image = [block.cross_attn_image_to_token for block in blocks]
+    for attention in [
+        *to_image,
+        *from_image,
+    ]:  # queries equal keys: with position encodings a point finds its own place
+        nn.init.orthogonal_(attention.q_proj.weight, gain=2.0)
+        attention.k_proj.weight.copy_(attention.q_proj.weight)
+        layers += [attention.q_proj, attention.k_proj]
+    for attention in to_image:  # values and output undo each other: a token receives what it attends to
+        nn.init.orthogonal_(attention.v_proj.weight)
+        attention.out_proj.weight.copy_(2 * attention.v_proj.weight.T)
+        layers += [attention.v_proj, attention.out_proj]
+    for layer in (blocks[0].self_attn.v_proj, blocks[0].self_attn.out_proj):
+        nn.init.eye_(layer.weight)
+        layers.append(layer)
     decoder.iou_token.weight.mul_(0.1)
     decoder.mask_tokens.weight.mul_(0.3)
     for layer in (layer for network in decoder.output_hypernetworks_mlps for layer in network.layers.children()):
@@ -127,17 +100,12 @@ def initialise(model: SAM2Base) -> None:
         layers.append(layer)
     for embedding in (prompts.not_a_point_embed, prompts.no_mask_embed, *prompts.point_embeddings.children()):
         embedding.weight.mul_(0.1)
-    for layer in [*layers, *(level.conv for level in model.image_encoder.neck.convs)]:
+    neck = [level.conv for level in model.image_encoder.neck.convs]
+    for layer in [*layers, *neck]:
         nn.init.zeros_(layer.bias)
-
-
-@torch.no_grad()
-def rescale_neck(model: SAM2Base, images: Tensor) -> None:
-    """Scales the neck so that the coarse features of `images` (B, 3, S, S) get a std of COARSE_STD."""
     factor = COARSE_STD / encode(model, images).coarse.std()
-    for level in model.image_encoder.neck.convs[:2]:
-        level.conv.weight.mul_(factor)
-        level.conv.bias.mul_(factor)
+    for layer in neck[:2]:
+        layer.weight.mul_(factor)
 
 
 class Phase(Enum):
@@ -154,41 +122,32 @@ class Affinity(nn.Module):
     def __init__(self, channels: int = 12) -> None:
         super().__init__()
         self.form = nn.Linear(channels, channels)
-        nn.init.eye_(self.form.weight)
+        self.form.weight.data = 2 * torch.eye(channels)
         nn.init.constant_(self.form.bias, -0.5)
-        self.form.weight.data *= 2
 
     def forward(self, features: Tensor, points: Tensor, image_size: int) -> tuple[Tensor, Tensor]:
         """Features (B, K, h, w), points (B, P, 2) to logits (B*P, 1, h, w) and query vectors (B*P, K)."""
         places = (points[:, :, None] + 0.5) / image_size * 2 - 1
-        found = F.grid_sample(features, places, align_corners=False)[..., 0].transpose(1, 2)
-        queries = self.form(found)
+        queries = self.form(F.grid_sample(features, places, align_corners=False)[..., 0].transpose(1, 2))
         logits = torch.einsum("bpk,bkhw->bphw", queries, features).flatten(0, 1)
         return logits[:, None], queries.flatten(0, 1)
 
 
-# ---------------------------------------------------------------------- batches
-
-
-def _draw_points(region_ids: np.ndarray, things: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Pixels to click on, as flat indices (count,): some anywhere, most on a region picked first."""
-    flat = region_ids.ravel()
-    present = np.unique(flat)
-    objects = [index for index in present if IS_OBJECT[things[index]]]
-    points = list(rng.integers(flat.size, size=round(count * ANYWHERE)))
-    while len(points) < count:
-        choices = objects if objects and rng.random() < ON_OBJECT else present
-        points.append(rng.choice(np.flatnonzero(flat == rng.choice(choices))))
-    return np.array(points)
-
-
 def draw_batch(scenes: SceneSet, images: int, points: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (B, 3, S, S) normalised, points (B, P, 2) as (x, y), targets (B*P, 1, S/4, S/4) in [0, 1]."""
+    """Images (B, 3, S, S) normalised, points (B, P, 2) as (x, y), targets (B*P, 1, S/4, S/4) in [0, 1].
+
+    Some points are drawn from all pixels, most from a region picked first.
+    """
     pictures, places, targets = [], [], []
     for index in rng.integers(len(scenes), size=images):
         turns, step = rng.integers(4), -1 if rng.random() < 0.5 else 1
         image, region_ids = (np.rot90(array[index], turns)[:, ::step] for array in (scenes.images, scenes.region_ids))
-        chosen = _draw_points(region_ids, scenes.things[index], points, rng)
+        flat, present = region_ids.ravel(), np.unique(region_ids)
+        objects = [region for region in present if IS_OBJECT[scenes.things[index][region]]]
+        chosen = list(rng.integers(flat.size, size=round(points * ANYWHERE)))
+        while len(chosen) < points:
+            choices = objects if objects and rng.random() < ON_OBJECT else present
+            chosen.append(rng.choice(np.flatnonzero(flat == rng.choice(choices))))
         rows, columns = np.divmod(chosen, region_ids.shape[1])
         pictures.append(image * np.float32(rng.uniform(0.9, 1.1) / 255))
         places.append(np.stack([columns, rows], axis=1))
@@ -197,9 +156,6 @@ def draw_batch(scenes: SceneSet, images: int, points: int, rng: np.random.Genera
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     target = torch.cat(targets).unflatten(1, (1, scenes.images.shape[1] // 4, -1))
     return normalize(pixels, MEAN, STD), torch.from_numpy(np.stack(places)).float(), target
-
-
-# ---------------------------------------------------------------------- losses
 
 
 def balanced_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -238,11 +194,7 @@ def best_mask_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def all_masks_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Trains all masks alike: (N, M, h, w) to ()."""
-    terms = balanced_loss(logits, target) + 2 * pixel_loss(logits, target) + dice_loss(logits, target)
-    return terms.mean()
-
-
-# ---------------------------------------------------------------------- training
+    return (balanced_loss(logits, target) + 2 * pixel_loss(logits, target) + dice_loss(logits, target)).mean()
 
 
 def _scale(name: str) -> float:
@@ -263,40 +215,26 @@ class Sam2Training:
     warm_up = 60
     clip_norm = 2.0
 
-    def __init__(
-        self, scenes: SceneSet, weights: Path | None = None, images: int = IMAGES, points: int = POINTS
-    ) -> None:
+    def __init__(self, scenes: SceneSet, weights: Path | None = None, images: int = 8, points: int = 12) -> None:
         self.scenes, self.images, self.points = scenes, images, points
         self.from_scratch = weights is None
-        self.learning_rate = FROM_SCRATCH_RATE if self.from_scratch else CONTINUED_RATE
+        self.learning_rate = FROM_SCRATCH_RATE if weights is None else CONTINUED_RATE
         self.model = build_sam2() if weights is None else load_sam2(weights)
-        if self.from_scratch:
-            initialise(self.model)
-            rescale_neck(self.model, draw_batch(scenes, images, 1, np.random.default_rng(0))[0])
+        if weights is None:
+            initialise(self.model, draw_batch(scenes, images, 1, np.random.default_rng(0))[0])
         self.affinity = Affinity()
         self.modules = nn.ModuleDict({"model": self.model, "affinity": self.affinity})
         groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, 0.0): [*self.affinity.parameters()]}
         for name, parameter in self.model.named_parameters():
             decay = 0.0 if parameter.ndim < 2 or "embed" in name or "token" in name else 0.05
             groups.setdefault((_scale(name), decay), []).append(parameter)
-        self.groups = [
-            {"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()
-        ]
+        self.groups = [{"params": group, "scale": key[0], "weight_decay": key[1]} for key, group in groups.items()]
 
     def phase(self, progress: float) -> Phase:
         """The phase at this share of the run."""
         if not self.from_scratch or progress >= MEAN_PHASE:
             return Phase.BEST
         return Phase.AFFINITY if progress < AFFINITY_PHASE else Phase.MEAN
-
-    def _mask_loss(self, phase: Phase, decoded: Decoded, target: Tensor, queries: Tensor) -> Tensor:
-        """Loss of the decoded masks and of the IoU they are predicted to have."""
-        overlap = mask_iou(decoded.masks, target).detach()
-        loss = F.mse_loss(decoded.iou, overlap)
-        if phase is Phase.BEST:
-            return loss + best_mask_loss(decoded.masks, target)
-        towards = F.mse_loss(decoded.mask_weights, queries.detach()[:, None].expand_as(decoded.mask_weights))
-        return loss + all_masks_loss(decoded.masks, target) + 0.5 * towards
 
     def loss(self, progress: float, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one batch in the current phase."""
@@ -305,16 +243,21 @@ class Sam2Training:
         loss, queries = target.new_zeros(()), torch.zeros(())
         if self.from_scratch:
             logits, queries = self.affinity(pixel_features(self.model, pyramid), points, self.model.image_size)
-            weight = 1.0 if phase is Phase.AFFINITY else 0.25
-            loss = weight * all_masks_loss(logits, target)
+            loss = (1.0 if phase is Phase.AFFINITY else 0.25) * all_masks_loss(logits, target)
             if phase is Phase.AFFINITY:
                 return loss, {"iou": mask_iou(logits, target).mean().item()}
         target = target.expand(-1, 4, -1, -1)
         repeated = Pyramid(*(level.repeat_interleave(self.points, 0) for level in pyramid))
-        decoded = decode(self.model, repeated, points.flatten(0, 1)[:, None])
-        loss = loss + self._mask_loss(phase, decoded, target, queries)
-        loss = loss + 0.1 * F.relu(pyramid.coarse.square().mean() - ENERGY_LIMIT)
-        return loss, {"iou": mask_iou(decoded.masks, target)[:, 1:].amax(1).mean().item()}
+        masks, iou, mask_weights = decode(self.model, repeated, points.flatten(0, 1)[:, None])
+        overlap = mask_iou(masks, target).detach()
+        mask_loss = F.mse_loss(iou, overlap)
+        if phase is Phase.BEST:
+            mask_loss = mask_loss + best_mask_loss(masks, target)
+        else:
+            towards = F.mse_loss(mask_weights, queries.detach()[:, None].expand_as(mask_weights))
+            mask_loss = mask_loss + all_masks_loss(masks, target) + 0.5 * towards
+        loss = loss + mask_loss + 0.1 * F.relu(pyramid.coarse.square().mean() - ENERGY_LIMIT)
+        return loss, {"iou": overlap[:, 1:].amax(1).mean().item()}
 
     def after_step(self) -> None:
         """Nothing to do."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.optim import AdamW
 from tqdm import tqdm
 
 from textregion.tiny.models import CLIP_WEIGHTS, SAM2_WEIGHTS
@@ -39,15 +40,13 @@ def rate(progress: float, step: int, warm_up: int) -> float:
     return min(1.0, (step + 1) / warm_up) * max(FINAL_RATE, cosine)
 
 
-def make_optimizer(training: Training) -> torch.optim.AdamW:
+def make_optimizer(training: Training) -> AdamW:
     """AdamW over the training's groups; a group's "scale" stays with it."""
     groups = [{"scale": 1.0, **group} for group in training.groups]
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98))
+    return AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98))
 
 
-def train_step(
-    training: Training, optimizer: torch.optim.Optimizer, progress: float, step: int, seed: int
-) -> dict[str, float]:
+def train_step(training: Training, optimizer: AdamW, progress: float, step: int, seed: int) -> dict[str, float]:
     """One batch and one update; the batch depends on seed and step alone."""
     for group in optimizer.param_groups:
         group["lr"] = training.learning_rate * group["scale"] * rate(progress, step, training.warm_up)
@@ -60,23 +59,12 @@ def train_step(
     return {"loss": loss.item(), **shown}
 
 
-def save_checkpoint(
-    path: Path, training: Training, optimizer: torch.optim.Optimizer, step: int, elapsed: float
-) -> None:
-    """Writes all that a resumed run needs, never leaving half a file under the final name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"modules": training.modules.state_dict(), "optimizer": optimizer.state_dict()}
-    unfinished = path.with_suffix(".part")
-    torch.save({**state, "step": step, "elapsed": elapsed}, unfinished)
-    unfinished.replace(path)
-
-
 def train(
     training: Training, seed: int, minutes: float, checkpoint: Path, resume: bool = False, steps: float = math.inf
 ) -> int:
     """Trains until the minutes or the steps are used up; returns the number of steps.
 
-    checkpoint: written once a minute. resume: go on from it.
+    checkpoint: written once a minute, never half a file under its final name. resume: go on from it.
     """
     optimizer = make_optimizer(training)
     step, spent = 0, 0.0
@@ -97,7 +85,10 @@ def train(
             bar.update()
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 saved = time.monotonic()
-                save_checkpoint(checkpoint, training, optimizer, step, saved - start)
+                state = {"modules": training.modules.state_dict(), "optimizer": optimizer.state_dict()}
+                unfinished = checkpoint.with_suffix(".part")
+                torch.save({**state, "step": step, "elapsed": saved - start}, unfinished)
+                unfinished.replace(checkpoint)
     training.modules.eval()
     return step
 
@@ -105,7 +96,7 @@ def train(
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     description = "Train a model of the tiny world on a CPU."
-    parser = argparse.ArgumentParser(prog="python -m utils.tiny.train", description=description)
+    parser = argparse.ArgumentParser("python -m utils.tiny.train", description=description)
     add = parser.add_argument
     add("model", choices=TRAININGS)
     add("--minutes", type=float, default=40.0, help="training time (default: 40)")

@@ -10,11 +10,10 @@ from textregion.tiny.models import (
     TOKEN_TABLE,
     build_clip,
     build_sam2,
-    expand_token_table,
     known_token_ids,
     load_clip,
     read_clip,
-    save_clip,
+    save_weights,
     tokenizer,
     unknown_words,
 )
@@ -63,9 +62,11 @@ def test_unknown_words():
     assert unknown_words(["a zebra on grass", "zebra, sofa"]) == ["zebra", "sofa"]
 
 
-def test_token_table_spreads_rows():
-    table = expand_token_table(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 4]), 5)
-    assert table.tolist() == [[0, 0], [1, 2], [0, 0], [0, 0], [3, 4]]
+def test_token_table_spreads_rows(clip):
+    state, token_ids = read_clip(CLIP_WEIGHTS)
+    table = clip[0].state_dict()[TOKEN_TABLE]
+    assert table.shape == (49408, state[TOKEN_TABLE].shape[1])
+    assert table[token_ids.long()].equal(state[TOKEN_TABLE].float())
 
 
 def test_compact_and_full_table_encode_alike(clip):
@@ -85,7 +86,7 @@ def test_known_rows_are_the_rows_with_values(clip):
 
 def test_saving_and_reading_back(tmp_path):
     state, token_ids = read_clip(CLIP_WEIGHTS)
-    save_clip(state, token_ids, tmp_path / "new" / "clip.safetensors")
+    save_weights({**state, TOKEN_IDS: token_ids}, tmp_path / "new" / "clip.safetensors")
     again, ids = read_clip(tmp_path / "new" / "clip.safetensors")
     assert ids.equal(token_ids)
     assert all(again[name].equal(value) for name, value in state.items())
@@ -94,6 +95,6 @@ def test_saving_and_reading_back(tmp_path):
 def test_loading_is_strict(tmp_path):
     state, token_ids = read_clip(CLIP_WEIGHTS)
     del state["visual.proj"]
-    save_clip(state, token_ids, tmp_path / "clip.safetensors")
+    save_weights({**state, TOKEN_IDS: token_ids}, tmp_path / "clip.safetensors")
     with pytest.raises(RuntimeError, match="Missing key"):
         load_clip(tmp_path / "clip.safetensors")

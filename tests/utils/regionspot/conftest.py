@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from textregion.tiny.painting import COLOURS
 from textregion.tiny.scenes import draw_scene
-from textregion.tiny.textures import COLOURS
 from utils.regionspot.data import BoxDataset, read_dataset
 
 

@@ -2,7 +2,7 @@ import numpy as np
 
 from textregion.tiny.models import known_token_ids, unknown_words
 from textregion.tiny.scenes import CLASS_NAMES, draw_scene
-from utils.tiny.captions import (
+from utils.tiny.data import (
     LABEL_SETS,
     THING_INDEX,
     THINGS,
@@ -42,7 +42,7 @@ def test_random_mentions_are_true_of_their_thing():
 
 
 def test_caption_without_template(monkeypatch):
-    monkeypatch.setattr("utils.tiny.captions.TEMPLATE_SHARE", 0.0)
+    monkeypatch.setattr("utils.tiny.data.TEMPLATE_SHARE", 0.0)
     red, grass = mention_of(colour="red"), mention_ground(GRASS, RNG)
     assert caption([red, red], [grass], RNG) == "red shape and a red shape on grass"
     assert caption([], [grass, grass], RNG) == "grass and grass"

@@ -2,9 +2,8 @@ import numpy as np
 import torch
 
 from textregion.tiny.scenes import draw_scene
-from utils.tiny.captions import IS_OBJECT, THINGS
 from utils.tiny.clip_training import caption_matches
-from utils.tiny.data import HARD_EVERY, describe, random_crop, training_scenes
+from utils.tiny.data import HARD_EVERY, IS_OBJECT, THINGS, describe, random_crop, training_scenes
 
 
 def crops(scene_set, count):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.tiny.captions import THINGS
 from utils.tiny.clip_training import clear_patches, contrastive_loss, geometry_targets, pooling_weights
-from utils.tiny.data import region_shares
+from utils.tiny.data import THINGS, region_shares
 from utils.tiny.sam2_training import (
     Pyramid,
     balanced_loss,
@@ -101,8 +100,8 @@ def test_decoded_weights_are_those_that_made_the_masks(sam2, scene_set):
     hook = sam2.sam_mask_decoder.output_upscaling[-1].register_forward_hook(lambda *call: upscaled.append(call[-1]))
     with torch.no_grad():
         pyramid = Pyramid(*(level.repeat_interleave(3, 0) for level in encode(sam2, images)))
-        decoded = decode(sam2, pyramid, points.flatten(0, 1)[:, None])
+        masks, iou, mask_weights = decode(sam2, pyramid, points.flatten(0, 1)[:, None])
     hook.remove()
-    assert decoded.iou.shape == (6, 4)
-    masks = torch.einsum("nmk,nkhw->nmhw", decoded.mask_weights, upscaled[0])
-    torch.testing.assert_close(decoded.masks, masks, rtol=1e-4, atol=1e-4)
+    assert iou.shape == (6, 4)
+    expected = torch.einsum("nmk,nkhw->nmhw", mask_weights, upscaled[0])
+    torch.testing.assert_close(masks, expected, rtol=1e-4, atol=1e-4)

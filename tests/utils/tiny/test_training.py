@@ -65,7 +65,7 @@ def test_trained_weights_load(scene_set, tmp_path):
 
 
 def test_clip_training_refuses_another_vocabulary(scene_set, monkeypatch):
-    monkeypatch.setattr("utils.tiny.clip_training.vocabulary", lambda: torch.arange(5))
+    monkeypatch.setattr("utils.tiny.data.vocabulary", lambda: torch.arange(5))
     with pytest.raises(ValueError, match="another vocabulary"):
         clip_training(scene_set)
 
