@@ -25,7 +25,6 @@ from textregion.weights import CLIP_VARIABLE, Asset
 
 RANDOM_SEED = 0
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
-TOKENIZER_FILE = "tokenizer.json"
 
 
 def weight_asset(spec: BackboneSpec) -> Asset:
@@ -119,8 +118,8 @@ def tokenizer_asset(spec: BackboneSpec) -> Asset | None:
     repository = model_config(spec)["text_cfg"].get("hf_tokenizer_name")
     if not repository:
         return None
-    what = f"tokenizer of {spec.name}"
-    return Asset(what, repository, (TOKENIZER_FILE,), CLIP_VARIABLE, "--clip_checkpoint", companion=True)
+    name, file = f"tokenizer of {spec.name}", "tokenizer.json"
+    return Asset(name, repository, (file,), CLIP_VARIABLE, "--clip_checkpoint", companion=True)
 
 
 def tokenizer_of(spec: BackboneSpec, path: Path | None = None) -> Tokenizer:
@@ -134,14 +133,11 @@ def tokenizer_of(spec: BackboneSpec, path: Path | None = None) -> Tokenizer:
 def stand_in_tokenizer(model: nn.Module) -> Tokenizer:
     """CLIP's word pieces folded into a model's vocabulary, for random weights: no file is needed."""
     text = getattr(model, "text", model)
-    simple = _word_pieces(text.context_length)
-    size = text.vocab_size
+    simple, size = _word_pieces(context_length=text.context_length), text.vocab_size
     return simple if size >= simple.vocab_size else lambda texts: simple(texts) % size
 
 
-@cache
-def _word_pieces(context_length: int) -> open_clip.SimpleTokenizer:
-    return open_clip.SimpleTokenizer(context_length=context_length)
+_word_pieces = cache(open_clip.SimpleTokenizer)  # its making takes a moment
 
 
 class FileTokenizer:
@@ -163,15 +159,11 @@ class FileTokenizer:
         self.context_length = context_length
         self.pieces.no_padding()
         self.pieces.enable_truncation(context_length)
-        self.pad = self._pad_id(path)
-
-    def _pad_id(self, path: Path) -> int:
-        """From tokenizer_config.json where it lies beside, else by the piece's usual names."""
-        config = path.with_name("tokenizer_config.json")
+        config = path.with_name("tokenizer_config.json")  # names the padding where it lies beside
         named = _read_json(config)[1].get("pad_token") if config.is_file() else "<pad>"
         token = named["content"] if isinstance(named, dict) else named
         found = self.pieces.token_to_id(token) if token else None
-        return found if found is not None else self.pieces.token_to_id("</s>") or 0
+        self.pad = found if found is not None else self.pieces.token_to_id("</s>") or 0
 
     def __call__(self, texts: Sequence[str]) -> Int[Tensor, "N context"]:
         """Token ids, (N, context) int64."""

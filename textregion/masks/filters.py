@@ -56,21 +56,17 @@ def sort_by_level(index: Int[Tensor, " K"], predicted_iou: Float[Tensor, " K"], 
     return by_score[torch.argsort(index[by_score] // points, stable=True)]
 
 
-def box_overlaps(box: Int[Tensor, " 4"], boxes: Int[Tensor, "K 4"]) -> Float32[Tensor, " K"]:
-    """IoU of one inclusive low-res box with others, lengths taken as x2 - x1, union + 1e-8 (method 9.8)."""
-    low, high = torch.maximum(box[:2], boxes[:, :2]), torch.minimum(box[2:], boxes[:, 2:])
-    intersection = (high - low).clamp(min=0).prod(1).float()
-    area = (box[2:] - box[:2]).prod().float()
+def box_overlaps(boxes: Int[Tensor, "M 4"]) -> Float32[Tensor, "M M"]:
+    """IoU of every two inclusive low-res boxes, lengths taken as x2 - x1, union + 1e-8 (method 9.8)."""
+    low, high = torch.maximum(boxes[:, None, :2], boxes[:, :2]), torch.minimum(boxes[:, None, 2:], boxes[:, 2:])
+    intersection = (high - low).clamp(min=0).prod(2).float()
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1).float()
-    return intersection / (area + areas - intersection + 1e-8)
+    return intersection / (areas[:, None] + areas - intersection + 1e-8)
 
 
 def overlapping_pairs(boxes: Int[Tensor, "M 4"]) -> list[tuple[int, int]]:
     """Pairs i < j, sorted, whose boxes overlap enough to be compared (method 9.8); one read from the device."""
-    if len(boxes) == 0:
-        return []
-    overlaps = torch.vmap(box_overlaps, (0, None))(boxes, boxes)
-    return [tuple(pair) for pair in (overlaps > BOX_OVERLAP).triu(1).nonzero().tolist()]
+    return [tuple(pair) for pair in (box_overlaps(boxes) > BOX_OVERLAP).triu(1).nonzero().tolist()]
 
 
 def fusion_groups(masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: float = 0.8) -> list[list[int]]:

@@ -27,7 +27,8 @@ SLACK = 1e-3  # relative distance from the threshold within which rounding (half
 FAINT = 1e-2  # mass below which rounding might leave nothing
 AT_ONCE = 32  # masks beside the first in one step
 
-Rectangle = list[int]  # x1, y1, x2, y2, inclusive
+Rectangles = list[list[int]]  # x1, y1, x2, y2, inclusive
+Pairs = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Axis:
 
 
 def share_most(
-    masks: RegionMasks, boxes: Int[Tensor, "M 4"], pairs: Sequence[tuple[int, int]], threshold: float
+    masks: RegionMasks, boxes: Int[Tensor, "M 4"], pairs: Pairs, threshold: float
 ) -> tuple[list[bool], list[tuple[int, int]]]:
     """Which masks have any mass, and which of the pairs share more than `threshold` of the smaller one's mass.
 
@@ -82,40 +83,34 @@ def share_most(
     """
     soft, rectangles = masks.soft, boxes.tolist()
     y, x = (Axis.of(*sizes, soft.device) for sizes in zip(soft.shape[1:], masks.mask_size, strict=True))
-    mass = torch.cat([masses(part.float(), y, x) for part in soft.split(AT_ONCE)] or [torch.zeros(0)]).tolist()
+    parts = [part.float() @ x.total @ y.total for part in soft.split(AT_ONCE)]
+    mass = torch.cat(parts or [torch.zeros(0)]).tolist()
     below, above = bounds(soft, pairs, rectangles, y, x)
     smaller = torch.tensor([min(mass[i], mass[j]) for i, j in pairs], device=soft.device)
     certain = below > (threshold + SLACK) * smaller
     unsure = ~certain & (above >= (threshold - SLACK) * smaller) & (smaller > 0)
-    verdict, open_pairs = certain.tolist(), unsure.tolist()
-    order = [pair if mass[pair[0]] <= mass[pair[1]] else pair[::-1] for pair in pairs]
-    doubtful = [(k, order[k]) for k, is_open in enumerate(open_pairs) if is_open]
-    opened = at_full_size(masks, [pair for _, pair in doubtful], rectangles, y, x, threshold)
-    for (k, _), joined in zip(doubtful, opened, strict=True):
+    verdict, doubtful = certain.tolist(), unsure.nonzero()[:, 0].tolist()
+    smaller_first = [tuple(sorted(pairs[k], key=mass.__getitem__)) for k in doubtful]
+    for k, joined in zip(doubtful, at_full_size(masks, smaller_first, rectangles, y, x, threshold), strict=True):
         verdict[k] = joined
     filled = [m > FAINT or (m > 0 and bool(masks.select(torch.tensor([i])).full().any())) for i, m in enumerate(mass)]
     return filled, [pair for pair, joined in zip(pairs, verdict, strict=True) if joined]
 
 
-def _runs(pairs: Sequence[tuple[int, int]], length: int) -> Iterator[tuple[int, list[int]]]:
-    """(i, several j) for pairs sorted by i, at most `length` j at once."""
+def _runs(pairs: Pairs) -> Iterator[tuple[int, list[int]]]:
+    """(i, several j) for pairs sorted by i, at most `AT_ONCE` j at once."""
     for first, group in groupby(pairs, itemgetter(0)):
         others = [j for _, j in group]
-        for start in range(0, len(others), length):
-            yield first, others[start : start + length]
-
-
-def masses(maps: Float32[Tensor, "M h w"], y: Axis, x: Axis) -> Float32[Tensor, " M"]:
-    """Sums of the resized maps."""
-    return maps @ x.total @ y.total
+        for start in range(0, len(others), AT_ONCE):
+            yield first, others[start : start + AT_ONCE]
 
 
 def bounds(
-    soft: Float[Tensor, "M h w"], pairs: Sequence[tuple[int, int]], boxes: Sequence[Rectangle], y: Axis, x: Axis
+    soft: Float[Tensor, "M h w"], pairs: Pairs, boxes: Rectangles, y: Axis, x: Axis
 ) -> tuple[Float32[Tensor, " N"], Float32[Tensor, " N"]]:
     """What the full-size sum of each pair's minimum lies between; computed around the first one's rectangle."""
     found = [torch.zeros(2, 0, device=soft.device)]
-    for first, others in _runs(pairs, AT_ONCE):
+    for first, others in _runs(pairs):
         x1, y1, x2, y2 = boxes[first]
         y1, x1 = max(y1 - 1, 0), max(x1 - 1, 0)  # cells start one position before what they hold
         part = soft[[first, *others], y1 : y2 + 2, x1 : x2 + 2].float()
@@ -126,18 +121,11 @@ def bounds(
     return torch.cat(found, 1).unbind(0)
 
 
-def at_full_size(
-    masks: RegionMasks,
-    pairs: Sequence[tuple[int, int]],
-    boxes: Sequence[Rectangle],
-    y: Axis,
-    x: Axis,
-    threshold: float,
-) -> list[bool]:
+def at_full_size(masks: RegionMasks, pairs: Pairs, boxes: Rectangles, y: Axis, x: Axis, threshold: float) -> list[bool]:
     """sum(min(A, B)) / sum(A) > threshold at full size for pairs (smaller A, larger B), on A's rectangle; one read."""
     by_first = sorted(range(len(pairs)), key=lambda k: pairs[k])
     shares = []
-    for small, others in _runs([pairs[k] for k in by_first], AT_ONCE):
+    for small, others in _runs([pairs[k] for k in by_first]):
         x1, y1, x2, y2 = boxes[small]
         index = sorted({small, *others})
         full = masks.pixels(y.span(y1, y2), x.span(x1, x2), torch.tensor(index, device=masks.soft.device))

@@ -7,7 +7,7 @@ import tiny_models
 import torch
 
 from textregion.errors import InputError
-from textregion.masks.sam2_model import (
+from textregion.masks.sam2 import (
     SIZES,
     build_sam2,
     config_path,

@@ -1,4 +1,4 @@
-"""Masks that somebody made before: arrays, or files (.npy, .npz, .safetensors, COCO-RLE .json, label map .png)."""
+"""Masks that are known before: label maps (the paper's upper bound), arrays, files with one of `SUFFIXES`."""
 
 import json
 import zipfile
@@ -7,18 +7,93 @@ from os.path import isdir, isfile
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int, Integer
+from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco_mask
+from scipy import ndimage
 from torch import Tensor, nn
 
-from textregion.errors import InputError, first_line
+from textregion.errors import InputError, first_line, one_of
 from textregion.masks.base import Pixels, Size, SourceWithoutModel, register_mask_source, speed_option
-from textregion.masks.ground_truth import IGNORED, label_masks, read_label_map
+from textregion.options import option
 from textregion.storage import reading
 from textregion.types import RegionMasks
 
+IGNORED = 255
+PARTS = ("class", "component")
 FARTHEST = 4  # times the image's longer side: corners beyond are no pixels, and drawing their outline takes for ever
 SUFFIXES = (".safetensors", ".npz", ".npy", ".json", ".png")
+
+
+def read_label_map(path: str | Path) -> Int[np.ndarray, "H W"]:
+    """A single-channel PNG (8 or 16 bits, or palette) as integers; InputError for anything else."""
+    path = Path(path)
+    if not isfile(path):
+        raise InputError(f"no label map at {path}; give the path of a PNG whose pixel values are labels")
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} is not a readable PNG; expected one whose pixel values are labels") from error
+    if values.ndim != 2:
+        raise InputError(f"{path} has {values.shape[-1]} channels, expected one channel whose values are labels")
+    return values.astype(np.int64)
+
+
+def label_masks(
+    label_map: Integer[np.ndarray, "H W"], ignored: int | None = IGNORED, part: str = "class"
+) -> tuple[Bool[np.ndarray, "R H W"], Int[np.ndarray, " R"]]:
+    """Masks in the order of their labels, and the label of each.
+
+    ignored: a value that belongs to no region (None: every value counts). part: "class" gives one mask per label,
+    "component" one per 8-connected component of a label, in reading order of their first pixels.
+    """
+    masks, owners = [], []
+    for label in (value for value in np.unique(label_map).tolist() if value != ignored):
+        pieces = [label_map == label]
+        if part == "component":
+            numbered = np.zeros(label_map.shape, np.int32)
+            ndimage.label(pieces[0], np.ones((3, 3), int), output=numbered)
+            pieces = [numbered == n for n in range(1, numbered.max() + 1)]
+        masks += pieces
+        owners += [label] * len(pieces)
+    stacked = np.stack(masks) if masks else np.zeros((0, *label_map.shape), bool)
+    return stacked, np.array(owners, dtype=np.int64)
+
+
+@register_mask_source("ground-truth", needs="a label map: array (H, W) of integers or the path of a PNG")
+@dataclass(eq=False)
+class GroundTruthMasks(SourceWithoutModel):
+    """A known label map as mask source: (H, W) integers of the original image's size, or the path of such a PNG."""
+
+    label_map: np.ndarray | str | Path = field(repr=False)
+    part: str = option("class", "one region per class, or per connected component", choices=PARTS)
+    ignored: int | None = option(IGNORED, "value that belongs to no region")
+
+    def __post_init__(self) -> None:
+        one_of("part", self.part, PARTS)
+        given = self.label_map
+        labels = read_label_map(given) if isinstance(given, (str, Path)) else np.asarray(given)
+        if labels.ndim != 2 or labels.dtype.kind not in "iu":
+            shape = labels.shape
+            raise InputError(f"got a label map of {labels.dtype} of shape {shape}, expected integers of shape (H, W)")
+        self.label_map = labels.astype(np.int64)
+
+    @classmethod
+    def example(cls, sam2: nn.Module, image_size: Size) -> "GroundTruthMasks":
+        """Two classes in bands of five rows."""
+        return cls(np.arange(image_size[0] * image_size[1]).reshape(image_size) // (image_size[1] * 5) % 2)
+
+    def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
+        """The map's regions, at the original image's size (`mask_size` does not apply to given masks).
+
+        InputError when the map has another size than the image.
+        """
+        image_size = image_size or (image.shape[0], image.shape[1])
+        if self.label_map.shape != tuple(image_size):
+            raise InputError(f"got a label map of size {self.label_map.shape}, expected the image's {image_size}")
+        masks, _ = label_masks(self.label_map, self.ignored, self.part)
+        return RegionMasks.from_array(masks, image_size, self.device)
 
 
 def read_masks(path: str | Path, image_size: Size, name: str | None = None) -> RegionMasks:
@@ -29,11 +104,16 @@ def read_masks(path: str | Path, image_size: Size, name: str | None = None) -> R
     `.npz` files hold `masks`; `.json` files a list of COCO annotations or RLEs, or {"annotations": […]}.
     Raises InputError: missing, unreadable, damaged, of another size.
     """
-    path = Path(path)
+    path, endings = Path(path), ", ".join(SUFFIXES)
     if isdir(path):
-        path = _file_of(path, name)
+        if name is None:
+            raise InputError(f"{path} is a folder of masks; the image needs a file name to find its own in it")
+        found = [candidate for suffix in SUFFIXES if isfile(candidate := path / f"{name}{suffix}")]
+        if not found:
+            raise InputError(f"no masks for {name} in {path}; expected {name} with one of {endings}")
+        path = found[0]
     if not isfile(path):
-        raise InputError(f"no mask file at {path}; expected {', '.join(SUFFIXES)} or a folder of such files")
+        raise InputError(f"no mask file at {path}; expected {endings} or a folder of such files")
     readers = {".json": _read_json, ".png": _read_png, ".npy": _read_numpy, ".npz": _read_numpy}
     if path.suffix == ".safetensors":
         masks = RegionMasks.load(path)
@@ -41,18 +121,9 @@ def read_masks(path: str | Path, image_size: Size, name: str | None = None) -> R
             raise InputError(f"{path} holds masks of an image of size {masks.image_size}, expected {tuple(image_size)}")
         return masks
     if path.suffix not in readers:
-        raise InputError(f"got the mask file {path}, expected one of {', '.join(SUFFIXES)}")
+        raise InputError(f"got the mask file {path}, expected one of {endings}")
     with reading(path):
         return RegionMasks.from_array(readers[path.suffix](path, image_size), image_size)
-
-
-def _file_of(folder: Path, name: str | None) -> Path:
-    if name is None:
-        raise InputError(f"{folder} is a folder of masks; the image needs a file name to find its own in it")
-    found = [candidate for suffix in SUFFIXES if isfile(candidate := folder / f"{name}{suffix}")]
-    if not found:
-        raise InputError(f"no masks for {name} in {folder}; expected {name} with one of {', '.join(SUFFIXES)}")
-    return found[0]
 
 
 def _read_png(path: Path, image_size: Size) -> Bool[np.ndarray, "R H W"]:
@@ -88,14 +159,13 @@ def _read_json(path: Path, image_size: Size) -> Bool[np.ndarray, "R H W"]:
 def _decode(entry: object, image_size: Size, path: Path) -> Bool[np.ndarray, "H W"]:
     """One annotation: RLE with compressed or plain counts, or polygons."""
     shape = entry.get("segmentation", entry) if isinstance(entry, dict) else entry
+    size = list(image_size)
     if not _is_rle(shape) and not _is_polygons(shape):
         raise InputError(f"{path} has an entry that is no COCO mask; expected size and counts, or polygons")
-    if isinstance(shape, list) and not all(abs(n) <= FARTHEST * max(image_size) for polygon in shape for n in polygon):
-        raise InputError(
-            f"{path} has a polygon far outside the image of {list(image_size)}, expected corners in pixels"
-        )
-    if isinstance(shape, dict) and tuple(shape["size"]) != tuple(image_size):
-        raise InputError(f"{path} has a mask of size {shape['size']}, expected the image's {list(image_size)}")
+    if isinstance(shape, list) and not all(abs(n) <= FARTHEST * max(size) for polygon in shape for n in polygon):
+        raise InputError(f"{path} has a polygon far outside the image of {size}, expected corners in pixels")
+    if isinstance(shape, dict) and shape["size"] != size:
+        raise InputError(f"{path} has a mask of size {shape['size']}, expected the image's {size}")
     try:
         compressed = isinstance(shape, dict) and isinstance(shape["counts"], str)
         rle = shape if compressed else coco_mask.frPyObjects(shape, *image_size)
@@ -137,9 +207,7 @@ def _is_rle(shape: object) -> bool:
 
 def _is_polygons(shape: object) -> bool:
     """[[x, y, x, y, x, y, …], …] of at least three corners each."""
-    if not isinstance(shape, list) or not shape:
-        return False
-    return all(
+    return (isinstance(shape, list) and len(shape) > 0) and all(
         isinstance(polygon, list) and len(polygon) >= 6 and all(isinstance(n, (int, float)) for n in polygon)
         for polygon in shape
     )
