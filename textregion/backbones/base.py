@@ -117,10 +117,7 @@ class Backbone(ABC):
 
     @classmethod
     def stand_in(cls, spec: BackboneSpec) -> nn.Module:
-        """A model of the row's own form with few and narrow layers and random weights, on which tests ask the contract.
-
-        Input size, patches and embedding width D are the row's.
-        """
+        """A model of the row's input size, patches and D, with few narrow layers of random weights, for tests."""
         raise NotImplementedError(f"{cls.__name__} has no stand_in, which the contract test needs")
 
     @staticmethod
@@ -137,11 +134,6 @@ class Backbone(ABC):
         self, features: Patches, weights: Weights, recipe: PoolingRecipe, unit_values: bool, pool_feature: str = "value"
     ) -> Float32[Tensor, "R D"]:
         """One unit vector per region (method 7). unit_values: pool features / ||features|| (families that do)."""
-
-    @property
-    def patches_per_side(self) -> int:
-        """g, patches along a side of one crop."""
-        return self.crop_size // self.patch_size
 
     @property
     def device(self) -> torch.device:
@@ -198,17 +190,31 @@ def register_backbone(*rows: BackboneSpec) -> Callable[[Family], Family]:
 
 
 def find_spec(name: str) -> BackboneSpec:
-    """The row of a variant, or of "open_clip:MODEL/TAG"; InputError listing the valid names.
+    """The row of a variant, or of "open_clip:MODEL/TAG", any model and tag of open_clip; else InputError listing them.
 
-    The second form is any model and tag of open_clip; whether its image tower has the form the method needs is
-    checked when the model is built.
+    The second form's crop size is the family's published one where the patches allow it, else the model's own input
+    size; whether its image tower has the form the method needs is checked when the model is built.
     """
     if name in SPECS:
         return SPECS[name]
-    if name.startswith(OPEN_CLIP_PREFIX):
-        return _open_clip_row(name)
-    valid = ", ".join(sorted(SPECS))
-    raise InputError(f"unknown backbone {name!r}; expected one of {valid}, or {OPEN_CLIP_PREFIX}MODEL/TAG")
+    if not name.startswith(OPEN_CLIP_PREFIX):
+        valid = ", ".join(sorted(SPECS))
+        raise InputError(f"unknown backbone {name!r}; expected one of {valid}, or {OPEN_CLIP_PREFIX}MODEL/TAG")
+    model, _, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition("/")
+    config, tags = open_clip.get_model_config(model), open_clip.list_pretrained_tags_by_model(model)
+    if config is None:
+        raise InputError(f"open_clip has no model {model!r}; its names are those of open_clip.list_models()")
+    if tag not in tags:
+        raise InputError(f"open_clip has no weights {tag!r} for {model}; expected one of {', '.join(tags) or 'none'}")
+    family = find_family(model, config)
+    entry, vision = get_pretrained_cfg(model, tag), config["vision_cfg"]
+    if entry.get("quick_gelu", False) and not config.get("quick_gelu", False):
+        model = f"{model}-quickgelu"  # these weights were trained so; open_clip only warns
+    own = to_2tuple(vision.get("image_size", 224))[0]
+    usual, patch = family.usual_crop_size, vision.get("patch_size") or own
+    crop_size = usual if own < usual and usual % patch == 0 else own
+    preprocessing = {key: entry[key] for key in ("mean", "std", "interpolation") if entry.get(key)}
+    return BackboneSpec(name, family.family, (model, tag), crop_size, config["embed_dim"], **preprocessing)
 
 
 def find_family(model_name: str, config: dict[str, Any]) -> type[Backbone]:
@@ -236,22 +242,3 @@ def small_text(config: dict[str, Any]) -> dict[str, Any]:
     fixed = config["text_cfg"].get("proj_type") == "none"  # its width is the embedding's
     small = {key: value for key, value in SMALL_TEXT.items() if not fixed or key in ("layers", "vocab_size")}
     return config["text_cfg"] | small
-
-
-def _open_clip_row(name: str) -> BackboneSpec:
-    """Crop size as published for the family where the patches allow it, else the model's own input size."""
-    model, _, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition("/")
-    config, tags = open_clip.get_model_config(model), open_clip.list_pretrained_tags_by_model(model)
-    if config is None:
-        raise InputError(f"open_clip has no model {model!r}; its names are those of open_clip.list_models()")
-    if tag not in tags:
-        raise InputError(f"open_clip has no weights {tag!r} for {model}; expected one of {', '.join(tags) or 'none'}")
-    family = find_family(model, config)
-    entry, vision = get_pretrained_cfg(model, tag), config["vision_cfg"]
-    if entry.get("quick_gelu", False) and not config.get("quick_gelu", False):
-        model = f"{model}-quickgelu"  # these weights were trained so; open_clip only warns
-    own = to_2tuple(vision.get("image_size", 224))[0]
-    usual, patch = family.usual_crop_size, vision.get("patch_size") or own
-    crop_size = usual if own < usual and usual % patch == 0 else own
-    preprocessing = {key: entry[key] for key in ("mean", "std", "interpolation") if entry.get(key)}
-    return BackboneSpec(name, family.family, (model, tag), crop_size, config["embed_dim"], **preprocessing)

@@ -1,7 +1,4 @@
-"""From a registry row to a working backbone: architecture, tokenizer, weights in any published layout.
-
-CLIP and PE bring their word pieces with open_clip; SigLIP's are a file on the hub.
-"""
+"""From a registry row to a working backbone: architecture, tokenizer, weights in any published layout."""
 
 import json
 from collections.abc import Sequence
@@ -40,10 +37,7 @@ def weight_asset(spec: BackboneSpec) -> Asset:
 
 
 def build_model(spec: BackboneSpec) -> nn.Module:
-    """The row's architecture from open_clip's configuration, random weights, float32, no file read.
-
-    InputError when its text tower is not open_clip's own (those need another library and its files).
-    """
+    """The row's architecture, random float32 weights, no file read; InputError if its text tower is not open_clip's."""
     config = model_config(spec)
     if "hf_model_name" in config["text_cfg"] or "multimodal_cfg" in config:
         raise InputError(f"{spec.name} has a text tower outside open_clip or a caption decoder, which is not supported")
@@ -52,10 +46,7 @@ def build_model(spec: BackboneSpec) -> nn.Module:
 
 
 def random_backbone(spec: BackboneSpec, seed: int = RANDOM_SEED) -> Backbone:
-    """The real architecture with random weights: for trying a program, never for its results.
-
-    The global random state is left as it was.
-    """
+    """The real architecture with random weights, for trying a program only; the global random state stays."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = build_model(spec)
@@ -108,9 +99,6 @@ def to_open_clip(state: dict[str, Tensor], model: nn.Module, family: type[Backbo
         if name in state and own.get(name) is not None and state[name].numel() == own[name].numel():
             state[name] = state[name].reshape(own[name].shape)
     return state
-
-
-# ---------------------------------------------------------------------- text to token ids
 
 
 def tokenizer_asset(spec: BackboneSpec) -> Asset | None:

@@ -1,7 +1,4 @@
-"""SigLIP and Perception Encoder through open_clip: timm towers whose attention pool is a masked mean (method 7.3-5).
-
-timm's Perception Encoder (PE-Core) has the right rotary positions.
-"""
+"""SigLIP and Perception Encoder (PE-Core): timm towers whose attention pool is a masked mean (method 7.3-5)."""
 
 from typing import Any
 
@@ -33,8 +30,7 @@ from textregion.pooling import PoolingRecipe, masked_mean
 class TimmBackbone(Backbone):
     """Patch tokens after all blocks and the final norm; regions pool them with equal weights."""
 
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
+    mean = std = (0.5, 0.5, 0.5)
     global_weight = 0.5
 
     @staticmethod
@@ -95,10 +91,7 @@ class TimmBackbone(Backbone):
 
 
 def timm_stand_in(spec: BackboneSpec, **tower: Any) -> CustomTextCLIP:
-    """A row's form with one small block: its input size, patches, kind of pooling and embedding width.
-
-    tower: arguments of the timm model, its width among them.
-    """
+    """A row's form with one small block; tower: arguments of the timm model, its width among them."""
     config = model_config(spec)
     vision = config["vision_cfg"]
     classes = spec.width if vision["timm_proj"] is None else 0  # timm's own head is the projection
@@ -114,19 +107,14 @@ def timm_stand_in(spec: BackboneSpec, **tower: Any) -> CustomTextCLIP:
 
 
 @register_backbone(
-    *(
-        BackboneSpec(name, "pe", (model, "meta"), crop_size, width, megabytes, original=f"{original}.pt")
-        for name, model, crop_size, width, megabytes, original in (
-            ("pe-core-t16-384", "PE-Core-T-16-384", 384, 512, 278, "PE-Core-T16-384"),
-            ("pe-core-s16-384", "PE-Core-S-16-384", 384, 512, 349, "PE-Core-S16-384"),
-            ("pe-core-b16", "PE-Core-B-16", 224, 1024, 1791, "PE-Core-B16-224"),
-            ("pe-core-l14-336", "PE-Core-L-14-336", 336, 1024, 2685, "PE-Core-L14-336"),
-            ("pe-core-bigg14-448", "PE-Core-bigG-14-448", 448, 1280, 9677, "PE-Core-G14-448"),
-        )
-    )
+    BackboneSpec("pe-core-t16-384", "pe", ("PE-Core-T-16-384", "meta"), 384, 512, 278, "PE-Core-T16-384.pt"),
+    BackboneSpec("pe-core-s16-384", "pe", ("PE-Core-S-16-384", "meta"), 384, 512, 349, "PE-Core-S16-384.pt"),
+    BackboneSpec("pe-core-b16", "pe", ("PE-Core-B-16", "meta"), 224, 1024, 1791, "PE-Core-B16-224.pt"),
+    BackboneSpec("pe-core-l14-336", "pe", ("PE-Core-L-14-336", "meta"), 336, 1024, 2685, "PE-Core-L14-336.pt"),
+    BackboneSpec("pe-core-bigg14-448", "pe", ("PE-Core-bigG-14-448", "meta"), 448, 1280, 9677, "PE-Core-G14-448.pt"),
 )
 class PerceptionBackbone(TimmBackbone):
-    """A PE-Core model, with or without class token; regions pool the patch tokens only."""
+    """A PE-Core model with timm's right rotary positions (method 3.3, 7.3); regions pool the patch tokens only."""
 
     family = "pe"
     kind = "a Perception Encoder"
@@ -162,44 +150,38 @@ class PerceptionBackbone(TimmBackbone):
 
 
 @register_backbone(
-    *(
-        BackboneSpec(name, "siglip", (model, "webli"), crop_size, width, megabytes)
-        for name, model, crop_size, width, megabytes in (
-            ("siglip2-b32-256", "ViT-B-32-SigLIP2-256", 256, 768, 1507),
-            ("siglip2-b16", "ViT-B-16-SigLIP2", 224, 768, 1501),
-            ("siglip2-b16-256", "ViT-B-16-SigLIP2-256", 256, 768, 1501),
-            ("siglip2-b16-384", "ViT-B-16-SigLIP2-384", 384, 768, 1502),
-            ("siglip2-b16-512", "ViT-B-16-SigLIP2-512", 512, 768, 1503),
-            ("siglip2-l16-256", "ViT-L-16-SigLIP2-256", 256, 1024, 3526),
-            ("siglip2-l16-384", "ViT-L-16-SigLIP2-384", 384, 1024, 3527),
-            ("siglip2-l16-512", "ViT-L-16-SigLIP2-512", 512, 1024, 3529),
-            ("siglip2-so400m-14", "ViT-SO400M-14-SigLIP2", 224, 1152, 4542),
-            ("siglip2-so400m-14-378", "ViT-SO400M-14-SigLIP2-378", 378, 1152, 4544),
-            ("siglip2-so400m-16-256", "ViT-SO400M-16-SigLIP2-256", 256, 1152, 4543),
-            ("siglip2-so400m-16-384", "ViT-SO400M-16-SigLIP2-384", 384, 1152, 4544),
-            ("siglip2-so400m-16-512", "ViT-SO400M-16-SigLIP2-512", 512, 1152, 4546),
-            ("siglip2-gopt16-256", "ViT-gopt-16-SigLIP2-256", 256, 1536, 7486),
-            ("siglip2-gopt16-384", "ViT-gopt-16-SigLIP2-384", 384, 1536, 7488),
-            ("siglip-b16", "ViT-B-16-SigLIP", 224, 768, 813),
-            ("siglip-b16-256", "ViT-B-16-SigLIP-256", 256, 768, 813),
-            ("siglip-b16-i18n-256", "ViT-B-16-SigLIP-i18n-256", 256, 768, 1483),
-            ("siglip-b16-384", "ViT-B-16-SigLIP-384", 384, 768, 814),
-            ("siglip-b16-512", "ViT-B-16-SigLIP-512", 512, 768, 815),
-            ("siglip-l16-256", "ViT-L-16-SigLIP-256", 256, 1024, 2609),
-            ("siglip-l16-384", "ViT-L-16-SigLIP-384", 384, 1024, 2610),
-            ("siglip-so400m-14", "ViT-SO400M-14-SigLIP", 224, 1152, 3509),
-            ("siglip-so400m-14-378", "ViT-SO400M-14-SigLIP-378", 378, 1152, 3512),
-            ("siglip-so400m-14-384", "ViT-SO400M-14-SigLIP-384", 384, 1152, 3512),
-            ("siglip-so400m-16-i18n-256", "ViT-SO400M-16-SigLIP-i18n-256", 256, 1152, 4510),
-        )
-    )
+    BackboneSpec("siglip2-b32-256", "siglip", ("ViT-B-32-SigLIP2-256", "webli"), 256, 768, 1507),
+    BackboneSpec("siglip2-b16", "siglip", ("ViT-B-16-SigLIP2", "webli"), 224, 768, 1501),
+    BackboneSpec("siglip2-b16-256", "siglip", ("ViT-B-16-SigLIP2-256", "webli"), 256, 768, 1501),
+    BackboneSpec("siglip2-b16-384", "siglip", ("ViT-B-16-SigLIP2-384", "webli"), 384, 768, 1502),
+    BackboneSpec("siglip2-b16-512", "siglip", ("ViT-B-16-SigLIP2-512", "webli"), 512, 768, 1503),
+    BackboneSpec("siglip2-l16-256", "siglip", ("ViT-L-16-SigLIP2-256", "webli"), 256, 1024, 3526),
+    BackboneSpec("siglip2-l16-384", "siglip", ("ViT-L-16-SigLIP2-384", "webli"), 384, 1024, 3527),
+    BackboneSpec("siglip2-l16-512", "siglip", ("ViT-L-16-SigLIP2-512", "webli"), 512, 1024, 3529),
+    BackboneSpec("siglip2-so400m-14", "siglip", ("ViT-SO400M-14-SigLIP2", "webli"), 224, 1152, 4542),
+    BackboneSpec("siglip2-so400m-14-378", "siglip", ("ViT-SO400M-14-SigLIP2-378", "webli"), 378, 1152, 4544),
+    BackboneSpec("siglip2-so400m-16-256", "siglip", ("ViT-SO400M-16-SigLIP2-256", "webli"), 256, 1152, 4543),
+    BackboneSpec("siglip2-so400m-16-384", "siglip", ("ViT-SO400M-16-SigLIP2-384", "webli"), 384, 1152, 4544),
+    BackboneSpec("siglip2-so400m-16-512", "siglip", ("ViT-SO400M-16-SigLIP2-512", "webli"), 512, 1152, 4546),
+    BackboneSpec("siglip2-gopt16-256", "siglip", ("ViT-gopt-16-SigLIP2-256", "webli"), 256, 1536, 7486),
+    BackboneSpec("siglip2-gopt16-384", "siglip", ("ViT-gopt-16-SigLIP2-384", "webli"), 384, 1536, 7488),
+    BackboneSpec("siglip-b16", "siglip", ("ViT-B-16-SigLIP", "webli"), 224, 768, 813),
+    BackboneSpec("siglip-b16-256", "siglip", ("ViT-B-16-SigLIP-256", "webli"), 256, 768, 813),
+    BackboneSpec("siglip-b16-i18n-256", "siglip", ("ViT-B-16-SigLIP-i18n-256", "webli"), 256, 768, 1483),
+    BackboneSpec("siglip-b16-384", "siglip", ("ViT-B-16-SigLIP-384", "webli"), 384, 768, 814),
+    BackboneSpec("siglip-b16-512", "siglip", ("ViT-B-16-SigLIP-512", "webli"), 512, 768, 815),
+    BackboneSpec("siglip-l16-256", "siglip", ("ViT-L-16-SigLIP-256", "webli"), 256, 1024, 2609),
+    BackboneSpec("siglip-l16-384", "siglip", ("ViT-L-16-SigLIP-384", "webli"), 384, 1024, 2610),
+    BackboneSpec("siglip-so400m-14", "siglip", ("ViT-SO400M-14-SigLIP", "webli"), 224, 1152, 3509),
+    BackboneSpec("siglip-so400m-14-378", "siglip", ("ViT-SO400M-14-SigLIP-378", "webli"), 378, 1152, 3512),
+    BackboneSpec("siglip-so400m-14-384", "siglip", ("ViT-SO400M-14-SigLIP-384", "webli"), 384, 1152, 3512),
+    BackboneSpec("siglip-so400m-16-i18n-256", "siglip", ("ViT-SO400M-16-SigLIP-i18n-256", "webli"), 256, 1152, 4510),
 )
 class SiglipBackbone(TimmBackbone):
-    """A SigLIP model: region logits are cosine * exp(logit_scale) + logit_bias."""
+    """A SigLIP or SigLIP 2 model: region logits are cosine * exp(logit_scale) + logit_bias (method 3.4, 7.4, 8.2)."""
 
     family = "siglip"
     kind = "a SigLIP"
-    interpolation = "bicubic"
 
     @classmethod
     def detect(cls, model_name: str, config: dict[str, Any]) -> bool:

@@ -1,7 +1,4 @@
-"""Where regions come from: SAM 2's automatic masks (method 9), prompts, given masks, label maps, superpixels.
-
-One file per kind of source; every module here is found by itself.
-"""
+"""Where regions come from, one file per kind of source; every module here is found by itself."""
 
 from textregion.masks.base import SOURCES, MaskGenerator, MaskSource, automatic_sources, describe_source, find_source
 from textregion.masks.given import GroundTruthMasks, PrecomputedMasks, read_masks

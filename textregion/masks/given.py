@@ -27,7 +27,6 @@ SUFFIXES = (".safetensors", ".npz", ".npy", ".json", ".png")
 
 def read_label_map(path: str | Path) -> Int[np.ndarray, "H W"]:
     """A single-channel PNG (8 or 16 bits, or palette) as integers; InputError for anything else."""
-    path = Path(path)
     if not isfile(path):
         raise InputError(f"no label map at {path}; give the path of a PNG whose pixel values are labels")
     try:
@@ -85,14 +84,11 @@ class GroundTruthMasks(SourceWithoutModel):
         return cls(np.arange(image_size[0] * image_size[1]).reshape(image_size) // (image_size[1] * 5) % 2)
 
     def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
-        """The map's regions, at the original image's size (`mask_size` does not apply to given masks).
-
-        InputError when the map has another size than the image.
-        """
+        """The map's regions, at its own resolution; InputError when the map has another size than the image."""
         image_size = image_size or (image.shape[0], image.shape[1])
         if self.label_map.shape != tuple(image_size):
             raise InputError(f"got a label map of size {self.label_map.shape}, expected the image's {image_size}")
-        masks, _ = label_masks(self.label_map, self.ignored, self.part)
+        masks = label_masks(self.label_map, self.ignored, self.part)[0]
         return RegionMasks.from_array(masks, image_size, self.device)
 
 
@@ -114,26 +110,26 @@ def read_masks(path: str | Path, image_size: Size, name: str | None = None) -> R
         path = found[0]
     if not isfile(path):
         raise InputError(f"no mask file at {path}; expected {endings} or a folder of such files")
-    readers = {".json": _read_json, ".png": _read_png, ".npy": _read_numpy, ".npz": _read_numpy}
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"got the mask file {path}, expected one of {endings}")
+    image_size = (image_size[0], image_size[1])
     if path.suffix == ".safetensors":
         masks = RegionMasks.load(path)
-        if masks.image_size != tuple(image_size):
-            raise InputError(f"{path} holds masks of an image of size {masks.image_size}, expected {tuple(image_size)}")
+        if masks.image_size != image_size:
+            raise InputError(f"{path} holds masks of an image of size {masks.image_size}, expected {image_size}")
         return masks
-    if path.suffix not in readers:
-        raise InputError(f"got the mask file {path}, expected one of {endings}")
     with reading(path):
-        return RegionMasks.from_array(readers[path.suffix](path, image_size), image_size)
+        if path.suffix == ".json":
+            return RegionMasks.from_array(_read_json(path, image_size), image_size)
+        if path.suffix != ".png":
+            return RegionMasks.from_array(_read_numpy(path), image_size)
+        label_map = read_label_map(path)
+        if label_map.shape != image_size:
+            raise InputError(f"{path} has size {label_map.shape}, expected the image's {image_size}")
+        return RegionMasks.from_array(label_masks(label_map)[0], image_size)
 
 
-def _read_png(path: Path, image_size: Size) -> Bool[np.ndarray, "R H W"]:
-    label_map = read_label_map(path)
-    if label_map.shape != tuple(image_size):
-        raise InputError(f"{path} has size {label_map.shape}, expected the image's {tuple(image_size)}")
-    return label_masks(label_map, IGNORED)[0]
-
-
-def _read_numpy(path: Path, image_size: Size) -> np.ndarray:
+def _read_numpy(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
@@ -231,7 +227,7 @@ class PrecomputedMasks(SourceWithoutModel):
         return cls(np.stack([np.ones(image_size, bool), np.zeros(image_size, bool)]))
 
     def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
-        """The given masks, at their own resolution (`mask_size` does not apply to given masks)."""
+        """The given masks, at their own resolution."""
         image_size = image_size or (image.shape[0], image.shape[1])
         if isinstance(self.masks, (str, Path)):
             return read_masks(self.masks, image_size, self.name).to(self.device)

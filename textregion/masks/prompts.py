@@ -48,10 +48,7 @@ class PromptedMaskGenerator:
 
     @torch.inference_mode()
     def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
-        """One region per prompt, in order; sizes as for every mask generator.
-
-        Raises InputError for prompts outside an image of `image_size`.
-        """
+        """One region per prompt, in order; InputError for prompts outside an image of `image_size`."""
         size = (image.shape[0], image.shape[1])
         image_size, mask_size = image_size or size, mask_size or size
         points, labels = self.prompts(image_size)
@@ -135,10 +132,7 @@ class PointMaskGenerator(PromptedMaskGenerator):
 
 
 def box_prompts(boxes: Numbers, image_size: Size) -> tuple[Tensor, Tensor]:
-    """Boxes in pixels of an (H, W) image as SAM 2 takes them: corners (R, 2, 2) in [0, 1], their labels (R, 2).
-
-    InputError as of `boxes_inside`.
-    """
+    """SAM 2's corners (R, 2, 2) in [0, 1] and labels (R, 2) of boxes in pixels; InputError as of `boxes_inside`."""
     corners = boxes_inside(boxes, image_size).unflatten(1, (2, 2)) / torch.tensor(image_size[::-1])
     return corners, torch.tensor(BOX_LABELS).expand(len(corners), 2)
 
@@ -188,8 +182,7 @@ def _prepare(source: Any, image: ImageInput) -> tuple[Any, Pixels, tuple[Size, S
 def rectangle_masks(boxes: Numbers, image_size: Size) -> RegionMasks:
     """Boxes themselves: one soft region each, in order, the share of every cell of a coarse grid that the box covers.
 
-    For where no model is to say which of a box's pixels are the thing. boxes: (n, 4), x1 y1 x2 y2 in pixels of an
-    image of (H, W) pixels; n = 0 is fine. InputError as of `boxes_inside`.
+    boxes: (n, 4), x1 y1 x2 y2 in pixels of an (H, W) image; n = 0 is fine. InputError as of `boxes_inside`.
     """
     inside = boxes_inside(boxes, image_size)
     if len(inside) == 0:

@@ -1,6 +1,4 @@
-"""SAM 2.1: its models by size, by file, by configuration, on the `sam2` package's own classes and YAML files, and its
-automatic masks: a grid of clicks, three masks each, filtered, sorted, fused (method 9).
-"""
+"""SAM 2.1: models, on the `sam2` package's own classes and YAML files, and their automatic masks (method 9)."""
 
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -48,19 +46,14 @@ class Sam2Size:
     megabytes: int
     trunk: tuple[int, int]
 
-    @property
-    def file(self) -> str:
-        """The weight file's name, e.g. sam2.1_hiera_tiny.pt."""
-        return f"{self.repository.split('/')[-1].replace('-', '_')}.pt"
-
 
 SIZES = {
-    name: Sam2Size(name, f"sam2.1_hiera_{config}.yaml", f"facebook/sam2.1-hiera-{hub}", megabytes, trunk)
-    for name, config, hub, megabytes, trunk in (
-        ("tiny", "t", "tiny", 156, (96, 12)),
-        ("small", "s", "small", 184, (96, 16)),
-        ("base+", "b+", "base-plus", 324, (112, 24)),
-        ("large", "l", "large", 898, (144, 48)),
+    size.name: size
+    for size in (
+        Sam2Size("tiny", "sam2.1_hiera_t.yaml", "facebook/sam2.1-hiera-tiny", 156, (96, 12)),
+        Sam2Size("small", "sam2.1_hiera_s.yaml", "facebook/sam2.1-hiera-small", 184, (96, 16)),
+        Sam2Size("base+", "sam2.1_hiera_b+.yaml", "facebook/sam2.1-hiera-base-plus", 324, (112, 24)),
+        Sam2Size("large", "sam2.1_hiera_l.yaml", "facebook/sam2.1-hiera-large", 898, (144, 48)),
     )
 }
 
@@ -73,9 +66,10 @@ def find_size(name: str) -> Sam2Size:
 
 
 def sam2_asset(size: str) -> Asset:
-    """The weight file of a size."""
-    row = find_size(size)
-    return Asset(f"SAM 2.1 {row.name}", row.repository, (row.file,), SAM2_VARIABLE, "--sam2_checkpoint")
+    """The weight file of a size, e.g. sam2.1_hiera_tiny.pt."""
+    repository = find_size(size).repository
+    file = f"{repository.split('/')[-1].replace('-', '_')}.pt"
+    return Asset(f"SAM 2.1 {size}", repository, (file,), SAM2_VARIABLE, "--sam2_checkpoint")
 
 
 def size_of(model_cfg: str | Path | None) -> str | None:
@@ -141,9 +135,6 @@ def matching_size(state: dict[str, Tensor], path: str | Path) -> str:
             return size.name
     valid = ", ".join(SIZES)
     raise InputError(f"{path} is none of the SAM 2.1 sizes {valid}; give its YAML as model_cfg if it is another SAM 2")
-
-
-# ---------------------------------------------------------------------- automatic masks
 
 
 @dataclass(frozen=True)
@@ -237,14 +228,10 @@ class Sam2MaskGenerator:
 
     @torch.inference_mode()
     def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
-        """Regions of an image, sorted whole, part, subpart, each by predicted IoU; R = 0 is a normal result.
-
-        image: RGB bytes as resized for the method. image_size: (H, W) of the original, for boxes and output.
-        mask_size: full size of the masks. Both default to the given image's own.
-        """
+        """Regions of an image, sorted whole, part, subpart, each by predicted IoU; R = 0 is a normal result."""
         size = tuple(image.shape[:2])
         features = self.encode(image)
-        logits, predicted_iou = self.decode_points(features, filters.point_grid(self.points_per_side))
+        logits, predicted_iou, _ = self.decode_with_tokens(features, filters.point_grid(self.points_per_side)[:, None])
         return self.select(logits, predicted_iou, tuple(image_size or size), tuple(mask_size or size))
 
     def encode(self, image: Pixels) -> ImageFeatures:
@@ -260,30 +247,21 @@ class Sam2MaskGenerator:
                 embedding = embedding + model.no_mem_embed.reshape(1, -1, 1, 1)
         return ImageFeatures(embedding, high_resolution)
 
-    def decode_points(
-        self, features: ImageFeatures, points: Float32[Tensor, "N 2"]
-    ) -> tuple[Float[Tensor, "N 3 h w"], Float32[Tensor, "N 3"]]:
-        """Low-res logits (half precision, clamped to +-32) and predicted IoU of single clicks (method 9.2, 9.3).
-
-        points: (x, y) in [0, 1] of the image.
-        """
-        labels = torch.ones(len(points), 1, dtype=torch.int)
-        return self.decode_with_tokens(features, points[:, None], labels)[:2]
-
     def decode_with_tokens(
         self,
         features: ImageFeatures,
         points: Float32[Tensor, "N K 2"],
-        labels: Int[Tensor, "N K"],
+        labels: Int[Tensor, "N K"] | None = None,
         multimask_output: bool = True,
     ) -> tuple[Float[Tensor, "N M h w"], Float32[Tensor, "N M"], Float32[Tensor, "N Z T"]]:
         """Low-res logits (half precision, clamped to +-32), predicted IoU and tokens of N prompts of K points each.
 
-        points: (x, y) in [0, 1] of the image. labels: 1 part of the region, 0 not, 2 and 3 the top left and
-        bottom right corners of a box. multimask_output: M = 3 masks (whole, part, subpart), else M = 1.
+        points: (x, y) in [0, 1] of the image. labels: 1 part of the region (the default), 0 not, 2 and 3 the top left
+        and bottom right corners of a box. multimask_output: M = 3 masks (whole, part, subpart), else M = 1.
         The tokens are the decoder's third return value; Z is 1, the token of the single mask, wherever
         `multimask_output` is off (RegionSpot 5).
         """
+        labels = torch.ones(points.shape[:2], dtype=torch.int) if labels is None else labels
         points, labels = points.to(self.device) * self.model.image_size, labels.to(self.device)
 
         def decode(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
