@@ -22,7 +22,7 @@ from textregion.errors import InputError, one_of
 from textregion.images import load_image
 from textregion.labels import LabelPrompts
 from textregion.masks import automatic_sources, find_source
-from textregion.masks.ground_truth import label_masks
+from textregion.masks.given import label_masks
 from textregion.presets import TINY_WORLD, find_preset
 from textregion.segmenter import TextRegionSegmenter
 from textregion.types import RegionTokens

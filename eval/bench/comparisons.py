@@ -150,7 +150,7 @@ def pooling_inputs(options: Options) -> tuple[Backbone, Float32[Tensor, "P C"], 
     backbone = pooling_part(options)
     visual = backbone.model.visual
     width = visual.conv1.out_channels if backbone.family == "clip" else visual.trunk.embed_dim
-    grid = CropGrid(*options.size, backbone.crop_size).patch_shape(backbone.patches_per_side)
+    grid = CropGrid(*options.size, backbone.crop_size).patch_shape(backbone.crop_size // backbone.patch_size)
     generator = torch.Generator().manual_seed(SEED)
     features = torch.randn(grid[0] * grid[1], width, generator=generator) + torch.randn(width, generator=generator)
     weights = patch_weights(region_masks(options).patch_grid(grid))
@@ -223,7 +223,7 @@ def encode(options: Options) -> Formulations:
     crops = backbone.normalise(cut_crops(image, grid.crops, backbone.crop_size, backbone.interpolation))
     weights = sum(p.numel() for p in backbone.model.visual.parameters())
     facts = Facts(
-        operations=2.0 * weights * len(crops) * backbone.patches_per_side**2,
+        operations=2.0 * weights * len(crops) * (backbone.crop_size // backbone.patch_size) ** 2,
         traffic=float(weights * backbone.dtype.itemsize),
         note=f"{len(crops)} crops of {backbone.crop_size} px, {weights / 1e6:.0f} M weights",
     )
@@ -239,13 +239,14 @@ def sam2(options: Options) -> Formulations:
     generator = cast(Sam2MaskGenerator, segmenter_of(options).mask_generator)
     image = np.random.default_rng(0).integers(0, 255, (*options.size, 3), dtype=np.uint8)
     clicks = generator.points_per_side
+    points = filters.point_grid(clicks)[:, None]
     trunk = sum(p.numel() for p in generator.model.image_encoder.parameters())
     facts = Facts(
         operations=2.0 * trunk * (generator.model.image_size // 16) ** 2 + OPERATIONS_PER_CLICK * clicks**2,
         traffic=4.0 * trunk,
         note=f"{clicks}² clicks, {generator.prompts_at_once} at once",
     )
-    return lambda: generator.decode_points(generator.encode(image), filters.point_grid(clicks))[1], None, facts
+    return lambda: generator.decode_with_tokens(generator.encode(image), points)[1], None, facts
 
 
 def pool(options: Options) -> Formulations:

@@ -11,7 +11,7 @@ from hypothesis.strategies import integers
 from textregion.errors import InputError
 from textregion.labeling import label_pixels
 from textregion.labels import LabelPrompts
-from textregion.masks import filters, shared_mass
+from textregion.masks import filters
 from textregion.masks.sam2 import CPU_PROMPTS, Sam2MaskGenerator
 from textregion.pooling import RECIPES, difference_scores
 from textregion.runtime import compile_backend, compile_blocks, free_memory, to_device
@@ -66,14 +66,14 @@ def test_shared_mass_lies_between_its_bounds(seed, height, width, size):
     soft = soft_masks(seed, 7, (height, width))
     pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
     boxes = filters.inclusive_boxes(soft > 0).tolist()
-    y, x = (shared_mass.Axis.of(*sizes, soft.device) for sizes in zip((height, width), size, strict=True))
-    below, above = shared_mass.bounds(soft, pairs, boxes, y, x)
+    y, x = (filters.Axis.of(*sizes, soft.device) for sizes in zip((height, width), size, strict=True))
+    below, above = filters.bounds(soft, pairs, boxes, y, x)
     full = oracles.full_size(soft, size).double()
     exact = torch.stack([torch.minimum(full[i], full[j]).sum() for i, j in pairs]).float()
     slack = 1e-5 * exact.max() + 1e-6
     assert (below <= exact + slack).all()
     assert (above >= exact - slack).all()
-    torch.testing.assert_close(shared_mass.masses(soft, y, x), full.sum((1, 2)).float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(soft @ x.total @ y.total, full.sum((1, 2)).float(), rtol=1e-5, atol=1e-5)
 
 
 def test_doubtful_pairs_are_decided_at_full_size(monkeypatch):
@@ -87,8 +87,8 @@ def test_doubtful_pairs_are_decided_at_full_size(monkeypatch):
     full = oracles.full_size(soft, (32, 32))
     share = float(pair_shares(full)[0, 1])
     opened = []
-    original = shared_mass.at_full_size
-    monkeypatch.setattr(shared_mass, "at_full_size", lambda m, p, *a: opened.extend(p) or original(m, p, *a))
+    original = filters.at_full_size
+    monkeypatch.setattr(filters, "at_full_size", lambda m, p, *a: opened.extend(p) or original(m, p, *a))
     assert filters.fusion_groups(masks, boxes, share - 0.01) == [[0, 1, 2]]
     assert filters.fusion_groups(masks, boxes, share + 0.01) == [[0, 2], [1]]
     assert {tuple(sorted(pair)) for pair in opened} == {(0, 1), (1, 2)}
@@ -237,8 +237,9 @@ def test_the_number_of_clicks_at_once_changes_nothing(tiny_sam2):
     image = torch.randint(0, 255, (48, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).numpy()
     whole, parts = (Sam2MaskGenerator(tiny_sam2, points_per_side=4, points_per_batch=n) for n in (16, 5))
     features = whole.encode(image)
-    points = filters.point_grid(4)
-    for one, other in zip(whole.decode_points(features, points), parts.decode_points(features, points), strict=True):
+    points = filters.point_grid(4)[:, None]
+    outputs = (maker.decode_with_tokens(features, points)[:2] for maker in (whole, parts))
+    for one, other in zip(*outputs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-3)  # half precision
 
 

@@ -9,6 +9,7 @@ import open_clip
 import torch
 from jaxtyping import Float, Float32, Int
 from open_clip.pretrained import get_pretrained_cfg
+from open_clip.utils import to_2tuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +17,9 @@ from textregion.errors import InputError
 from textregion.pooling import PoolingRecipe
 from textregion.text import TEMPLATES, embed_prompts
 
+Crops = Float[Tensor, "T 3 S S"]
+Patches = Float32[Tensor, "P C"]
+Weights = Float32[Tensor, "R P"]
 Tokenizer = Callable[[list[str]], Int[Tensor, "N context"]]
 OPEN_CLIP_PREFIX = "open_clip:"
 SMALL_TEXT = {"width": 32, "heads": 2, "layers": 1, "vocab_size": 503}
@@ -61,7 +65,8 @@ class Backbone(ABC):
     settings: mean, std, interpolation of the crops, global_weight, the weight of the upsampled global map when crops
     are fused (method 4); usual_crop_size, the side of crops for open_clip's models of smaller input, 0 for their own.
     logit_scale, logit_bias: from cosine to region logit (method 8.2). has_dense_fallback: whether
-    `encode_crops(dense=True)` gives dense features (method 8.4a).
+    `encode_crops(dense=True)` gives dense features (method 8.4a). patch_size: side of a patch in pixels.
+    width: D, width of the joint image-text embedding.
     """
 
     family: str
@@ -74,15 +79,15 @@ class Backbone(ABC):
     logit_scale: float = 1.0
     logit_bias: float = 0.0
     has_dense_fallback: bool = False
+    patch_size: int
+    width: int
 
-    def __init__(
-        self, model: nn.Module, tokenizer: Tokenizer, name: str = "custom", crop_size: int | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, name: str, crop_size: int | None) -> None:
         self.check(model)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
-        self.crop_size = crop_size or _side(model.visual.image_size)
+        self.crop_size = crop_size or to_2tuple(model.visual.image_size)[0]
 
     @classmethod
     def from_model(
@@ -112,10 +117,7 @@ class Backbone(ABC):
 
     @classmethod
     def stand_in(cls, spec: BackboneSpec) -> nn.Module:
-        """A model of the row's own form with few and narrow layers and random weights, on which tests ask the contract.
-
-        Input size, patches and embedding width D are the row's.
-        """
+        """A model of the row's input size, patches and D, with few narrow layers of random weights, for tests."""
         raise NotImplementedError(f"{cls.__name__} has no stand_in, which the contract test needs")
 
     @staticmethod
@@ -123,37 +125,15 @@ class Backbone(ABC):
     def check(model: nn.Module) -> None:
         """Raise InputError saying why this model cannot be used by the family."""
 
-    @property
     @abstractmethod
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """D, width of the joint image-text embedding."""
-
-    @abstractmethod
-    def encode_crops(
-        self, crops: Float[Tensor, "T 3 S S"], pool_feature: str = "value", dense: bool = False
-    ) -> CropFeatures:
+    def encode_crops(self, crops: Crops, pool_feature: str = "value", dense: bool = False) -> CropFeatures:
         """Patch features of normalised crops (method 3)."""
 
     @abstractmethod
     def pool(
-        self,
-        features: Float32[Tensor, "P C"],
-        weights: Float32[Tensor, "R P"],
-        recipe: PoolingRecipe,
-        unit_values: bool,
-        pool_feature: str = "value",
+        self, features: Patches, weights: Weights, recipe: PoolingRecipe, unit_values: bool, pool_feature: str = "value"
     ) -> Float32[Tensor, "R D"]:
         """One unit vector per region (method 7). unit_values: pool features / ||features|| (families that do)."""
-
-    @property
-    def patches_per_side(self) -> int:
-        """g, patches along a side of one crop."""
-        return self.crop_size // self.patch_size
 
     @property
     def device(self) -> torch.device:
@@ -170,10 +150,9 @@ class Backbone(ABC):
         self.model.to(device=device, dtype=dtype)
         return self
 
-    def normalise(self, crops: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T 3 S S"]:
+    def normalise(self, crops: Crops) -> Crops:
         """RGB in [0, 1] to the model's input range."""
-        mean = torch.tensor(self.mean, device=crops.device)[:, None, None]
-        std = torch.tensor(self.std, device=crops.device)[:, None, None]
+        mean, std = (torch.tensor(value, device=crops.device)[:, None, None] for value in (self.mean, self.std))
         return ((crops - mean) / std).to(self.dtype)
 
     def check_crop_size(self, crop_size: int) -> None:
@@ -211,17 +190,31 @@ def register_backbone(*rows: BackboneSpec) -> Callable[[Family], Family]:
 
 
 def find_spec(name: str) -> BackboneSpec:
-    """The row of a variant, or of "open_clip:MODEL/TAG"; InputError listing the valid names.
+    """The row of a variant, or of "open_clip:MODEL/TAG", any model and tag of open_clip; else InputError listing them.
 
-    The second form is any model and tag of open_clip; whether its image tower has the form the method needs is
-    checked when the model is built.
+    The second form's crop size is the family's published one where the patches allow it, else the model's own input
+    size; whether its image tower has the form the method needs is checked when the model is built.
     """
-    if name.startswith(OPEN_CLIP_PREFIX):
-        return _open_clip_row(name)
-    if name not in SPECS:
+    if name in SPECS:
+        return SPECS[name]
+    if not name.startswith(OPEN_CLIP_PREFIX):
         valid = ", ".join(sorted(SPECS))
         raise InputError(f"unknown backbone {name!r}; expected one of {valid}, or {OPEN_CLIP_PREFIX}MODEL/TAG")
-    return SPECS[name]
+    model, _, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition("/")
+    config, tags = open_clip.get_model_config(model), open_clip.list_pretrained_tags_by_model(model)
+    if config is None:
+        raise InputError(f"open_clip has no model {model!r}; its names are those of open_clip.list_models()")
+    if tag not in tags:
+        raise InputError(f"open_clip has no weights {tag!r} for {model}; expected one of {', '.join(tags) or 'none'}")
+    family = find_family(model, config)
+    entry, vision = get_pretrained_cfg(model, tag), config["vision_cfg"]
+    if entry.get("quick_gelu", False) and not config.get("quick_gelu", False):
+        model = f"{model}-quickgelu"  # these weights were trained so; open_clip only warns
+    own = to_2tuple(vision.get("image_size", 224))[0]
+    usual, patch = family.usual_crop_size, vision.get("patch_size") or own
+    crop_size = usual if own < usual and usual % patch == 0 else own
+    preprocessing = {key: entry[key] for key in ("mean", "std", "interpolation") if entry.get(key)}
+    return BackboneSpec(name, family.family, (model, tag), crop_size, config["embed_dim"], **preprocessing)
 
 
 def find_family(model_name: str, config: dict[str, Any]) -> type[Backbone]:
@@ -249,26 +242,3 @@ def small_text(config: dict[str, Any]) -> dict[str, Any]:
     fixed = config["text_cfg"].get("proj_type") == "none"  # its width is the embedding's
     small = {key: value for key, value in SMALL_TEXT.items() if not fixed or key in ("layers", "vocab_size")}
     return config["text_cfg"] | small
-
-
-def _open_clip_row(name: str) -> BackboneSpec:
-    """Crop size as published for the family where the patches allow it, else the model's own input size."""
-    model, _, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition("/")
-    config, tags = open_clip.get_model_config(model), open_clip.list_pretrained_tags_by_model(model)
-    if config is None:
-        raise InputError(f"open_clip has no model {model!r}; its names are those of open_clip.list_models()")
-    if tag not in tags:
-        raise InputError(f"open_clip has no weights {tag!r} for {model}; expected one of {', '.join(tags) or 'none'}")
-    family = find_family(model, config)
-    entry, vision = get_pretrained_cfg(model, tag), config["vision_cfg"]
-    if entry.get("quick_gelu", False) and not config.get("quick_gelu", False):
-        model = f"{model}-quickgelu"  # these weights were trained so; open_clip only warns
-    own = _side(vision.get("image_size", 224))
-    usual, patch = family.usual_crop_size, vision.get("patch_size") or own
-    crop_size = usual if own < usual and usual % patch == 0 else own
-    preprocessing = {key: entry[key] for key in ("mean", "std", "interpolation") if entry.get(key)}
-    return BackboneSpec(name, family.family, (model, tag), crop_size, config["embed_dim"], **preprocessing)
-
-
-def _side(image_size: int | tuple[int, int]) -> int:
-    return image_size if isinstance(image_size, int) else int(image_size[0])

@@ -15,6 +15,9 @@ from textregion.backbones.base import (
     Backbone,
     BackboneSpec,
     CropFeatures,
+    Crops,
+    Patches,
+    Weights,
     model_config,
     register_backbone,
     small_text,
@@ -23,6 +26,7 @@ from textregion.errors import InputError
 from textregion.pooling import PoolingRecipe, weighted_sum
 
 HALF = (0.5, 0.5, 0.5)
+Tokens = Float[Tensor, "T N C"]  # the class token first
 
 
 @register_backbone(
@@ -98,14 +102,17 @@ class ClipBackbone(Backbone):
         return self.model.visual.transformer.resblocks[-1]
 
     @torch.inference_mode()
-    def encode_crops(
-        self, crops: Float[Tensor, "T 3 S S"], pool_feature: str = "value", dense: bool = False
-    ) -> CropFeatures:
+    def encode_crops(self, crops: Crops, pool_feature: str = "value", dense: bool = False) -> CropFeatures:
         """Values of the last block ("value"), or its input or output tokens (ablation, method 7.6); no class token.
 
         dense: also unit patch features after self-self attention (method 8.4a).
         """
-        tokens = self._last_block_input(crops)
+        visual = self.model.visual
+        patches = visual.conv1(crops)
+        tokens = patches.flatten(2).transpose(1, 2)
+        start = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+        tokens = torch.cat([start, tokens], 1) + self.position_embedding(patches.shape[-1]).to(tokens.dtype)
+        tokens = self._block_by_block(visual.transformer.resblocks[:-1], visual.ln_pre(tokens))
         if pool_feature == "value":
             pooled = self._in_projection(tokens, 2)
         else:
@@ -122,29 +129,21 @@ class ClipBackbone(Backbone):
         grid = F.interpolate(grid, scale_factor=(side + 0.1) / known, mode="bicubic", align_corners=False)
         return torch.cat([embedding[:1], grid[0].flatten(1).T.to(embedding.dtype)])
 
-    def _last_block_input(self, crops: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T N C"]:
-        visual = self.model.visual
-        patches = visual.conv1(crops)
-        tokens = patches.flatten(2).transpose(1, 2)
-        start = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
-        tokens = torch.cat([start, tokens], 1) + self.position_embedding(patches.shape[-1]).to(tokens.dtype)
-        return self._block_by_block(visual.transformer.resblocks[:-1], visual.ln_pre(tokens))
-
-    def _block_by_block(self, blocks, tokens: Float[Tensor, "T N C"]) -> Float[Tensor, "T N C"]:
+    def _block_by_block(self, blocks, tokens: Tokens) -> Tokens:
         batch_first = self.model.visual.transformer.batch_first
         tokens = tokens if batch_first else tokens.transpose(0, 1)
         for block in blocks:
             tokens = block(tokens)
         return tokens if batch_first else tokens.transpose(0, 1)
 
-    def _in_projection(self, tokens: Float[Tensor, "T N C"], part: int) -> Float[Tensor, "T N C"]:
+    def _in_projection(self, tokens: Tokens, part: int) -> Tokens:
         """Query (0), key (1) or value (2) third of the packed in-projection of LN1(tokens), with bias."""
         block = self.last_block
         thirds = slice(part * tokens.shape[-1], (part + 1) * tokens.shape[-1])
         bias = block.attn.in_proj_bias
         return F.linear(block.ln_1(tokens), block.attn.in_proj_weight[thirds], None if bias is None else bias[thirds])
 
-    def _dense(self, tokens: Float[Tensor, "T N C"]) -> Float32[Tensor, "T N D"]:
+    def _dense(self, tokens: Tokens) -> Float32[Tensor, "T N D"]:
         """The last block with softmax(q q' / sqrt d) + softmax(k k' / sqrt d) as its attention (method 8.4a)."""
         block = self.last_block
         heads = block.attn.num_heads
@@ -161,12 +160,7 @@ class ClipBackbone(Backbone):
 
     @torch.inference_mode()
     def pool(
-        self,
-        features: Float32[Tensor, "P C"],
-        weights: Float32[Tensor, "R P"],
-        recipe: PoolingRecipe,
-        unit_values: bool,
-        pool_feature: str = "value",
+        self, features: Patches, weights: Weights, recipe: PoolingRecipe, unit_values: bool, pool_feature: str = "value"
     ) -> Float32[Tensor, "R D"]:
         """Soft sum of values, out-projection, optional MLP residual, LN_post, projection, unit length (method 7.1).
 
@@ -181,6 +175,6 @@ class ClipBackbone(Backbone):
         return self.project(pooled)
 
 
-def _as_maps(tokens: Float[Tensor, "T N C"]) -> Float[Tensor, "T C g g"]:
+def _as_maps(tokens: Tokens) -> Float[Tensor, "T C g g"]:
     side = int(sqrt(tokens.shape[1]))
     return tokens.transpose(1, 2).unflatten(2, (side, side))

@@ -1,7 +1,4 @@
-"""From a registry row to a working backbone: architecture, tokenizer, weights in any published layout.
-
-CLIP and PE bring their word pieces with open_clip; SigLIP's are a file on the hub.
-"""
+"""From a registry row to a working backbone: architecture, tokenizer, weights in any published layout."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +22,6 @@ from textregion.weights import CLIP_VARIABLE, Asset
 
 RANDOM_SEED = 0
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
-TOKENIZER_FILE = "tokenizer.json"
 
 
 def weight_asset(spec: BackboneSpec) -> Asset:
@@ -41,10 +37,7 @@ def weight_asset(spec: BackboneSpec) -> Asset:
 
 
 def build_model(spec: BackboneSpec) -> nn.Module:
-    """The row's architecture from open_clip's configuration, random weights, float32, no file read.
-
-    InputError when its text tower is not open_clip's own (those need another library and its files).
-    """
+    """The row's architecture, random float32 weights, no file read; InputError if its text tower is not open_clip's."""
     config = model_config(spec)
     if "hf_model_name" in config["text_cfg"] or "multimodal_cfg" in config:
         raise InputError(f"{spec.name} has a text tower outside open_clip or a caption decoder, which is not supported")
@@ -53,10 +46,7 @@ def build_model(spec: BackboneSpec) -> nn.Module:
 
 
 def random_backbone(spec: BackboneSpec, seed: int = RANDOM_SEED) -> Backbone:
-    """The real architecture with random weights: for trying a program, never for its results.
-
-    The global random state is left as it was.
-    """
+    """The real architecture with random weights, for trying a program only; the global random state stays."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = build_model(spec)
@@ -111,16 +101,13 @@ def to_open_clip(state: dict[str, Tensor], model: nn.Module, family: type[Backbo
     return state
 
 
-# ---------------------------------------------------------------------- text to token ids
-
-
 def tokenizer_asset(spec: BackboneSpec) -> Asset | None:
     """The tokenizer file of a row (SigLIP: its pieces are not in open_clip), or None where none is needed."""
     repository = model_config(spec)["text_cfg"].get("hf_tokenizer_name")
     if not repository:
         return None
-    what = f"tokenizer of {spec.name}"
-    return Asset(what, repository, (TOKENIZER_FILE,), CLIP_VARIABLE, "--clip_checkpoint", companion=True)
+    name, file = f"tokenizer of {spec.name}", "tokenizer.json"
+    return Asset(name, repository, (file,), CLIP_VARIABLE, "--clip_checkpoint", companion=True)
 
 
 def tokenizer_of(spec: BackboneSpec, path: Path | None = None) -> Tokenizer:
@@ -134,14 +121,11 @@ def tokenizer_of(spec: BackboneSpec, path: Path | None = None) -> Tokenizer:
 def stand_in_tokenizer(model: nn.Module) -> Tokenizer:
     """CLIP's word pieces folded into a model's vocabulary, for random weights: no file is needed."""
     text = getattr(model, "text", model)
-    simple = _word_pieces(text.context_length)
-    size = text.vocab_size
+    simple, size = _word_pieces(context_length=text.context_length), text.vocab_size
     return simple if size >= simple.vocab_size else lambda texts: simple(texts) % size
 
 
-@cache
-def _word_pieces(context_length: int) -> open_clip.SimpleTokenizer:
-    return open_clip.SimpleTokenizer(context_length=context_length)
+_word_pieces = cache(open_clip.SimpleTokenizer)  # its making takes a moment
 
 
 class FileTokenizer:
@@ -163,15 +147,11 @@ class FileTokenizer:
         self.context_length = context_length
         self.pieces.no_padding()
         self.pieces.enable_truncation(context_length)
-        self.pad = self._pad_id(path)
-
-    def _pad_id(self, path: Path) -> int:
-        """From tokenizer_config.json where it lies beside, else by the piece's usual names."""
-        config = path.with_name("tokenizer_config.json")
+        config = path.with_name("tokenizer_config.json")  # names the padding where it lies beside
         named = _read_json(config)[1].get("pad_token") if config.is_file() else "<pad>"
         token = named["content"] if isinstance(named, dict) else named
         found = self.pieces.token_to_id(token) if token else None
-        return found if found is not None else self.pieces.token_to_id("</s>") or 0
+        self.pad = found if found is not None else self.pieces.token_to_id("</s>") or 0
 
     def __call__(self, texts: Sequence[str]) -> Int[Tensor, "N context"]:
         """Token ids, (N, context) int64."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from textregion.backbones import find_spec
 from textregion.cli.command_line import Parser, run_program
-from textregion.masks.sam2_model import find_size
+from textregion.masks.sam2 import find_size
 from textregion.presets import TINY_WORLD, Preset, find_preset, preset_names
 from textregion.tables import markdown_table, text_table
 from textregion.tiny import models as tinyworld

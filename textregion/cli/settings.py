@@ -12,7 +12,7 @@ from textregion.cli.jobs import ImageJob
 from textregion.config import fingerprint
 from textregion.errors import InputError
 from textregion.masks import automatic_sources
-from textregion.masks.precomputed import SUFFIXES
+from textregion.masks.given import SUFFIXES
 from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import file_hash
 

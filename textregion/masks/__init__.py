@@ -1,19 +1,7 @@
-"""Where regions come from: SAM 2's automatic masks (method 9), prompts, given masks, label maps, superpixels.
+"""Where regions come from, one file per kind of source; every module here is found by itself."""
 
-One file per source; every module here is found by itself.
-"""
-
-from textregion.masks.base import (
-    SOURCES,
-    MaskGenerator,
-    MaskSource,
-    automatic_sources,
-    describe_source,
-    find_source,
-    register_mask_source,
-)
-from textregion.masks.ground_truth import GroundTruthMasks
-from textregion.masks.precomputed import PrecomputedMasks, read_masks
+from textregion.masks.base import SOURCES, MaskGenerator, MaskSource, automatic_sources, describe_source, find_source
+from textregion.masks.given import GroundTruthMasks, PrecomputedMasks, read_masks
 from textregion.masks.prompts import BoxMaskGenerator, PointMaskGenerator, masks_from_boxes, masks_from_points
 from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.masks.slic import SlicMasks
@@ -21,21 +9,6 @@ from textregion.plugins import import_all
 
 import_all(__name__, __path__, "textregion.mask_sources")
 
-__all__ = [
-    "SOURCES",
-    "BoxMaskGenerator",
-    "GroundTruthMasks",
-    "MaskGenerator",
-    "MaskSource",
-    "PointMaskGenerator",
-    "PrecomputedMasks",
-    "Sam2MaskGenerator",
-    "SlicMasks",
-    "automatic_sources",
-    "describe_source",
-    "find_source",
-    "masks_from_boxes",
-    "masks_from_points",
-    "read_masks",
-    "register_mask_source",
-]
+__all__ = ["SOURCES", "BoxMaskGenerator", "GroundTruthMasks", "MaskGenerator", "MaskSource", "PointMaskGenerator"]
+__all__ += ["PrecomputedMasks", "Sam2MaskGenerator", "SlicMasks", "automatic_sources", "describe_source"]
+__all__ += ["find_source", "masks_from_boxes", "masks_from_points", "read_masks"]

@@ -25,13 +25,11 @@ class MaskGenerator(Protocol):
 
     def to(self, device: torch.device | str) -> "MaskGenerator":
         """Move to a device; returns self."""
-        ...
 
     def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
         """Masks of the image. image_size: the original's (H, W); mask_size: at which masks are meant; both default
         to the given image's own.
         """
-        ...
 
 
 class SourceWithoutModel:
@@ -106,14 +104,11 @@ def describe_source(source: MaskGenerator | None) -> dict[str, Any]:
     told = {name: _told(value) for name, value in options.items()}
     known = {entry.generator: name for name, entry in SOURCES.items()}
     name = known.get(type(source), type(source).__name__)
-    return {"source": name, **{option: value for option, value in told.items() if value is not _NOTHING}}
-
-
-_NOTHING = object()
+    return {"source": name, **{option: value for option, value in told.items() if value is not NotImplemented}}
 
 
 def _told(value: Any) -> Any:
-    """An option's value as JSON has it; _NOTHING for a model, a function, a device."""
+    """An option's value as JSON has it; NotImplemented for a model, a function, a device."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
@@ -129,4 +124,4 @@ def _told(value: Any) -> Any:
         digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
-    return _NOTHING
+    return NotImplemented

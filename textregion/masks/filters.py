@@ -1,17 +1,26 @@
 """The steps between SAM 2's raw candidates and the regions, each a pure function (method 9.2 to 9.9)."""
 
-from itertools import compress
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import compress, groupby
+from operator import itemgetter
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torchvision.ops import nms
 
-from textregion.masks.shared_mass import share_most
+from textregion.interpolation import bilinear_taps
 from textregion.types import RegionMasks
 
 STABILITY_OFFSET = 1.0
 BOX_OVERLAP = 0.2  # least box IoU for two masks to be compared for fusion
+SLACK = 1e-3  # relative distance from the threshold within which rounding (half-precision masks) might decide
+FAINT = 1e-2  # mass below which rounding might leave nothing
+AT_ONCE = 32  # masks beside the first in one step
+
+Rectangles = list[list[int]]  # x1, y1, x2, y2, inclusive
+Pairs = Sequence[tuple[int, int]]
 
 
 def point_grid(points_per_side: int) -> Float32[Tensor, "N 2"]:
@@ -56,29 +65,25 @@ def sort_by_level(index: Int[Tensor, " K"], predicted_iou: Float[Tensor, " K"], 
     return by_score[torch.argsort(index[by_score] // points, stable=True)]
 
 
-def box_overlaps(box: Int[Tensor, " 4"], boxes: Int[Tensor, "K 4"]) -> Float32[Tensor, " K"]:
-    """IoU of one inclusive low-res box with others, lengths taken as x2 - x1, union + 1e-8 (method 9.8)."""
-    low, high = torch.maximum(box[:2], boxes[:, :2]), torch.minimum(box[2:], boxes[:, 2:])
-    intersection = (high - low).clamp(min=0).prod(1).float()
-    area = (box[2:] - box[:2]).prod().float()
+def box_overlaps(boxes: Int[Tensor, "M 4"]) -> Float32[Tensor, "M M"]:
+    """IoU of every two inclusive low-res boxes, lengths taken as x2 - x1, union + 1e-8 (method 9.8)."""
+    low, high = torch.maximum(boxes[:, None, :2], boxes[:, :2]), torch.minimum(boxes[:, None, 2:], boxes[:, 2:])
+    intersection = (high - low).clamp(min=0).prod(2).float()
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1).float()
-    return intersection / (area + areas - intersection + 1e-8)
+    return intersection / (areas[:, None] + areas - intersection + 1e-8)
 
 
 def overlapping_pairs(boxes: Int[Tensor, "M 4"]) -> list[tuple[int, int]]:
     """Pairs i < j, sorted, whose boxes overlap enough to be compared (method 9.8); one read from the device."""
-    if len(boxes) == 0:
-        return []
-    overlaps = torch.vmap(box_overlaps, (0, None))(boxes, boxes)
-    return [tuple(pair) for pair in (overlaps > BOX_OVERLAP).triu(1).nonzero().tolist()]
+    return [tuple(pair) for pair in (box_overlaps(boxes) > BOX_OVERLAP).triu(1).nonzero().tolist()]
 
 
 def fusion_groups(masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: float = 0.8) -> list[list[int]]:
     """Which masks are one region (method 9.8): [seed, joined, …] per group, in the order of the seeds.
 
     masks: M single-part masks in their order; compared at their `mask_size`, soft, float32. boxes: low-res inclusive
-    xyxy. All-zero masks belong to no group. The pairs are decided together on the device (masks/shared_mass.py), the
-    walk over the decisions is on the host.
+    xyxy. All-zero masks belong to no group. The pairs are decided together on the device (`share_most`), the walk over
+    the decisions is on the host.
     """
     support = inclusive_boxes(masks.soft > 0)
     filled, joined = share_most(masks, support, overlapping_pairs(boxes), threshold)
@@ -94,10 +99,7 @@ def fusion_groups(masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: floa
 
 
 def merge(masks: RegionMasks, groups: list[list[int]]) -> RegionMasks:
-    """Every group as one region, the element-wise maximum of its members at full size (method 9.8).
-
-    Scores are the seed's; the parts stay at low resolution.
-    """
+    """Every group as one region, its members' maximum at full size, with the scores of its seed (method 9.8)."""
     if not groups:
         return masks.select(torch.zeros(0, dtype=torch.long))
     device = masks.soft.device
@@ -128,3 +130,121 @@ def without_overlap(masks: RegionMasks, min_size: int) -> RegionMasks:
         return RegionMasks.empty(masks.image_size, masks.soft.device)
     sizes, scores = (masks.image_size, masks.mask_size), (masks.predicted_iou[index], masks.stability[index])
     return RegionMasks(torch.stack(kept), *sizes, None, None, *scores)
+
+
+# ---------------------------------------------------------------------- shared mass (method 9.8)
+#
+# The question is whether sum(min(A, B)) > threshold * min(sum(A), sum(B)) for full-size masks A = U a, B = U b, where U
+# resizes bilinearly. Its weights are not negative, which gives two bounds that need the small masks a and b only:
+#
+#     below   min(U a, U b) >= U min(a, b), so the sum is at least the sum of min(w a, w b), w the column sums of U
+#     above   inside a cell (the output pixels between the same four low-res pixels) sum(min(A, B)) <=
+#             min(sum(A), sum(B)), so the sum is at most the sum over cells of min(F a, F b), F a the cells' sums of A
+#
+# Where the threshold does not lie between them the pair is decided; the few others are computed at full size, on the
+# rectangle that holds the smaller mask. The answer is that of the full-size comparison, up to the order of its sums.
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One direction of the resize: taps per output position (on the host), and what each input position gives in sum.
+
+    total: column sums of the resize. first, second: what a cell's outputs take from its lower and upper position.
+    """
+
+    taps: list[Tensor]
+    total: Float32[Tensor, " n"]
+    first: Float32[Tensor, " n"]
+    second: Float32[Tensor, " n"]
+
+    @classmethod
+    def of(cls, size_in: int, size_out: int, device: torch.device) -> "Axis":
+        """From size_in to size_out positions."""
+        lower, upper, weight = taps = bilinear_taps(size_in, size_out)
+        weight = torch.where(upper > lower, weight, 0)  # at the border both are the same position
+        zeros = torch.zeros(size_in)
+        first, second = zeros.index_add(0, lower, 1 - weight), zeros.index_add(0, lower, weight)
+        total = first.index_add(0, upper, weight)
+        return cls(taps, total.to(device), first.to(device), second.to(device))
+
+    def cells(self, x: Float32[Tensor, "M a b"], start: int, dim: int) -> Float32[Tensor, "M a b"]:
+        """Sums of the resized values in the cells that start at positions start, start + 1, … of a dimension.
+
+        The last position's successor is taken as 0: it is where no mask lies, or the border, which has none.
+        """
+        shape = (-1, 1) if dim == 1 else (-1,)
+        length = x.shape[dim]
+        first, second = (w[start : start + length].view(shape) for w in (self.first, self.second))
+        sums = x * first
+        later = x.narrow(dim, 1, length - 1) * second[: length - 1]
+        sums.narrow(dim, 0, length - 1).add_(later)
+        return sums
+
+    def span(self, first: int, last: int) -> Int[Tensor, " n"]:
+        """The output positions that input positions first..last reach."""
+        lower, upper, _ = self.taps
+        return ((upper >= first) & (lower <= last)).nonzero()[:, 0]
+
+
+def share_most(
+    masks: RegionMasks, boxes: Int[Tensor, "M 4"], pairs: Pairs, threshold: float
+) -> tuple[list[bool], list[tuple[int, int]]]:
+    """Which masks have any mass, and which of the pairs share more than `threshold` of the smaller one's mass.
+
+    masks: single-part, soft, compared at their `mask_size`. boxes: low-res inclusive xyxy around each mask > 0.
+    pairs: (i, j) sorted by i. A handful of reads from the device, whatever the number of pairs. Memory: some tens of
+    low-res masks or full-size rectangles. Cost: per pair the low-res rectangle of its first mask.
+    """
+    soft, rectangles = masks.soft, boxes.tolist()
+    y, x = (Axis.of(*sizes, soft.device) for sizes in zip(soft.shape[1:], masks.mask_size, strict=True))
+    parts = [part.float() @ x.total @ y.total for part in soft.split(AT_ONCE)]
+    mass = torch.cat(parts or [torch.zeros(0)]).tolist()
+    below, above = bounds(soft, pairs, rectangles, y, x)
+    smaller = torch.tensor([min(mass[i], mass[j]) for i, j in pairs], device=soft.device)
+    certain = below > (threshold + SLACK) * smaller
+    unsure = ~certain & (above >= (threshold - SLACK) * smaller) & (smaller > 0)
+    verdict, doubtful = certain.tolist(), unsure.nonzero()[:, 0].tolist()
+    smaller_first = [tuple(sorted(pairs[k], key=mass.__getitem__)) for k in doubtful]
+    for k, joined in zip(doubtful, at_full_size(masks, smaller_first, rectangles, y, x, threshold), strict=True):
+        verdict[k] = joined
+    filled = [m > FAINT or (m > 0 and bool(masks.select(torch.tensor([i])).full().any())) for i, m in enumerate(mass)]
+    return filled, [pair for pair, joined in zip(pairs, verdict, strict=True) if joined]
+
+
+def _runs(pairs: Pairs) -> Iterator[tuple[int, list[int]]]:
+    """(i, several j) for pairs sorted by i, at most `AT_ONCE` j at once."""
+    for first, group in groupby(pairs, itemgetter(0)):
+        others = [j for _, j in group]
+        for start in range(0, len(others), AT_ONCE):
+            yield first, others[start : start + AT_ONCE]
+
+
+def bounds(
+    soft: Float[Tensor, "M h w"], pairs: Pairs, boxes: Rectangles, y: Axis, x: Axis
+) -> tuple[Float32[Tensor, " N"], Float32[Tensor, " N"]]:
+    """What the full-size sum of each pair's minimum lies between; computed around the first one's rectangle."""
+    found = [torch.zeros(2, 0, device=soft.device)]
+    for first, others in _runs(pairs):
+        x1, y1, x2, y2 = boxes[first]
+        y1, x1 = max(y1 - 1, 0), max(x1 - 1, 0)  # cells start one position before what they hold
+        part = soft[[first, *others], y1 : y2 + 2, x1 : x2 + 2].float()
+        least = torch.minimum(part[:1], part[1:]) @ x.total[x1 : x2 + 2]
+        cells = x.cells(y.cells(part, y1, 1), x1, 2)
+        most = torch.minimum(cells[:1], cells[1:]).sum((1, 2))
+        found.append(torch.stack([least @ y.total[y1 : y2 + 2], most]))
+    return torch.cat(found, 1).unbind(0)
+
+
+def at_full_size(masks: RegionMasks, pairs: Pairs, boxes: Rectangles, y: Axis, x: Axis, threshold: float) -> list[bool]:
+    """sum(min(A, B)) / sum(A) > threshold at full size for pairs (smaller A, larger B), on A's rectangle; one read."""
+    by_first = sorted(range(len(pairs)), key=lambda k: pairs[k])
+    shares = []
+    for small, others in _runs([pairs[k] for k in by_first]):
+        x1, y1, x2, y2 = boxes[small]
+        index = sorted({small, *others})
+        full = masks.pixels(y.span(y1, y2), x.span(x1, x2), torch.tensor(index, device=masks.soft.device))
+        full = full[[index.index(k) for k in (small, *others)]]
+        both = torch.cat([full[:1], torch.minimum(full[:1], full[1:])]).sum((1, 2))  # alike summed, so 1 is exact
+        shares.append(both[1:] / both[0] > threshold)
+    values = torch.cat(shares).tolist() if shares else []
+    return [value for _, value in sorted(zip(by_first, values, strict=True))]

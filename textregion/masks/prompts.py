@@ -23,6 +23,7 @@ from textregion.options import option
 from textregion.types import MAX_SOFT_VALUE, RegionMasks
 
 BOX_LABELS = (2, 3)  # how SAM 2 marks a box's two corners
+Numbers = ArrayLike | Tensor
 LONGEST = 256  # cells along the longer side of a rectangle's mask, as many as SAM 2's low-resolution masks have
 
 
@@ -47,10 +48,7 @@ class PromptedMaskGenerator:
 
     @torch.inference_mode()
     def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
-        """One region per prompt, in order; sizes as for every mask generator.
-
-        Raises InputError for prompts outside an image of `image_size`.
-        """
+        """One region per prompt, in order; InputError for prompts outside an image of `image_size`."""
         size = (image.shape[0], image.shape[1])
         image_size, mask_size = image_size or size, mask_size or size
         points, labels = self.prompts(image_size)
@@ -68,7 +66,7 @@ class PromptedMaskGenerator:
 class BoxMaskGenerator(PromptedMaskGenerator):
     """One region per box. boxes: (R, 4) numbers, x1 y1 x2 y2 in pixels of the original image."""
 
-    boxes: ArrayLike | Tensor
+    boxes: Numbers
     multimask_output: bool = option(False, "the best of three outputs by predicted IoU, not SAM 2's single one")
 
     def __post_init__(self) -> None:
@@ -95,13 +93,22 @@ class PointMaskGenerator(PromptedMaskGenerator):
     the region and 0 for one outside it; default all 1.
     """
 
-    points: ArrayLike | Tensor
-    labels: ArrayLike | Tensor | None = None
+    points: Numbers
+    labels: Numbers | None = None
     multimask_output: bool = option(True, "the best of three outputs by predicted IoU, not SAM 2's single one")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.points = _as_points(self.points)
+        expected = "(R, 2) or (R, K, 2), x y in pixels"
+        try:
+            array = np.asarray(self.points, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"got points that are no numbers of one shape, expected {expected}") from error
+        if array.size == 0:
+            array = array.reshape(0, 1, 2)
+        if array.ndim not in (2, 3) or array.shape[-1] != 2 or not np.isfinite(array).all():
+            raise InputError(f"got points of shape {array.shape}, expected finite numbers {expected}")
+        self.points = torch.from_numpy(array if array.ndim == 3 else array[:, None])
         shape, labels = self.points.shape[:2], self.labels
         self.labels = torch.ones(shape) if labels is None else torch.as_tensor(np.asarray(labels))
         if self.labels.shape != shape or not torch.isin(self.labels, torch.tensor([0, 1])).all():
@@ -124,25 +131,8 @@ class PointMaskGenerator(PromptedMaskGenerator):
         return self.points / limit, torch.as_tensor(self.labels, dtype=torch.int)
 
 
-def _as_points(values: ArrayLike | Tensor) -> Float32[Tensor, "R K 2"]:
-    """(R, 2) or (R, K, 2) finite numbers, the former with K = 1; InputError otherwise. Nothing at all is R = 0."""
-    expected = "(R, 2) or (R, K, 2), x y in pixels"
-    try:
-        array = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"got points that are no numbers of one shape, expected {expected}") from error
-    if array.size == 0:
-        return torch.zeros(0, 1, 2)
-    if array.ndim not in (2, 3) or array.shape[-1] != 2 or not np.isfinite(array).all():
-        raise InputError(f"got points of shape {array.shape}, expected finite numbers {expected}")
-    return torch.from_numpy(array if array.ndim == 3 else array[:, None])
-
-
-def box_prompts(boxes: ArrayLike | Tensor, image_size: Size) -> tuple[Tensor, Tensor]:
-    """Boxes in pixels of an (H, W) image as SAM 2 takes them: corners (R, 2, 2) in [0, 1], their labels (R, 2).
-
-    InputError as of `boxes_inside`.
-    """
+def box_prompts(boxes: Numbers, image_size: Size) -> tuple[Tensor, Tensor]:
+    """SAM 2's corners (R, 2, 2) in [0, 1] and labels (R, 2) of boxes in pixels; InputError as of `boxes_inside`."""
     corners = boxes_inside(boxes, image_size).unflatten(1, (2, 2)) / torch.tensor(image_size[::-1])
     return corners, torch.tensor(BOX_LABELS).expand(len(corners), 2)
 
@@ -156,9 +146,7 @@ def soft_masks(
     return RegionMasks(soft, image_size, mask_size, predicted_iou=predicted_iou, stability=stability)
 
 
-def masks_from_boxes(
-    source: Any, image: ImageInput, boxes: ArrayLike | Tensor, multimask_output: bool = False
-) -> RegionMasks:
+def masks_from_boxes(source: Any, image: ImageInput, boxes: Numbers, multimask_output: bool = False) -> RegionMasks:
     """SAM 2 masks of given boxes, for `segmenter.encode_image(image, masks=…)`; one per box, in order.
 
     source: a TextRegionSegmenter, or a Sam2MaskGenerator. boxes: (R, 4), x1 y1 x2 y2 in pixels of the image.
@@ -169,11 +157,7 @@ def masks_from_boxes(
 
 
 def masks_from_points(
-    source: Any,
-    image: ImageInput,
-    points: ArrayLike | Tensor,
-    labels: ArrayLike | Tensor | None = None,
-    multimask_output: bool = True,
+    source: Any, image: ImageInput, points: Numbers, labels: Numbers | None = None, multimask_output: bool = True
 ) -> RegionMasks:
     """SAM 2 masks of given points, (R, 2) or (R, K, 2) with labels (R, K); one per row, in order.
 
@@ -195,11 +179,10 @@ def _prepare(source: Any, image: ImageInput) -> tuple[Any, Pixels, tuple[Size, S
     return source.mask_generator, resized, (size, source.mask_full_size(size, resized.shape[:2]))
 
 
-def rectangle_masks(boxes: ArrayLike | Tensor, image_size: Size) -> RegionMasks:
+def rectangle_masks(boxes: Numbers, image_size: Size) -> RegionMasks:
     """Boxes themselves: one soft region each, in order, the share of every cell of a coarse grid that the box covers.
 
-    For where no model is to say which of a box's pixels are the thing. boxes: (n, 4), x1 y1 x2 y2 in pixels of an
-    image of (H, W) pixels; n = 0 is fine. InputError as of `boxes_inside`.
+    boxes: (n, 4), x1 y1 x2 y2 in pixels of an (H, W) image; n = 0 is fine. InputError as of `boxes_inside`.
     """
     inside = boxes_inside(boxes, image_size)
     if len(inside) == 0:

@@ -1,18 +1,29 @@
-"""SAM 2.1 automatic masks: a grid of clicks, three masks each, filtered, sorted, fused (method 9)."""
+"""SAM 2.1: models, on the `sam2` package's own classes and YAML files, and their automatic masks (method 9)."""
 
 from dataclasses import dataclass, field
+from importlib.resources import files
+from os.path import isfile
+from pathlib import Path
 
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from jaxtyping import Float, Float32, Int
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from torch.nn import functional as F
+from yaml import YAMLError
 
+from textregion.checkpoints import load_strictly, read_state
 from textregion.errors import InputError, at_least
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source, speed_option
 from textregion.options import option
 from textregion.runtime import autocast, compile_backend, free_memory, in_parts, to_device
+from textregion.storage import reading
 from textregion.types import MAX_SOFT_VALUE, RegionMasks
+from textregion.weights import SAM2_VARIABLE, Asset
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -20,6 +31,110 @@ LOGIT_LIMIT = 32.0
 BYTES_PER_LOW_RES_PIXEL = 448  # of the decoder's working set per prompt, measured in float32 (28 MiB at 256 x 256)
 MEMORY_SHARE = 0.7  # of the free memory of a CUDA device that the decoder may take
 CPU_PROMPTS = 32  # on a CPU more at once only take more memory
+
+
+@dataclass(frozen=True)
+class Sam2Size:
+    """One published SAM 2.1 model: its configuration in the sam2 package and its file on the hub.
+
+    trunk: (width of the first stage, number of blocks), by which a file's size is recognised.
+    """
+
+    name: str
+    config: str
+    repository: str
+    megabytes: int
+    trunk: tuple[int, int]
+
+
+SIZES = {
+    size.name: size
+    for size in (
+        Sam2Size("tiny", "sam2.1_hiera_t.yaml", "facebook/sam2.1-hiera-tiny", 156, (96, 12)),
+        Sam2Size("small", "sam2.1_hiera_s.yaml", "facebook/sam2.1-hiera-small", 184, (96, 16)),
+        Sam2Size("base+", "sam2.1_hiera_b+.yaml", "facebook/sam2.1-hiera-base-plus", 324, (112, 24)),
+        Sam2Size("large", "sam2.1_hiera_l.yaml", "facebook/sam2.1-hiera-large", 898, (144, 48)),
+    )
+}
+
+
+def find_size(name: str) -> Sam2Size:
+    """A published size by name; InputError listing the valid ones."""
+    if name not in SIZES:
+        raise InputError(f"unknown SAM 2.1 size {name!r}; expected one of {', '.join(SIZES)}")
+    return SIZES[name]
+
+
+def sam2_asset(size: str) -> Asset:
+    """The weight file of a size, e.g. sam2.1_hiera_tiny.pt."""
+    repository = find_size(size).repository
+    file = f"{repository.split('/')[-1].replace('-', '_')}.pt"
+    return Asset(f"SAM 2.1 {size}", repository, (file,), SAM2_VARIABLE, "--sam2_checkpoint")
+
+
+def size_of(model_cfg: str | Path | None) -> str | None:
+    """The published size that a size name or a name inside the sam2 package means; None for anything else."""
+    name = str(model_cfg)
+    return next((s.name for s in SIZES.values() if name in (s.name, s.config, f"configs/sam2.1/{s.config}")), None)
+
+
+def config_path(model_cfg: str | Path) -> Path:
+    """The YAML of a size name, of a name inside the sam2 package, or of an own file; InputError otherwise.
+
+    model_cfg: "large", "sam2.1_hiera_l.yaml", "configs/sam2.1/sam2.1_hiera_l.yaml" or a path.
+    """
+    package = Path(str(files("sam2")))
+    name = SIZES[model_cfg].config if model_cfg in SIZES else str(model_cfg)
+    for candidate in (Path(name), package / name, package / "configs" / "sam2.1" / name):
+        if isfile(candidate):
+            return candidate
+    raise InputError(
+        f"no SAM 2 configuration {name!r}; expected {', '.join(SIZES)}, a name such as "
+        "configs/sam2.1/sam2.1_hiera_l.yaml, or the path of a YAML file"
+    )
+
+
+def build_sam2(model_cfg: str | Path = "large") -> nn.Module:
+    """A SAM 2 with random weights from a configuration; single clicks are never re-decided by stability (method 9.2).
+
+    Raises InputError when the YAML cannot be read or does not describe a sam2 model.
+    """
+    path = config_path(model_cfg)
+    try:
+        with reading(path):
+            config = OmegaConf.load(path)
+        return instantiate(config.model, _recursive_=True).eval()
+    except (YAMLError, OmegaConfBaseException, InstantiationException, UnicodeDecodeError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, (ImportError, OSError)) and not isinstance(cause, ModuleNotFoundError):
+            raise cause from None  # a library that cannot be loaded tells its own story
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path} is not a SAM 2 configuration ({reason}); expected sam2's YAML form") from error
+
+
+def load_sam2(path: str | Path, model_cfg: str | Path | None = None) -> nn.Module:
+    """A SAM 2 with the weights of a file (the original `.pt` with its `model` key, or safetensors), strictly.
+
+    model_cfg: as for `config_path`; None finds the published size the file belongs to.
+    Raises InputError: missing, truncated, unsafe, or of another architecture.
+    """
+    state = read_state(path)
+    model = build_sam2(model_cfg if model_cfg is not None else matching_size(state, path))
+    load_strictly(model, state, f"SAM 2 ({model_cfg})" if model_cfg is not None else "SAM 2.1", path)
+    return model
+
+
+def matching_size(state: dict[str, Tensor], path: str | Path) -> str:
+    """Which published size a state dict belongs to, by the width and depth of its image trunk; InputError if none."""
+    patches = state.get("image_encoder.trunk.patch_embed.proj.weight")
+    blocks = {name.split(".")[3] for name in state if name.startswith("image_encoder.trunk.blocks.")}
+    for size in SIZES.values():
+        if patches is not None and (len(patches), len(blocks)) == size.trunk:
+            return size.name
+    valid = ", ".join(SIZES)
+    raise InputError(f"{path} is none of the SAM 2.1 sizes {valid}; give its YAML as model_cfg if it is another SAM 2")
 
 
 @dataclass(frozen=True)
@@ -113,14 +228,10 @@ class Sam2MaskGenerator:
 
     @torch.inference_mode()
     def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
-        """Regions of an image, sorted whole, part, subpart, each by predicted IoU; R = 0 is a normal result.
-
-        image: RGB bytes as resized for the method. image_size: (H, W) of the original, for boxes and output.
-        mask_size: full size of the masks. Both default to the given image's own.
-        """
+        """Regions of an image, sorted whole, part, subpart, each by predicted IoU; R = 0 is a normal result."""
         size = tuple(image.shape[:2])
         features = self.encode(image)
-        logits, predicted_iou = self.decode_points(features, filters.point_grid(self.points_per_side))
+        logits, predicted_iou, _ = self.decode_with_tokens(features, filters.point_grid(self.points_per_side)[:, None])
         return self.select(logits, predicted_iou, tuple(image_size or size), tuple(mask_size or size))
 
     def encode(self, image: Pixels) -> ImageFeatures:
@@ -136,62 +247,44 @@ class Sam2MaskGenerator:
                 embedding = embedding + model.no_mem_embed.reshape(1, -1, 1, 1)
         return ImageFeatures(embedding, high_resolution)
 
-    def decode_points(
-        self, features: ImageFeatures, points: Float32[Tensor, "N 2"]
-    ) -> tuple[Float[Tensor, "N 3 h w"], Float32[Tensor, "N 3"]]:
-        """Low-res logits (half precision, clamped to +-32) and predicted IoU of single clicks (method 9.2, 9.3).
-
-        points: (x, y) in [0, 1] of the image.
-        """
-        labels = torch.ones(len(points), 1, dtype=torch.int)
-        return self.decode_with_tokens(features, points[:, None], labels)[:2]
-
     def decode_with_tokens(
         self,
         features: ImageFeatures,
         points: Float32[Tensor, "N K 2"],
-        labels: Int[Tensor, "N K"],
+        labels: Int[Tensor, "N K"] | None = None,
         multimask_output: bool = True,
     ) -> tuple[Float[Tensor, "N M h w"], Float32[Tensor, "N M"], Float32[Tensor, "N Z T"]]:
         """Low-res logits (half precision, clamped to +-32), predicted IoU and tokens of N prompts of K points each.
 
-        points: (x, y) in [0, 1] of the image. labels: 1 part of the region, 0 not, 2 and 3 the top left and
-        bottom right corners of a box. multimask_output: M = 3 masks (whole, part, subpart), else M = 1.
+        points: (x, y) in [0, 1] of the image. labels: 1 part of the region (the default), 0 not, 2 and 3 the top left
+        and bottom right corners of a box. multimask_output: M = 3 masks (whole, part, subpart), else M = 1.
         The tokens are the decoder's third return value; Z is 1, the token of the single mask, wherever
         `multimask_output` is off (RegionSpot 5).
         """
+        labels = torch.ones(points.shape[:2], dtype=torch.int) if labels is None else labels
         points, labels = points.to(self.device) * self.model.image_size, labels.to(self.device)
 
-        def decode(start: int, stop: int) -> tuple[Tensor, ...]:
-            return self._decode(features, points[start:stop], labels[start:stop], multimask_output)
+        def decode(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+            model, prompts = self.model, (points[start:stop], labels[start:stop])
+            with autocast(self.device, self.dtype):
+                sparse, dense = model.sam_prompt_encoder(points=prompts, boxes=None, masks=None)
+                masks, predicted_iou, tokens, _ = model.sam_mask_decoder(
+                    image_embeddings=features.embedding,
+                    image_pe=model.sam_prompt_encoder.get_dense_pe(),
+                    sparse_prompt_embeddings=sparse,
+                    dense_prompt_embeddings=dense,
+                    multimask_output=multimask_output,
+                    repeat_image=True,
+                    high_res_features=features.high_resolution,
+                )
+            return masks.clamp(-LOGIT_LIMIT, LOGIT_LIMIT).half(), predicted_iou.float(), tokens.float()
 
         outputs = in_parts(decode, len(points), self.prompts_at_once, self.device)
         logits, predicted_iou, tokens = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         return logits, predicted_iou, tokens
 
-    def _decode(
-        self, features: ImageFeatures, points: Tensor, labels: Tensor, multimask_output: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        model = self.model
-        with autocast(self.device, self.dtype):
-            sparse, dense = model.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)
-            masks, predicted_iou, tokens, _ = model.sam_mask_decoder(
-                image_embeddings=features.embedding,
-                image_pe=model.sam_prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=multimask_output,
-                repeat_image=True,
-                high_res_features=features.high_resolution,
-            )
-        return masks.clamp(-LOGIT_LIMIT, LOGIT_LIMIT).half(), predicted_iou.float(), tokens.float()
-
     def select(
-        self,
-        logits: Float[Tensor, "N 3 h w"],
-        predicted_iou: Float32[Tensor, "N 3"],
-        image_size: Size,
-        mask_size: Size,
+        self, logits: Float[Tensor, "N 3 h w"], predicted_iou: Float32[Tensor, "N 3"], image_size: Size, mask_size: Size
     ) -> RegionMasks:
         """Filter, sort and fuse the candidates of N clicks (method 9.3 to 9.9)."""
         candidates, scores = filters.order_candidates(logits), filters.order_candidates(predicted_iou)

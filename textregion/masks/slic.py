@@ -8,7 +8,7 @@ from torch import nn
 
 from textregion.errors import InputError, at_least, needs
 from textregion.masks.base import Pixels, Size, SourceWithoutModel, register_mask_source
-from textregion.masks.ground_truth import label_masks
+from textregion.masks.given import label_masks
 from textregion.options import option
 from textregion.types import RegionMasks
 

@@ -79,7 +79,7 @@ def test_every_switch_is_its_slow_form(tiny_clip, options):
     crops = [resized, resized[:, :, :half], resized[:, :, width - half :]]
     views = [F.interpolate(c[None], (32, 32), mode="bicubic", align_corners=False, antialias=True) for c in crops]
     slow = slow_tokens(tiny_clip, options, tiny_clip.normalise(torch.cat(views)))
-    assert regions.grid == (4 * ours.upsample_times, 8 * ours.upsample_times)
+    assert regions.grid == (4 * ours.config.upsample_times, 8 * ours.config.upsample_times)
     torch.testing.assert_close(regions.tokens, slow, atol=2e-5, rtol=1e-4)
 
 

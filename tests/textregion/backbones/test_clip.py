@@ -184,7 +184,7 @@ def test_labels_are_the_mean_of_unit_prompts(tiny_clip):
 
 
 def test_properties(tiny_clip):
-    assert (tiny_clip.patch_size, tiny_clip.width, tiny_clip.crop_size, tiny_clip.patches_per_side) == (8, 24, 32, 4)
+    assert (tiny_clip.patch_size, tiny_clip.width, tiny_clip.crop_size) == (8, 24, 32)
     assert tiny_clip.has_dense_fallback
     assert (tiny_clip.logit_scale, tiny_clip.logit_bias) == (1.0, 0.0)
     assert not any(p.requires_grad for p in tiny_clip.model.parameters())

@@ -162,12 +162,12 @@ def test_network_output(golden):
     with torch.inference_mode():
         *high, embedding = maker.model.forward_image(torch.from_numpy(stages["sam_input"]))["backbone_fpn"]
         embedding = embedding + maker.model.no_mem_embed.reshape(1, -1, 1, 1)
-    logits, iou = maker.decode_points(ImageFeatures(embedding, high), filters.point_grid(POINTS))
+    logits, iou = maker.decode_with_tokens(ImageFeatures(embedding, high), filters.point_grid(POINTS)[:, None])[:2]
     assert (logits.float() - raw.float()).abs().max() <= 0.05
     assert (iou - scores).abs().max() <= 1.3e-3
-    whole = maker.decode_points(
-        maker.encode(golden.arrays("inputs_D_chelsea")["resized_uint8"]), filters.point_grid(POINTS)
-    )
+    whole = maker.decode_with_tokens(
+        maker.encode(golden.arrays("inputs_D_chelsea")["resized_uint8"]), filters.point_grid(POINTS)[:, None]
+    )[:2]
     assert (whole[0].float() - raw.float()).abs().max() <= 0.1
     assert (whole[1] - scores).abs().max() <= 2e-3
 
@@ -212,9 +212,9 @@ def test_sizes_default_to_the_image(tiny_sam2, image):
 def test_points_per_batch_does_not_matter(tiny_sam2, image):
     maker = lenient(tiny_sam2)
     features = maker.encode(image)
-    whole = maker.decode_points(features, filters.point_grid(3))
+    whole = maker.decode_with_tokens(features, filters.point_grid(3)[:, None])[:2]
     maker.points_per_batch = 2
-    parts = maker.decode_points(features, filters.point_grid(3))
+    parts = maker.decode_with_tokens(features, filters.point_grid(3)[:, None])[:2]
     assert whole[0].shape == (9, 3, 64, 64)
     assert whole[0].dtype == torch.float16
     torch.testing.assert_close(parts[0].float(), whole[0].float(), rtol=0, atol=0.02)

@@ -7,7 +7,7 @@ import tiny_models
 import torch
 
 from textregion.errors import InputError
-from textregion.masks.sam2_model import (
+from textregion.masks.sam2 import (
     SIZES,
     build_sam2,
     config_path,
@@ -59,8 +59,8 @@ def test_sizes_and_files_are_those_of_the_package():
     from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
 
     for size in SIZES.values():
-        assert HF_MODEL_ID_TO_FILENAMES[size.repository] == (f"configs/sam2.1/{size.config}", size.file)
-        assert sam2_asset(size.name).files == (size.file,)
+        files = sam2_asset(size.name).files
+        assert HF_MODEL_ID_TO_FILENAMES[size.repository] == (f"configs/sam2.1/{size.config}", *files)
 
 
 @pytest.mark.parametrize("spelling", ["base+", "sam2.1_hiera_b+.yaml", "configs/sam2.1/sam2.1_hiera_b+.yaml"])

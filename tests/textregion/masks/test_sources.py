@@ -25,8 +25,7 @@ from textregion.masks import (
     find_source,
     read_masks,
 )
-from textregion.masks.ground_truth import label_masks, read_label_map
-from textregion.masks.precomputed import pixels_covered
+from textregion.masks.given import label_masks, pixels_covered, read_label_map
 from textregion.types import RegionMasks
 
 SIZE = (31, 43)

@@ -91,7 +91,7 @@ def test_a_segmenter_gives_tokens_of_boxes(tiny_clip, generator):
     assert masks.mask_size == segmenter.resize(image).shape[:2]
     regions = segmenter.encode_image(image, masks=masks)
     assert regions.source_index.tolist() == [r for r in range(2) if masks.soft[r].sum() > 0]
-    segmenter.mask_size = "original"
+    segmenter = TextRegionSegmenter(tiny_clip, generator, scale=(128, 96), mask_size="original", device="cpu")
     assert masks_from_points(segmenter, image, [[3, 5]]).mask_size == (61, 97)
 
 

@@ -1,4 +1,4 @@
-"""Masks that somebody made before: arrays, or files (.npy, .npz, .safetensors, COCO-RLE .json, label map .png)."""
+"""Masks that are known before: label maps (the paper's upper bound), arrays, files with one of `SUFFIXES`."""
 
 import json
 import zipfile
@@ -7,18 +7,89 @@ from os.path import isdir, isfile
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int, Integer
+from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco_mask
+from scipy import ndimage
 from torch import Tensor, nn
 
-from textregion.errors import InputError, first_line
+from textregion.errors import InputError, first_line, one_of
 from textregion.masks.base import Pixels, Size, SourceWithoutModel, register_mask_source, speed_option
-from textregion.masks.ground_truth import IGNORED, label_masks, read_label_map
+from textregion.options import option
 from textregion.storage import reading
 from textregion.types import RegionMasks
 
+IGNORED = 255
+PARTS = ("class", "component")
 FARTHEST = 4  # times the image's longer side: corners beyond are no pixels, and drawing their outline takes for ever
 SUFFIXES = (".safetensors", ".npz", ".npy", ".json", ".png")
+
+
+def read_label_map(path: str | Path) -> Int[np.ndarray, "H W"]:
+    """A single-channel PNG (8 or 16 bits, or palette) as integers; InputError for anything else."""
+    if not isfile(path):
+        raise InputError(f"no label map at {path}; give the path of a PNG whose pixel values are labels")
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} is not a readable PNG; expected one whose pixel values are labels") from error
+    if values.ndim != 2:
+        raise InputError(f"{path} has {values.shape[-1]} channels, expected one channel whose values are labels")
+    return values.astype(np.int64)
+
+
+def label_masks(
+    label_map: Integer[np.ndarray, "H W"], ignored: int | None = IGNORED, part: str = "class"
+) -> tuple[Bool[np.ndarray, "R H W"], Int[np.ndarray, " R"]]:
+    """Masks in the order of their labels, and the label of each.
+
+    ignored: a value that belongs to no region (None: every value counts). part: "class" gives one mask per label,
+    "component" one per 8-connected component of a label, in reading order of their first pixels.
+    """
+    masks, owners = [], []
+    for label in (value for value in np.unique(label_map).tolist() if value != ignored):
+        pieces = [label_map == label]
+        if part == "component":
+            numbered = np.zeros(label_map.shape, np.int32)
+            ndimage.label(pieces[0], np.ones((3, 3), int), output=numbered)
+            pieces = [numbered == n for n in range(1, numbered.max() + 1)]
+        masks += pieces
+        owners += [label] * len(pieces)
+    stacked = np.stack(masks) if masks else np.zeros((0, *label_map.shape), bool)
+    return stacked, np.array(owners, dtype=np.int64)
+
+
+@register_mask_source("ground-truth", needs="a label map: array (H, W) of integers or the path of a PNG")
+@dataclass(eq=False)
+class GroundTruthMasks(SourceWithoutModel):
+    """A known label map as mask source: (H, W) integers of the original image's size, or the path of such a PNG."""
+
+    label_map: np.ndarray | str | Path = field(repr=False)
+    part: str = option("class", "one region per class, or per connected component", choices=PARTS)
+    ignored: int | None = option(IGNORED, "value that belongs to no region")
+
+    def __post_init__(self) -> None:
+        one_of("part", self.part, PARTS)
+        given = self.label_map
+        labels = read_label_map(given) if isinstance(given, (str, Path)) else np.asarray(given)
+        if labels.ndim != 2 or labels.dtype.kind not in "iu":
+            shape = labels.shape
+            raise InputError(f"got a label map of {labels.dtype} of shape {shape}, expected integers of shape (H, W)")
+        self.label_map = labels.astype(np.int64)
+
+    @classmethod
+    def example(cls, sam2: nn.Module, image_size: Size) -> "GroundTruthMasks":
+        """Two classes in bands of five rows."""
+        return cls(np.arange(image_size[0] * image_size[1]).reshape(image_size) // (image_size[1] * 5) % 2)
+
+    def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
+        """The map's regions, at its own resolution; InputError when the map has another size than the image."""
+        image_size = image_size or (image.shape[0], image.shape[1])
+        if self.label_map.shape != tuple(image_size):
+            raise InputError(f"got a label map of size {self.label_map.shape}, expected the image's {image_size}")
+        masks = label_masks(self.label_map, self.ignored, self.part)[0]
+        return RegionMasks.from_array(masks, image_size, self.device)
 
 
 def read_masks(path: str | Path, image_size: Size, name: str | None = None) -> RegionMasks:
@@ -29,40 +100,36 @@ def read_masks(path: str | Path, image_size: Size, name: str | None = None) -> R
     `.npz` files hold `masks`; `.json` files a list of COCO annotations or RLEs, or {"annotations": […]}.
     Raises InputError: missing, unreadable, damaged, of another size.
     """
-    path = Path(path)
+    path, endings = Path(path), ", ".join(SUFFIXES)
     if isdir(path):
-        path = _file_of(path, name)
+        if name is None:
+            raise InputError(f"{path} is a folder of masks; the image needs a file name to find its own in it")
+        found = [candidate for suffix in SUFFIXES if isfile(candidate := path / f"{name}{suffix}")]
+        if not found:
+            raise InputError(f"no masks for {name} in {path}; expected {name} with one of {endings}")
+        path = found[0]
     if not isfile(path):
-        raise InputError(f"no mask file at {path}; expected {', '.join(SUFFIXES)} or a folder of such files")
-    readers = {".json": _read_json, ".png": _read_png, ".npy": _read_numpy, ".npz": _read_numpy}
+        raise InputError(f"no mask file at {path}; expected {endings} or a folder of such files")
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"got the mask file {path}, expected one of {endings}")
+    image_size = (image_size[0], image_size[1])
     if path.suffix == ".safetensors":
         masks = RegionMasks.load(path)
-        if masks.image_size != tuple(image_size):
-            raise InputError(f"{path} holds masks of an image of size {masks.image_size}, expected {tuple(image_size)}")
+        if masks.image_size != image_size:
+            raise InputError(f"{path} holds masks of an image of size {masks.image_size}, expected {image_size}")
         return masks
-    if path.suffix not in readers:
-        raise InputError(f"got the mask file {path}, expected one of {', '.join(SUFFIXES)}")
     with reading(path):
-        return RegionMasks.from_array(readers[path.suffix](path, image_size), image_size)
+        if path.suffix == ".json":
+            return RegionMasks.from_array(_read_json(path, image_size), image_size)
+        if path.suffix != ".png":
+            return RegionMasks.from_array(_read_numpy(path), image_size)
+        label_map = read_label_map(path)
+        if label_map.shape != image_size:
+            raise InputError(f"{path} has size {label_map.shape}, expected the image's {image_size}")
+        return RegionMasks.from_array(label_masks(label_map)[0], image_size)
 
 
-def _file_of(folder: Path, name: str | None) -> Path:
-    if name is None:
-        raise InputError(f"{folder} is a folder of masks; the image needs a file name to find its own in it")
-    found = [candidate for suffix in SUFFIXES if isfile(candidate := folder / f"{name}{suffix}")]
-    if not found:
-        raise InputError(f"no masks for {name} in {folder}; expected {name} with one of {', '.join(SUFFIXES)}")
-    return found[0]
-
-
-def _read_png(path: Path, image_size: Size) -> Bool[np.ndarray, "R H W"]:
-    label_map = read_label_map(path)
-    if label_map.shape != tuple(image_size):
-        raise InputError(f"{path} has size {label_map.shape}, expected the image's {tuple(image_size)}")
-    return label_masks(label_map, IGNORED)[0]
-
-
-def _read_numpy(path: Path, image_size: Size) -> np.ndarray:
+def _read_numpy(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
@@ -88,14 +155,13 @@ def _read_json(path: Path, image_size: Size) -> Bool[np.ndarray, "R H W"]:
 def _decode(entry: object, image_size: Size, path: Path) -> Bool[np.ndarray, "H W"]:
     """One annotation: RLE with compressed or plain counts, or polygons."""
     shape = entry.get("segmentation", entry) if isinstance(entry, dict) else entry
+    size = list(image_size)
     if not _is_rle(shape) and not _is_polygons(shape):
         raise InputError(f"{path} has an entry that is no COCO mask; expected size and counts, or polygons")
-    if isinstance(shape, list) and not all(abs(n) <= FARTHEST * max(image_size) for polygon in shape for n in polygon):
-        raise InputError(
-            f"{path} has a polygon far outside the image of {list(image_size)}, expected corners in pixels"
-        )
-    if isinstance(shape, dict) and tuple(shape["size"]) != tuple(image_size):
-        raise InputError(f"{path} has a mask of size {shape['size']}, expected the image's {list(image_size)}")
+    if isinstance(shape, list) and not all(abs(n) <= FARTHEST * max(size) for polygon in shape for n in polygon):
+        raise InputError(f"{path} has a polygon far outside the image of {size}, expected corners in pixels")
+    if isinstance(shape, dict) and shape["size"] != size:
+        raise InputError(f"{path} has a mask of size {shape['size']}, expected the image's {size}")
     try:
         compressed = isinstance(shape, dict) and isinstance(shape["counts"], str)
         rle = shape if compressed else coco_mask.frPyObjects(shape, *image_size)
@@ -137,9 +203,7 @@ def _is_rle(shape: object) -> bool:
 
 def _is_polygons(shape: object) -> bool:
     """[[x, y, x, y, x, y, …], …] of at least three corners each."""
-    if not isinstance(shape, list) or not shape:
-        return False
-    return all(
+    return (isinstance(shape, list) and len(shape) > 0) and all(
         isinstance(polygon, list) and len(polygon) >= 6 and all(isinstance(n, (int, float)) for n in polygon)
         for polygon in shape
     )
@@ -163,7 +227,7 @@ class PrecomputedMasks(SourceWithoutModel):
         return cls(np.stack([np.ones(image_size, bool), np.zeros(image_size, bool)]))
 
     def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
-        """The given masks, at their own resolution (`mask_size` does not apply to given masks)."""
+        """The given masks, at their own resolution."""
         image_size = image_size or (image.shape[0], image.shape[1])
         if isinstance(self.masks, (str, Path)):
             return read_masks(self.masks, image_size, self.name).to(self.device)
