@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -19,6 +19,13 @@ def bilinear_taps(size_in: int, size_out: int, device: torch.device | str = "cpu
     lower = position.floor().long()
     upper = (lower + 1).clamp(max=size_in - 1)
     return [lower.to(device), upper.to(device), (position - lower).to(device)]
+
+
+def taps_at(taps: Sequence[Tensor], where: slice | Int[Tensor, " n"]) -> tuple[Int[Tensor, " m"], list[Tensor]]:
+    """The m source positions, ascending, that some output positions need, and the taps of those into them."""
+    lower, upper, weight = (tap[where] for tap in taps)
+    needed, inverse = torch.unique(torch.cat([lower, upper]), return_inverse=True)
+    return needed, [*inverse.chunk(2), weight]
 
 
 def lerp_columns(x: Float[Tensor, "m y w"], taps: Sequence[Tensor]) -> Float[Tensor, "m y x"]:

@@ -14,7 +14,7 @@ from textregion.labels import LabelPrompts
 from textregion.masks import filters, shared_mass
 from textregion.masks.sam2 import CPU_PROMPTS, Sam2MaskGenerator
 from textregion.pooling import RECIPES, difference_scores
-from textregion.runtime import compile_backend, compile_blocks, free_memory, overlapped, to_device
+from textregion.runtime import compile_backend, compile_blocks, free_memory, to_device
 from textregion.text import TEMPLATES, embed_prompts, prompt_lengths, reads_end_of_text
 from textregion.types import RegionMasks
 from TextRegionSegmenter import TextRegionSegmenter
@@ -261,33 +261,8 @@ def test_what_compile_may_be():
         compile_backend("fast")
 
 
-def test_overlap_and_pinned_memory_change_nothing_on_a_cpu():
+def test_pinned_memory_changes_nothing_on_a_cpu():
     cpu = torch.device("cpu")
-    order = []
-    assert overlapped(cpu, lambda: order.append("first") or 1, lambda: order.append("second") or "b") == (1, "b")
-    assert order == ["first", "second"]
     array = torch.arange(12, dtype=torch.uint8).view(3, 4).numpy()
     assert torch.equal(to_device(array, cpu), torch.from_numpy(array))
     assert free_memory(cpu) is None
-    image = torch.randint(0, 255, (64, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)).numpy()
-    masks = soft_masks(1, 5, (13, 17)).numpy()
-    options = {"scale": (96, 64), "crop_size": 32, "device": "cpu"}
-    tokens = [
-        TextRegionSegmenter(tiny_models.clip(), overlap=overlap, **options).encode_image(image, masks)
-        for overlap in (False, True)
-    ]
-    assert torch.equal(tokens[0].tokens, tokens[1].tokens)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_overlap_changes_nothing_on_a_gpu():
-    options = {"scale": (96, 64), "crop_size": 32, "device": "cuda", "dtype": "float32"}
-    image = torch.randint(0, 255, (64, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)).numpy()
-    found = []
-    for overlap in (False, True):
-        maker = Sam2MaskGenerator(tiny_models.sam2(), points_per_side=4, min_size=0)
-        segmenter = TextRegionSegmenter(tiny_models.clip(), maker, overlap=overlap, **options)
-        found.append(segmenter.encode_image(image))
-    assert torch.equal(found[0].source_index, found[1].source_index)
-    torch.testing.assert_close(found[0].tokens, found[1].tokens, rtol=0, atol=1e-5)

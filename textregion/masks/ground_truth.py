@@ -10,9 +10,9 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 from torch import nn
 
+from textregion.config import option
 from textregion.errors import InputError, one_of
 from textregion.masks.base import Pixels, Size, SourceWithoutModel, register_mask_source
-from textregion.options import option
 from textregion.types import RegionMasks
 
 IGNORED = 255

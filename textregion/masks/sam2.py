@@ -7,10 +7,10 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from textregion.config import option
 from textregion.errors import InputError, at_least
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source, speed_option
-from textregion.options import option
 from textregion.runtime import autocast, compile_backend, free_memory, in_parts, to_device
 from textregion.types import MAX_SOFT_VALUE, RegionMasks
 

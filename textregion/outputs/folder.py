@@ -28,9 +28,9 @@ from textregion.outputs import annotations, pictures
 from textregion.region_crops import RegionCrop, crop_regions_above
 from textregion.regionspot.text import encode_names
 from textregion.render import RgbImage
+from textregion.runtime import package_versions
 from textregion.storage import set_aside
 from textregion.types import RegionTokens, Segmentation
-from textregion.versions import package_versions
 
 RUN_FILE = "run.json"
 BOXES_FILE = "boxes.json"
