@@ -13,7 +13,7 @@ from eval.referring.data import find_splits
 from eval.referring.task import ReferringTask
 from eval.tasks import Run
 from textregion.backbones import ClipBackbone
-from textregion.grounding import ANY_OTHER_THING
+from textregion.labeling import ANY_OTHER_THING
 from textregion.masks import Sam2MaskGenerator
 
 MODEL = {"points_per_side": 8}

@@ -1,18 +1,30 @@
-"""From region logits to a label for every pixel, in bands of rows so that memory stays bounded (method 8.3 to 8.5)."""
+"""What regions answer: a label for every pixel (method 8.3 to 8.5), the region of a sentence (10), one thing (11).
 
+Pixels are labelled in bands of rows, so that memory stays bounded. Boxes here are (x, y, width, height) in pixels,
+sides without +1, as published; everywhere else they are xyxy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 from torch import Tensor
 
 from textregion.errors import InputError
-from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows, taps_at
-from textregion.labels import LabelPrompts, label_probabilities
+from textregion.labels import LabelPrompts, as_labels, label_probabilities
+from textregion.resampling import bilinear_taps, lerp_columns, lerp_rows, taps_at
 from textregion.runtime import in_parts
-from textregion.types import RegionMasks, Segmentation
+from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 MEMORY_BUDGET = 256 * 2**20  # bytes of one band's working set on an accelerator, where few large bands are best
 CPU_BUDGET = 64 * 2**20  # on a CPU smaller bands are faster: they stay nearer to its caches
+Box = tuple[float, float, float, float]
+ANYTHING_BUT = "background, anything but {target}"
+ANY_OTHER_THING = "background, any other thing"
+TARGET = 1  # its label in the result; 0 is everything else
 
 
 def label_pixels(
@@ -141,3 +153,89 @@ def mean_iou(prediction: Int[np.ndarray, "H W"], ground_truth: Int[np.ndarray, "
     union = counts.sum(0) + counts.sum(1) - shared
     present = counts.sum(1) > 0
     return float((shared[present] / union[present]).mean())
+
+
+# ---------------------------------------------------------------------- one region, one thing
+
+
+@dataclass(frozen=True)
+class GroundingResult:
+    """The region a sentence refers to.
+
+    region: index into the tokens, or None when the image has no region. mask: (H, W) bool.
+    box: (x, y, width, height) of the mask's largest component in pixels, or None. score: cosine in [-1, 1].
+    """
+
+    region: int | None
+    mask: Bool[np.ndarray, "H W"]
+    box: Box | None
+    score: float | None
+
+
+def largest_component_box(mask: Bool[np.ndarray, "H W"]) -> Box | None:
+    """(xmin, ymin, xmax - xmin, ymax - ymin), without +1, of the largest 8-connected component; None if empty."""
+    count, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    if count < 2:
+        return None
+    x, y, width, height, _ = stats[1 + stats[1:, cv2.CC_STAT_AREA].argmax()]
+    return float(x), float(y), float(width - 1), float(height - 1)
+
+
+def box_ious(box: Box, others: Sequence[Box]) -> Float64[np.ndarray, " K"]:
+    """IoU in [0, 1] of a box with each of K others, all (x, y, width, height), sides without +1; 0 where 0/0."""
+    x, y, width, height = box
+    if len(others) == 0:
+        return np.zeros(0)
+    other = np.asarray(others, np.float64)
+    left, top = np.maximum(other[:, 0], x), np.maximum(other[:, 1], y)
+    right = np.minimum(other[:, 0] + other[:, 2], x + width)
+    bottom = np.minimum(other[:, 1] + other[:, 3], y + height)
+    shared = np.clip(right - left, 0, None) * np.clip(bottom - top, 0, None)
+    union = width * height + other[:, 2] * other[:, 3] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def snap(box: Box, candidates: Sequence[Box]) -> tuple[Box, int | None]:
+    """The candidate that overlaps the box most (the first of equals) and its index; (box, None) if none overlaps."""
+    ious = box_ious(box, candidates)
+    if len(ious) == 0 or ious.max() <= 0:
+        return box, None
+    best = int(ious.argmax())
+    return tuple(float(v) for v in candidates[best]), best
+
+
+def is_hit(iou: float) -> bool:
+    """Whether a box of this IoU with a ground-truth box counts as right: strictly more than one half."""
+    return bool(iou > 0.5)
+
+
+def target_prompts(target: str, others: str | Sequence[str] | None = None) -> LabelPrompts:
+    """Two labels: everything else, then the target, in lower case as published.
+
+    others: the words for everything else, in which {target} stands for the target; several are synonyms.
+    Default: "background, anything but {target}". InputError for blank words.
+    """
+    as_labels([target])
+    others = [others] if isinstance(others, str) else as_labels(others or [ANYTHING_BUT])
+    words = target.lower()
+    other_words = [other.replace("{target}", words) for other in others]
+    return LabelPrompts((other_words[0], target), (*other_words, words), (*(0 for _ in other_words), TARGET))
+
+
+def label_target(regions: RegionTokens, text: Float[Tensor, "Q D"], prompts: LabelPrompts) -> Segmentation:
+    """Label 1 where the target is, 0 elsewhere, at the image's own size.
+
+    text: embeddings of prompts.queries. Pixels outside all regions get logit 1 for the first query and 0 for the
+    others. Labels are decided at the masks' full size and brought to the image's by nearest neighbour.
+    """
+    masks, uncovered = regions.masks, torch.zeros(len(prompts.queries), device=regions.tokens.device)
+    uncovered[0] = 1
+    result = label_pixels(regions.logits(text), masks, prompts, masks.mask_size, uncovered)
+    maps = (nearest(m, masks.image_size) for m in (result.label_map, result.confidence, result.region_map))
+    return Segmentation(*maps, result.labels)
+
+
+def nearest(values: Shaped[np.ndarray, "h w"], size: tuple[int, int]) -> Shaped[np.ndarray, "H W"]:
+    """(h, w) of any type to (H, W): pixel i takes the value at floor(i * h / H), as cv2 and torch do."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, values.shape, strict=True))
+    return values[rows[:, None], columns]

@@ -1,7 +1,10 @@
-"""Arrays to pictures, run-length codes and detections. Images are (H, W, 3) uint8 RGB; nothing here knows a model."""
+"""Arrays to pictures, run-length codes and detections, rows to tables of text; nothing here knows a model.
+
+Images are (H, W, 3) uint8 RGB.
+"""
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -109,3 +112,17 @@ def detections(
         class_id=class_id.astype(int),
         data={"class_name": np.array([names[i] for i in class_id], str), **(data or {})},
     )
+
+
+def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their longest cell, two spaces between, under their header."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; white space within a cell becomes one space, and "|" is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in line] for line in lines]
+    return [f"| {' | '.join(line)} |" for line in cells]

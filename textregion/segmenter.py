@@ -27,9 +27,8 @@ from textregion.backbones.base import CropFeatures
 from textregion.config import SegmenterConfig
 from textregion.crops import CropGrid, cut_crops, fuse_crops
 from textregion.errors import InputError, at_least, one_of
-from textregion.grounding import GroundingResult, label_target, largest_component_box, target_prompts
 from textregion.images import ImageInput, load_image, resize_keep_ratio
-from textregion.labeling import label_pixels
+from textregion.labeling import GroundingResult, label_pixels, label_target, largest_component_box, target_prompts
 from textregion.labels import LabelPrompts, as_labels
 from textregion.masks.base import MaskGenerator, describe_source
 from textregion.masks.prompts import masks_from_boxes, rectangle_masks

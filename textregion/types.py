@@ -25,9 +25,8 @@ from torch.nn import functional as F
 
 from textregion import render
 from textregion.errors import InputError, first_line, sides
-from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows, taps_at
 from textregion.labels import LabelPrompts, region_scores
-from textregion.region_crops import crop_regions
+from textregion.resampling import bilinear_taps, crop_regions, lerp_columns, lerp_rows, taps_at
 from textregion.storage import complete, load_tensors, save_tensors
 
 MAX_SOFT_VALUE = 3.0

@@ -22,9 +22,9 @@ from textregion.cli.command_line import Parser, output_folder, run_program
 from textregion.cli.flags import REGIONSPOT, add_regionspot_flags
 from textregion.errors import InputError
 from textregion.regionspot.loading import METHODS, load_regionspot
+from textregion.render import markdown_table
 from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import write_atomically
-from textregion.tables import markdown_table
 
 LVIS_NAMES = 1203
 EXAMPLES = """examples:

@@ -17,8 +17,8 @@ from eval.lvis.scoring import KEPT, KINDS, average_precision, best_detections
 from eval.results import WRONG, Skipped
 from eval.tasks import Record, Records, Task, image_file, percent
 from textregion.errors import InputError
-from textregion.grounding import box_ious, is_hit
 from textregion.images import load_image
+from textregion.labeling import box_ious, is_hit
 from textregion.outputs.pictures import draw_box
 from textregion.regionspot.model import probabilities
 from textregion.regionspot.text import clean_name, encode_names

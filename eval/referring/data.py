@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eval.results import Skipped
 from textregion.errors import InputError
-from textregion.grounding import Box
+from textregion.labeling import Box
 
 COCO_SPLITS = ("val", "testa", "testb")
 SPLITS = (

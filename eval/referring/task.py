@@ -15,8 +15,8 @@ from eval.results import SCORED, WRONG, Skipped
 from eval.task_cli import run_task, shared_arguments
 from eval.tasks import Record, Records, Task, image_file, long_notes, percent
 from textregion.cli.command_line import Parser
-from textregion.grounding import box_ious, is_hit, snap
 from textregion.images import load_image
+from textregion.labeling import box_ious, is_hit, snap
 from textregion.outputs.pictures import draw_box
 from textregion.render import from_rle, to_rle
 from textregion.segmenter import TextRegionSegmenter

@@ -10,7 +10,7 @@ from PIL import Image
 from eval.referring.data import as_box, read_detections
 from eval.referring.task import main
 from eval.tasks import evaluate
-from textregion.grounding import box_ious, largest_component_box, snap
+from textregion.labeling import box_ious, largest_component_box, snap
 from textregion.masks import SlicMasks
 from textregion.render import from_rle
 from TextRegionSegmenter import TextRegionSegmenter

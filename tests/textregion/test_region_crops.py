@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from textregion.region_crops import RegionCrop, crop_regions, crop_regions_above
+from textregion.resampling import RegionCrop, crop_regions, crop_regions_above
 from textregion.types import RegionMasks
 
 sizes = st.tuples(st.integers(1, 43), st.integers(1, 43))

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from textregion.interpolation import bilinear_taps
+from textregion.resampling import bilinear_taps
 from textregion.types import RegionMasks
 
 SLACK = 1e-3  # relative distance from the threshold within which rounding (half-precision masks) might decide

@@ -25,9 +25,9 @@ from textregion.boxes import GivenBoxes
 from textregion.errors import InputError
 from textregion.labels import TEMPERATURE, LabelPrompts, region_scores
 from textregion.outputs import annotations, pictures
-from textregion.region_crops import RegionCrop, crop_regions_above
 from textregion.regionspot.text import encode_names
 from textregion.render import RgbImage
+from textregion.resampling import RegionCrop, crop_regions_above
 from textregion.runtime import package_versions
 from textregion.storage import set_aside
 from textregion.types import RegionTokens, Segmentation
