@@ -41,15 +41,14 @@ from eval.tasks import Record, Records, Run, Task, build_segmenter, evaluate_wit
 from textregion.cli.command_line import Parser, output_folder, run_program
 from textregion.cli.flags import REGIONSPOT, add_regionspot_flags
 from textregion.errors import InputError
-from textregion.grounding import box_ious, is_hit
 from textregion.images import load_image
+from textregion.labeling import box_ious, is_hit
 from textregion.outputs.pictures import draw_box
 from textregion.regionspot.loading import METHODS, load_regionspot
 from textregion.regionspot.model import clean_name, encode_names, probabilities
-from textregion.render import to_rle
+from textregion.render import markdown_table, to_rle
 from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import write_atomically
-from textregion.tables import markdown_table
 from textregion.types import RegionTokens
 
 LVIS_NAMES = 1203

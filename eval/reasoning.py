@@ -22,8 +22,8 @@ from eval.task_cli import run_task, shared_arguments
 from eval.tasks import Record, Records, Task, image_file, long_notes, percent
 from textregion.cli.command_line import Parser, boolean
 from textregion.errors import InputError
-from textregion.grounding import ANY_OTHER_THING, ANYTHING_BUT, TARGET, nearest, target_prompts
 from textregion.images import load_image
+from textregion.labeling import ANY_OTHER_THING, ANYTHING_BUT, TARGET, nearest, target_prompts
 from textregion.presets import TINY_WORLD, find_preset
 from textregion.render import from_rle, to_rle
 from textregion.segmenter import TextRegionSegmenter

@@ -20,8 +20,8 @@ from eval.task_cli import run_task, shared_arguments
 from eval.tasks import Record, Records, Task, image_file, long_notes, percent
 from textregion.cli.command_line import Parser
 from textregion.errors import InputError
-from textregion.grounding import Box, box_ious, is_hit, snap
 from textregion.images import load_image
+from textregion.labeling import Box, box_ious, is_hit, snap
 from textregion.outputs.pictures import draw_box
 from textregion.render import from_rle, to_rle
 from textregion.segmenter import TextRegionSegmenter

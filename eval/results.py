@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from textregion.runtime import resolve_device
+from textregion.render import markdown_table
+from textregion.runtime import package_versions, resolve_device
 from textregion.storage import write_atomically
-from textregion.tables import markdown_table
-from textregion.versions import package_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")

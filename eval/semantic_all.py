@@ -18,8 +18,8 @@ from textregion.cli.command_line import Parser, positive, run_program
 from textregion.cli.flags import chosen_preset
 from textregion.errors import InputError
 from textregion.presets import find_preset
+from textregion.render import markdown_table
 from textregion.storage import write_atomically
-from textregion.tables import markdown_table
 
 BENCHMARKS = ("voc21", "context60", "coco_object", "voc20", "context59", "coco_stuff164k", "city_scapes", "ade20k")
 AVERAGE = "average8"

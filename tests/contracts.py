@@ -84,7 +84,7 @@ def stand_in(spec: BackboneSpec, real: Backbone) -> tuple[Backbone, RegionTokens
     segmenter = TextRegionSegmenter(backbone, scale=scale, global_patch_threshold=None, device="cpu")
     resized = segmenter.resize(IMAGE)
     grid = CropGrid(*resized.shape[:2], spec.crop_size)
-    features = segmenter.encode_crops(resized, grid)
+    features = segmenter.encode_crops([resized], [grid])[0]
     side = spec.crop_size // backbone.patch_size
     assert features.pooled.shape[2:] == (side, side)
     masks = np.zeros((4, 37, 53), bool)

@@ -12,7 +12,7 @@ from eval.reasoning import ReasoningTask
 from eval.referring import ReferringTask, find_splits
 from eval.tasks import Run
 from textregion.backbones import ClipBackbone
-from textregion.grounding import ANY_OTHER_THING
+from textregion.labeling import ANY_OTHER_THING
 from textregion.masks import Sam2MaskGenerator
 
 MODEL = {"points_per_side": 8}

@@ -201,7 +201,7 @@ def test_values_of_the_last_block(case):
 def test_fused_value_map(case):
     resized, grid = grid_of(case)
     segmenter = case.segmenter()
-    fused = fuse_crops(segmenter.encode_crops(resized, grid).pooled, grid, segmenter.backbone.global_weight)
+    fused = fuse_crops(segmenter.encode_crops([resized], [grid])[0].pooled, grid, segmenter.backbone.global_weight)
     close(fused[None], case["value_map"], 5e-5)
 
 

@@ -86,7 +86,6 @@ class GivenBoxes:
     scores: Float32[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
-        """n."""
         return len(self.boxes)
 
 
@@ -109,8 +108,7 @@ class BoxesFile:
         if ANY_IMAGE in self.entries:
             return self.entries[ANY_IMAGE]
         path = Path(str(image))
-        names = dict.fromkeys((str(image), path.name, path.stem, path.stem.lstrip("0")))
-        for name in names:
+        for name in (str(image), path.name, path.stem, path.stem.lstrip("0")):
             key = self.file_names.get(name, name)
             if key in self.entries:
                 return self.entries[key]
@@ -127,10 +125,6 @@ def read_boxes(path: str | Path) -> BoxesFile:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:  # too deep, or a number of too many digits
         raise InputError(f"{path} is not valid JSON ({error}); expected {LAYOUTS}") from error
-    return _from_json(path, content)
-
-
-def _from_json(path: Path, content: Any) -> BoxesFile:
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         return _from_coco(path, content)
     if isinstance(content, dict) and content and all(isinstance(v, dict) and "boxes" in v for v in content.values()):

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from textregion.errors import InputError, first_line
 from textregion.storage import reading
 
-WRAPPERS = ("state_dict", "model", "weights")
 SHOWN_KEYS = 3
 # How torch's weights-only reader says that a file names classes or functions.
 CODE_PHRASES = ("GLOBAL", "Can only create new object", "Can only build", "reduce for unrecognized function")
@@ -49,7 +48,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"no weight file at {path}; check the path")
     with reading(path):
         content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
-    for wrapper in WRAPPERS:
+    for wrapper in ("state_dict", "model", "weights"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
@@ -68,16 +67,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pytorch(path: Path) -> object:
-    if zipfile.is_zipfile(path) and _is_torchscript(path):
-        return _read_torchscript(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):  # torch.save writes none
+                return _read_torchscript(path, archive)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if any(phrase in str(error) for phrase in CODE_PHRASES):
-            raise InputError(
-                f"{path} holds more than tensors (a pickle with code), which is refused; "
-                "save its state dict with torch.save or as safetensors"
-            ) from error
+            why = "holds more than tensors (a pickle with code), which is refused"
+            raise InputError(f"{path} {why}; save its state dict with torch.save or as safetensors") from error
         raise InputError(f"{path} is not a weight file or is truncated; download it again") from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path} is damaged or truncated ({first_line(error)}); download it again") from error
@@ -113,18 +112,11 @@ class _Unpickler(pickle.Unpickler):
         return torch.frombuffer(bytearray(self.archive.read(f"{self.root}/data/{key}")), dtype=dtype)
 
 
-def _is_torchscript(path: Path) -> bool:
-    """Whether a zip file is a TorchScript archive (torch.save files have no constants.pkl)."""
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _read_torchscript(path: Path) -> dict[str, Tensor]:
+def _read_torchscript(path: Path, archive: zipfile.ZipFile) -> dict[str, Tensor]:
     """Parameters and buffers of the archive's root module by dotted name; numbers of the model's shape left out."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            root = archive.namelist()[0].split("/")[0]
-            return dict(_tensors(_Unpickler(archive, root).load()))
+        root = archive.namelist()[0].split("/")[0]
+        return dict(_tensors(_Unpickler(archive, root).load()))
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} holds more than tensors ({error}), which is refused") from error
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, RuntimeError) as error:
@@ -151,10 +143,10 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], what: str, source:
     if missing or unexpected or reshaped:
         shapes = [f"{n} {tuple(state[n].shape)} instead of {tuple(own[n])}" for n in reshaped]
         differences = (("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes))
-        found = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in differences if names)
+        found = "; ".join(
+            f"{len(names)} {kind}: {', '.join(names[:SHOWN_KEYS])}{', …' * (len(names) > SHOWN_KEYS)}"
+            for kind, names in differences
+            if names
+        )
         raise InputError(f"{source} does not fit {what} ({found}); give this model's own weights")
     model.load_state_dict(state, strict=True)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN_KEYS]) + (", …" if len(names) > SHOWN_KEYS else "")

@@ -1,4 +1,4 @@
-"""SegmenterConfig: the one list of options that decide a segmenter's results.
+"""Options as dataclass fields that carry their own help, and SegmenterConfig, the one list of those of a segmenter.
 
 Flags, presets, the mmseg model, `--help` and the fingerprint of a run all follow from its fields, so a new option is
 added here and nowhere else.
@@ -7,19 +7,18 @@ added here and nowhere else.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
 
 from textregion.crops import RESIZE_METHODS
 from textregion.errors import InputError, at_least, one_of, sides
-from textregion.options import option
 from textregion.pooling import RECIPES, PoolingRecipe
 
-POOL_FEATURES = ("value", "input", "output")
-MASK_TYPES = ("soft", "hard")
-MASK_SIZES = ("resized", "original")
-BOX_MASKS = ("sam", "box")
+
+def option(default: Any, help: str, **flag: Any) -> Any:
+    """A dataclass field with a default and its help; flag: further arguments of its command-line flag (choices, …)."""
+    return field(default=default, metadata={"help": help, "flag": flag})
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,14 @@ class SegmenterConfig:
         "patches that score below it speak for no region, useful range 0..0.3, scores lie in [-2, 2] (method 6)",
         metavar="D",
     )
-    mask_type: str = option("soft", "patch weights, an ablation (method 5.1)", choices=MASK_TYPES)
-    pool_feature: str = option("value", "of CLIP's last block, an ablation (method 7.6)", choices=POOL_FEATURES)
+    mask_type: str = option("soft", "patch weights, an ablation (method 5.1)", choices=("soft", "hard"))
+    pool_feature: str = option(
+        "value", "of CLIP's last block, an ablation (method 7.6)", choices=("value", "input", "output")
+    )
     upsample_times: int = option(1, "finer patch grid for CLIP, an ablation (method 4)", metavar="N")
-    mask_size: str = option("resized", "full size of generated masks: that image's (method 5.2)", choices=MASK_SIZES)
+    mask_size: str = option(
+        "resized", "full size of generated masks: that image's (method 5.2)", choices=("resized", "original")
+    )
     global_splits: tuple[int, int] = option(
         (1, 1), "rows and columns the whole-image crop is split into; 1 2 for Cityscapes (method 2.4)"
     )
@@ -58,21 +61,18 @@ class SegmenterConfig:
         False, "label pixels outside all regions from CLIP's dense features (method 8.4a); off: the first label"
     )
     box_masks: str = option(
-        "sam", "which patches of a box encode_boxes pools: those of SAM 2's mask, or all", choices=BOX_MASKS
+        "sam", "which patches of a box encode_boxes pools: those of SAM 2's mask, or all", choices=("sam", "box")
     )
 
     def __post_init__(self) -> None:
-        tidy = {
-            "recipe": PoolingRecipe.named(self.recipe),
-            "scale": sides(self.scale),
-            "global_splits": sides(self.global_splits, "global_splits"),
-            "antialias": bool(self.antialias),
-        }
-        for name, value in tidy.items():
-            object.__setattr__(self, name, value)
-        for field in fields(self):
-            if field.name != "recipe" and (choices := field.metadata["flag"].get("choices")):
-                one_of(field.name, getattr(self, field.name), choices)
+        set_ = object.__setattr__  # the only writes to a frozen instance: its own values, tidied
+        set_(self, "recipe", PoolingRecipe.named(self.recipe))
+        set_(self, "scale", sides(self.scale))
+        set_(self, "global_splits", sides(self.global_splits, "global_splits"))
+        set_(self, "antialias", bool(self.antialias))
+        for f in fields(self):
+            if f.name != "recipe" and (choices := f.metadata["flag"].get("choices")):
+                one_of(f.name, getattr(self, f.name), choices)
         at_least("upsample_times", self.upsample_times)
         if self.crop_size is not None:
             at_least("crop_size", self.crop_size)

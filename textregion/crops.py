@@ -1,6 +1,7 @@
 """Which crops of an image are encoded, and how their patch maps become one grid (method 2 and 4)."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
 import torch
@@ -43,11 +44,8 @@ class CropGrid:
 
     @property
     def global_crops(self) -> list[CropBox]:
-        """(y1, x1, y2, x2) of the whole image, or of its parts row-major (borders at side * k // parts)."""
-        rows, columns = self.global_splits
-        ys = [self.height * k // rows for k in range(rows + 1)]
-        xs = [self.width * k // columns for k in range(columns + 1)]
-        return [(ys[i], xs[j], ys[i + 1], xs[j + 1]) for i in range(rows) for j in range(columns)]
+        """(y1, x1, y2, x2) of the whole image, or of its parts row-major."""
+        return _split(self.height, self.width, self.global_splits)
 
     @property
     def tile_crops(self) -> list[CropBox]:
@@ -56,12 +54,9 @@ class CropGrid:
             return []
         rows, columns = self.shape
         th, tw = ceil(self.height / rows), ceil(self.width / columns)
-        windows = []
-        for i in range(rows):
-            for j in range(columns):
-                y2, x2 = min((i + 1) * th, self.height), min((j + 1) * tw, self.width)
-                windows.append((max(y2 - th, 0), max(x2 - tw, 0), y2, x2))
-        return windows
+        bottoms = [min((i + 1) * th, self.height) for i in range(rows)]
+        rights = [min((j + 1) * tw, self.width) for j in range(columns)]
+        return [(max(y2 - th, 0), max(x2 - tw, 0), y2, x2) for y2 in bottoms for x2 in rights]
 
     @property
     def crops(self) -> list[CropBox]:
@@ -76,17 +71,17 @@ class CropGrid:
 
 def cut_crops(
     image: Float[Tensor, "3 h w"],
-    windows: list[CropBox],
+    boxes: list[CropBox],
     size: int,
     interpolation: str = "bicubic",
     antialias: bool = True,
 ) -> Float[Tensor, "T 3 size size"]:
-    """Each window squashed to size x size (aspect ignored, values not clamped); one of that size is left alone.
+    """Each crop squashed to size x size (aspect ignored, values not clamped); one of that size is left alone.
 
     image: RGB in [0, 1]. interpolation: "bicubic" or "bilinear" (align_corners=False).
     """
     crops = []
-    for y1, x1, y2, x2 in windows:
+    for y1, x1, y2, x2 in boxes:
         crop = image[None, :, y1:y2, x1:x2]
         if crop.shape[2:] != (size, size):
             crop = F.interpolate(crop, (size, size), mode=interpolation, antialias=antialias, align_corners=False)
@@ -103,28 +98,20 @@ def fuse_crops(
     Without tiles the one crop is the grid.
     """
     maps = maps.float()
-    side = maps.shape[-1]
-    n_global = len(grid.global_crops)
-    height, width = grid.patch_shape(side)
+    height, width = grid.patch_shape(maps.shape[-1])
+    parts = _split(height, width, grid.global_splits)
+    whole = maps.new_empty(maps.shape[1], height, width)
+    for part, (y1, x1, y2, x2) in zip(maps, parts, strict=False):
+        whole[:, y1:y2, x1:x2] = F.interpolate(part[None], (y2 - y1, x2 - x1), mode="bilinear")[0]
     if not grid.tiles:
-        return _assemble_global(maps[:n_global], grid, (height, width))
-    rows, columns = grid.shape
-    tiles = maps[n_global:].unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).reshape(-1, height, width)
-    return global_weight * _assemble_global(maps[:n_global], grid, (height, width)) + tiles
+        return whole
+    tiles = maps[len(parts) :].unflatten(0, grid.shape).permute(2, 0, 3, 1, 4).reshape(-1, height, width)
+    return global_weight * whole + tiles
 
 
-def _assemble_global(
-    maps: Float32[Tensor, "G C g g"], grid: CropGrid, size: tuple[int, int]
-) -> Float32[Tensor, "C Ph Pw"]:
-    """Every global crop upsampled to its part of the grid."""
-    rows, columns = grid.global_splits
-    ys = [size[0] * k // rows for k in range(rows + 1)]
-    xs = [size[1] * k // columns for k in range(columns + 1)]
-    parts = []
-    for i in range(rows):
-        row = [
-            F.interpolate(maps[i * columns + j][None], (ys[i + 1] - ys[i], xs[j + 1] - xs[j]), mode="bilinear")
-            for j in range(columns)
-        ]
-        parts.append(torch.cat(row, 3))
-    return torch.cat(parts, 2)[0]
+def _split(height: int, width: int, splits: tuple[int, int]) -> list[CropBox]:
+    """(y1, x1, y2, x2) of rows x columns parts, row-major; borders at side * k // parts."""
+    ys, xs = (
+        [side * k // parts for k in range(parts + 1)] for side, parts in zip((height, width), splits, strict=True)
+    )
+    return [(y1, x1, y2, x2) for y1, y2 in pairwise(ys) for x1, x2 in pairwise(xs)]

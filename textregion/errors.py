@@ -25,13 +25,10 @@ def one_line(message: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
-# As CUDA and MPS say it, torch on a CPU, OpenCV.
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "insufficient memory")
-
-
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; most libraries have no type of their own for it."""
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY)
+    """Whether an error says that memory ran out: as Python, CUDA and MPS say it, torch on a CPU, OpenCV."""
+    phrases = ("out of memory", "can't allocate memory", "insufficient memory")
+    return isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in phrases)
 
 
 def first_line(error: BaseException, length: int = 200) -> str:

@@ -69,13 +69,11 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarra
 
 
 def _from_array(image: np.ndarray, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
-    grey = image.ndim == 2
-    if image.dtype != np.uint8 or not (grey or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
-        raise InputError(
-            f"got an image array of shape {image.shape} and dtype {image.dtype}, expected (H, W, 3) uint8 RGB"
-        )
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
+        found = f"shape {image.shape} and dtype {image.dtype}"
+        raise InputError(f"got an image array of {found}, expected (H, W, 3) uint8 RGB")
     _check_size(*image.shape[:2], "the given array", max_pixels)
-    if grey or image.shape[2] == 1:
+    if image.ndim == 2 or image.shape[2] == 1:
         return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     if image.shape[2] == 4:
         return _from_pil(Image.fromarray(image), "the given array", max_pixels)
@@ -86,17 +84,14 @@ def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
     if min(height, width) < 1:
         raise InputError(f"{name} has {width} x {height} pixels, expected at least 1 x 1")
     if height * width > max_pixels:
-        raise InputError(
-            f"{name} has {width} x {height} pixels, more than the limit of {max_pixels / 1e6:g} million; "
-            "shrink it first"
-        )
+        limit = f"the limit of {max_pixels / 1e6:g} million"
+        raise InputError(f"{name} has {width} x {height} pixels, more than {limit}; shrink it first")
 
 
 def keep_ratio_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) after fitting inside `scale` with the aspect kept, up or down (method 1.2).
+    """(H, W) after fitting inside `scale` with the aspect kept, up or down, at least 1 (method 1.2).
 
-    scale: two side lengths in pixels, any order; the long side is held under the larger, the short under the
-    smaller one. Sides never fall below 1.
+    scale: two sides in pixels, any order; the long side is held under the larger, the short under the smaller one.
     """
     factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
     return max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)

@@ -1,34 +1,30 @@
-"""From region logits to a label for every pixel, in bands of rows so that memory stays bounded (method 8.3 to 8.5)."""
+"""What regions answer: a label for every pixel (method 8.3 to 8.5), the region of a sentence (10), one thing (11).
 
+Pixels are labelled in bands of rows, so that memory stays bounded. Boxes here are (x, y, width, height) in pixels,
+sides without +1, as published; everywhere else they are xyxy.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 from torch import Tensor
 
 from textregion.errors import InputError
-from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows
-from textregion.labels import LabelPrompts, label_probabilities
+from textregion.labels import LabelPrompts, as_labels, label_probabilities
+from textregion.resampling import bilinear_taps, lerp_columns, lerp_rows, taps_at
 from textregion.runtime import in_parts
-from textregion.types import RegionMasks, Segmentation
+from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 MEMORY_BUDGET = 256 * 2**20  # bytes of one band's working set on an accelerator, where few large bands are best
 CPU_BUDGET = 64 * 2**20  # on a CPU smaller bands are faster: they stay nearer to its caches
-
-
-@dataclass(frozen=True)
-class _Band:
-    """What a band of output rows needs: its source rows, and how to blend them into the output rows."""
-
-    rows: Int[Tensor, " y"]
-    y_taps: list[Tensor]
-    x_taps: list[Tensor]
-    resized: bool
-
-    def resize(self, x: Float32[Tensor, "Q y w"]) -> Float32[Tensor, "Q y1 W"]:
-        """Source rows at mask size to the band's rows at output size."""
-        return lerp_rows(lerp_columns(x, self.x_taps), self.y_taps) if self.resized else x
+Box = tuple[float, float, float, float]
+ANYTHING_BUT = "background, anything but {target}"
+ANY_OTHER_THING = "background, any other thing"
+TARGET = 1  # its label in the result; 0 is everything else
 
 
 def label_pixels(
@@ -56,32 +52,37 @@ def label_pixels(
     if not 0 <= probability_threshold <= 1:
         raise InputError(f"got probability_threshold {probability_threshold}, expected a number in 0..1")
     if region_logits.shape != (len(masks), len(prompts.queries)):
-        raise InputError(
-            f"got region logits of shape {tuple(region_logits.shape)}, expected ({len(masks)}, {len(prompts.queries)})"
-        )
-    height, width = output_size or masks.image_size
+        shape, expected = tuple(region_logits.shape), (len(masks), len(prompts.queries))
+        raise InputError(f"got region logits of shape {shape}, expected {expected}")
+    size = output_size or masks.image_size
+    (height, width), (mask_height, mask_width) = size, masks.mask_size
     device = region_logits.device
     masks = masks.to(device)
-    label_map = np.empty((height, width), np.int64)
-    region_map = np.empty((height, width), np.int64)
-    confidence = np.empty((height, width), np.float32)
-    probabilities = np.empty((len(prompts.names), height, width), np.float32) if return_probabilities else None
+    label_map, region_map = np.empty(size, np.int64), np.empty(size, np.int64)
+    confidence = np.empty(size, np.float32)
+    probabilities = np.empty((len(prompts.names), *size), np.float32) if return_probabilities else None
     budget = memory_budget or (CPU_BUDGET if device.type == "cpu" else MEMORY_BUDGET)
-    step = _rows_per_band(len(masks), len(prompts.queries), masks.mask_size, (height, width), budget)
+    step = _rows_per_band(len(masks), len(prompts.queries), masks.mask_size, size, budget)
     extents, per_label = _row_extents(masks), prompts.best_query(region_logits).T
+    ys, xs = (torch.arange(side, device=device) for side in size)
+    y_taps, x_taps = (bilinear_taps(*sides, device) for sides in zip(masks.mask_size, size, strict=True))
+    resized = (mask_height, mask_width) != (height, width)
 
     def label_band(start: int, stop: int) -> None:
         rows = slice(start, stop)
-        band = _band(masks.mask_size, (height, width), rows, device)
-        regions = _meeting(extents, rows, height, masks.mask_size[0], device)
-        soft = masks.pixels(band.rows, torch.arange(masks.mask_size[1], device=device), regions).clamp_(max=1)
-        logits = _source_logits(region_logits[regions], soft, masks.mask_size[0], band.rows, uncovered)
-        probability = label_probabilities(band.resize(logits), prompts)
+        mask_rows, row_taps = taps_at(y_taps, rows) if resized else (ys[rows], [])
+        top, bottom = start / height - 1 / mask_height, stop / height + 1 / mask_height
+        reaching = [r for r, (first, last) in enumerate(extents) if first <= bottom and last >= top]
+        regions = torch.tensor(reaching, dtype=torch.long, device=device)
+        soft = masks.pixels(mask_rows, torch.arange(mask_width, device=device), regions).clamp_(max=1)
+        logits = _source_logits(region_logits[regions], soft, mask_height, mask_rows, uncovered)
+        if resized:
+            logits = lerp_rows(lerp_columns(logits, x_taps), row_taps)
+            soft = masks.pixels(ys[rows] * mask_height // height, xs * mask_width // width, regions).clamp_(max=1)
+        probability = label_probabilities(logits, prompts)
         best, label = probability.max(0)
         if probability_threshold > 0:
             label = label.masked_fill(best < probability_threshold, 0)
-        if band.resized:
-            soft = _nearest(masks, (height, width), rows, regions)
         region = _region_behind(per_label[:, regions], soft, label, regions)
         for target, value in ((label_map, label), (confidence, best), (region_map, region)):
             target[rows] = value.cpu().numpy()
@@ -99,15 +100,6 @@ def _rows_per_band(regions: int, queries: int, mask_size: tuple[int, int], size:
     return max(int(budget / max(bytes_per_row, 1)), 1)
 
 
-def _band(mask_size: tuple[int, int], size: tuple[int, int], rows: slice, device: torch.device) -> _Band:
-    if tuple(mask_size) == tuple(size):
-        return _Band(torch.arange(rows.start, rows.stop, device=device), [], [], resized=False)
-    lower, upper, weight = (tap[rows] for tap in bilinear_taps(mask_size[0], size[0], device))
-    source, inverse = torch.unique(torch.cat([lower, upper]), return_inverse=True)
-    y_taps = [*inverse.chunk(2), weight]
-    return _Band(source, y_taps, bilinear_taps(mask_size[1], size[1], device), resized=True)
-
-
 def _row_extents(masks: RegionMasks) -> list[tuple[float, float]]:
     """Between which shares of the height (0 top, 1 bottom) each region lies after resizing; one device read."""
     height = masks.soft.shape[1]
@@ -116,15 +108,6 @@ def _row_extents(masks: RegionMasks) -> list[tuple[float, float]]:
     extents = ends.new_full((len(masks), 2), torch.inf)
     extents = extents.scatter_reduce(0, masks.group[:, None].expand(-1, 2), ends, "amin")
     return [(first, -last) for first, last in extents.tolist()]
-
-
-def _meeting(
-    extents: list[tuple[float, float]], rows: slice, height: int, mask_height: int, device: torch.device
-) -> Int[Tensor, " K"]:
-    """The regions, ascending, that may reach some output rows through the masks' full-size rows."""
-    top, bottom = rows.start / height - 1 / mask_height, rows.stop / height + 1 / mask_height
-    meeting = [r for r, (first, last) in enumerate(extents) if first <= bottom and last >= top]
-    return torch.tensor(meeting, dtype=torch.long, device=device)
 
 
 def _source_logits(
@@ -138,27 +121,13 @@ def _source_logits(
     logits = (region_logits.T @ soft.flatten(1)).unflatten(1, soft.shape[1:])
     if uncovered is None:
         return logits
-    bare = ~(soft > 0).any(0)
-    return torch.where(bare, _uncovered_rows(uncovered, (mask_height, soft.shape[2]), rows), logits)
-
-
-def _uncovered_rows(
-    uncovered: Float32[Tensor, "Q ..."], mask_size: tuple[int, int], rows: Int[Tensor, " y"]
-) -> Float32[Tensor, "Q y w"]:
     if uncovered.ndim == 1:
-        return uncovered[:, None, None].expand(-1, len(rows), mask_size[1])
-    y_taps = [tap[rows] for tap in bilinear_taps(uncovered.shape[1], mask_size[0], rows.device)]
-    x_taps = bilinear_taps(uncovered.shape[2], mask_size[1], rows.device)
-    return lerp_rows(lerp_columns(uncovered, x_taps), y_taps)
-
-
-def _nearest(
-    masks: RegionMasks, size: tuple[int, int], rows: slice, regions: Int[Tensor, " K"]
-) -> Float32[Tensor, "K y x"]:
-    """Masks in 0..1 at the full-size pixel nearest (from above, left) to each pixel of some output rows."""
-    y = torch.arange(rows.start, rows.stop, device=regions.device) * masks.mask_size[0] // size[0]
-    x = torch.arange(size[1], device=regions.device) * masks.mask_size[1] // size[1]
-    return masks.pixels(y, x, regions).clamp_(max=1)
+        elsewhere = uncovered[:, None, None]
+    else:
+        y_taps = [tap[rows] for tap in bilinear_taps(uncovered.shape[1], mask_height, rows.device)]
+        x_taps = bilinear_taps(uncovered.shape[2], soft.shape[2], rows.device)
+        elsewhere = lerp_rows(lerp_columns(uncovered, x_taps), y_taps)
+    return torch.where((soft > 0).any(0), logits, elsewhere)
 
 
 def _region_behind(
@@ -184,3 +153,89 @@ def mean_iou(prediction: Int[np.ndarray, "H W"], ground_truth: Int[np.ndarray, "
     union = counts.sum(0) + counts.sum(1) - shared
     present = counts.sum(1) > 0
     return float((shared[present] / union[present]).mean())
+
+
+# ---------------------------------------------------------------------- one region, one thing
+
+
+@dataclass(frozen=True)
+class GroundingResult:
+    """The region a sentence refers to.
+
+    region: index into the tokens, or None when the image has no region. mask: (H, W) bool.
+    box: (x, y, width, height) of the mask's largest component in pixels, or None. score: cosine in [-1, 1].
+    """
+
+    region: int | None
+    mask: Bool[np.ndarray, "H W"]
+    box: Box | None
+    score: float | None
+
+
+def largest_component_box(mask: Bool[np.ndarray, "H W"]) -> Box | None:
+    """(xmin, ymin, xmax - xmin, ymax - ymin), without +1, of the largest 8-connected component; None if empty."""
+    count, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    if count < 2:
+        return None
+    x, y, width, height, _ = stats[1 + stats[1:, cv2.CC_STAT_AREA].argmax()]
+    return float(x), float(y), float(width - 1), float(height - 1)
+
+
+def box_ious(box: Box, others: Sequence[Box]) -> Float64[np.ndarray, " K"]:
+    """IoU in [0, 1] of a box with each of K others, all (x, y, width, height), sides without +1; 0 where 0/0."""
+    x, y, width, height = box
+    if len(others) == 0:
+        return np.zeros(0)
+    other = np.asarray(others, np.float64)
+    left, top = np.maximum(other[:, 0], x), np.maximum(other[:, 1], y)
+    right = np.minimum(other[:, 0] + other[:, 2], x + width)
+    bottom = np.minimum(other[:, 1] + other[:, 3], y + height)
+    shared = np.clip(right - left, 0, None) * np.clip(bottom - top, 0, None)
+    union = width * height + other[:, 2] * other[:, 3] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def snap(box: Box, candidates: Sequence[Box]) -> tuple[Box, int | None]:
+    """The candidate that overlaps the box most (the first of equals) and its index; (box, None) if none overlaps."""
+    ious = box_ious(box, candidates)
+    if len(ious) == 0 or ious.max() <= 0:
+        return box, None
+    best = int(ious.argmax())
+    return tuple(float(v) for v in candidates[best]), best
+
+
+def is_hit(iou: float) -> bool:
+    """Whether a box of this IoU with a ground-truth box counts as right: strictly more than one half."""
+    return bool(iou > 0.5)
+
+
+def target_prompts(target: str, others: str | Sequence[str] | None = None) -> LabelPrompts:
+    """Two labels: everything else, then the target, in lower case as published.
+
+    others: the words for everything else, in which {target} stands for the target; several are synonyms.
+    Default: "background, anything but {target}". InputError for blank words.
+    """
+    as_labels([target])
+    others = [others] if isinstance(others, str) else as_labels(others or [ANYTHING_BUT])
+    words = target.lower()
+    other_words = [other.replace("{target}", words) for other in others]
+    return LabelPrompts((other_words[0], target), (*other_words, words), (*(0 for _ in other_words), TARGET))
+
+
+def label_target(regions: RegionTokens, text: Float[Tensor, "Q D"], prompts: LabelPrompts) -> Segmentation:
+    """Label 1 where the target is, 0 elsewhere, at the image's own size.
+
+    text: embeddings of prompts.queries. Pixels outside all regions get logit 1 for the first query and 0 for the
+    others. Labels are decided at the masks' full size and brought to the image's by nearest neighbour.
+    """
+    masks, uncovered = regions.masks, torch.zeros(len(prompts.queries), device=regions.tokens.device)
+    uncovered[0] = 1
+    result = label_pixels(regions.logits(text), masks, prompts, masks.mask_size, uncovered)
+    maps = (nearest(m, masks.image_size) for m in (result.label_map, result.confidence, result.region_map))
+    return Segmentation(*maps, result.labels)
+
+
+def nearest(values: Shaped[np.ndarray, "h w"], size: tuple[int, int]) -> Shaped[np.ndarray, "H W"]:
+    """(h, w) of any type to (H, W): pixel i takes the value at floor(i * h / H), as cv2 and torch do."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, values.shape, strict=True))
+    return values[rows[:, None], columns]

@@ -26,10 +26,9 @@ def as_labels(labels: Sequence[str]) -> tuple[str, ...]:
 
     InputError for anything else, a lone string and control characters included (white space is fine).
     """
-    if isinstance(labels, str):
-        raise InputError(f"got the single string {labels[:40]!r} as labels, expected a list of strings")
-    if not isinstance(labels, Iterable):
-        raise InputError(f"got {labels!r} as labels, expected a list of strings")
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        found = f"the single string {labels[:40]!r}" if isinstance(labels, str) else repr(labels)
+        raise InputError(f"got {found} as labels, expected a list of strings")
     labels = tuple(labels)
     if not labels:
         raise InputError("got no labels, expected at least one word or phrase")
@@ -39,9 +38,8 @@ def as_labels(labels: Sequence[str]) -> tuple[str, ...]:
         if len(label) > LONGEST_LABEL:
             raise InputError(f"got a label of {len(label)} characters, expected at most {LONGEST_LABEL}: {label[:40]}…")
         if any(unicodedata.category(c) in ("Cc", "Cs") and not c.isspace() for c in label):
-            raise InputError(
-                f"got the label {label[:40]!r} with control characters or broken text, expected plain words"
-            )
+            found = f"the label {label[:40]!r} with control characters or broken text"
+            raise InputError(f"got {found}, expected plain words")
     return labels
 
 
@@ -73,26 +71,19 @@ class LabelPrompts:
             tuple(index for index, group in enumerate(groups) for _ in group),
         )
 
-    @property
-    def has_synonyms(self) -> bool:
-        """Whether any label has more than one query."""
-        return len(self.queries) > len(self.names)
-
-    def best_query(self, values: Float[Tensor, "R Q"]) -> Float[Tensor, "R L"]:
-        """The largest value among each label's queries."""
-        label = torch.tensor(self.query_label, device=values.device).expand_as(values)
-        best = values.new_full((len(values), len(self.names)), -torch.inf)
-        return best.scatter_reduce(1, label, values, "amax")
+    def best_query(self, values: Float[Tensor, "..."], dim: int = 1) -> Float[Tensor, "..."]:
+        """The largest value among each label's queries: Q values along `dim` become L."""
+        if len(self.queries) == len(self.names):
+            return values
+        values = values.movedim(dim, 0)
+        label = torch.tensor(self.query_label, device=values.device).view(-1, *[1] * (values.ndim - 1))
+        best = values.new_full((len(self.names), *values.shape[1:]), -torch.inf)
+        return best.scatter_reduce(0, label.expand_as(values), values, "amax").movedim(0, dim)
 
 
 def label_probabilities(logits: Float32[Tensor, "Q y x"], prompts: LabelPrompts) -> Float32[Tensor, "L y x"]:
     """Softmax of 50 * logits over all queries, then the maximum over each label's queries (method 8.3, 8.4b)."""
-    probability = (TEMPERATURE * logits).softmax(0)
-    if not prompts.has_synonyms:
-        return probability
-    label = torch.tensor(prompts.query_label, device=logits.device)[:, None, None].expand_as(probability)
-    out = probability.new_zeros(len(prompts.names), *probability.shape[1:])
-    return out.scatter_reduce(0, label, probability, "amax")
+    return prompts.best_query((TEMPERATURE * logits).softmax(0), 0)
 
 
 def region_scores(

@@ -83,10 +83,7 @@ class PoolingRecipe:
 
 
 RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        PoolingRecipe(unit_values=True, mlp_residual=True, name="demo"),
-        PoolingRecipe(unit_values=False, mlp_residual=False, name="semantic"),
-        PoolingRecipe(unit_values=True, mlp_residual=False, name="semantic-fp32"),
-    )
+    "demo": PoolingRecipe(unit_values=True, mlp_residual=True, name="demo"),
+    "semantic": PoolingRecipe(unit_values=False, mlp_residual=False, name="semantic"),
+    "semantic-fp32": PoolingRecipe(unit_values=True, mlp_residual=False, name="semantic-fp32"),
 }

@@ -1,6 +1,5 @@
 """Presets: backbone, SAM 2 size, clicks and recipe under one name (presets.yaml), and the segmenter one stands for."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from inspect import signature
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import open_clip
 import torch
 import yaml
+from torch import nn
 
 from textregion.backbones import SPECS, Backbone, BackboneSpec, ClipBackbone, find_spec
 from textregion.backbones.base import OPEN_CLIP_PREFIX
@@ -32,7 +32,7 @@ from textregion.weights import Asset, locate_all
 if TYPE_CHECKING:
     from textregion.segmenter import TextRegionSegmenter
 
-PRESETS_FILE = Path(__file__).with_name("presets.yaml")
+FILE = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text(encoding="utf-8"))
 TINY_WORLD = "tinyworld"
 FROM_PRESET = "preset"
 CONFIG_OPTIONS = tuple(f.name for f in fields(SegmenterConfig))
@@ -60,21 +60,16 @@ class Preset:
     def of_row(cls, name: str, row: dict[str, Any]) -> "Preset":
         """From a flat row: every key goes where it belongs; YAML's lists become tuples."""
         row = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-        own = {key: value for key, value in row.items() if key in ("backbone", "sam2", "published", "note")}
-        masks = {key: value for key, value in row.items() if key in MASK_OPTIONS}
-        return cls(name, **own, masks=masks, options={k: v for k, v in row.items() if k not in own and k not in masks})
-
-
-@cache
-def _file() -> dict[str, Any]:
-    return yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+        own = {key: row.pop(key) for key in ("backbone", "sam2", "published", "note") if key in row}
+        masks = {key: row.pop(key) for key in MASK_OPTIONS if key in row}
+        return cls(name, **own, masks=masks, options=row)
 
 
 @cache
 def _table() -> dict[str, Preset]:
-    rows = {name: {"backbone": name, **row} for name, row in _file()["presets"].items()}
+    rows = {name: {"backbone": name, **row} for name, row in FILE["presets"].items()}
     rows |= {name: {"backbone": name} for name in SPECS if name not in rows}
-    return {name: Preset.of_row(name, {**_file()["defaults"], **row}) for name, row in rows.items()}
+    return {name: Preset.of_row(name, {**FILE["defaults"], **row}) for name, row in rows.items()}
 
 
 def preset_names() -> tuple[str, ...]:
@@ -88,7 +83,7 @@ def find_preset(name: str) -> Preset:
     Besides the table, "open_clip:MODEL/TAG" is any open_clip vision transformer with a class token.
     """
     if isinstance(name, str) and name.startswith(OPEN_CLIP_PREFIX):
-        return Preset.of_row(name, {**_file()["defaults"], "backbone": name})
+        return Preset.of_row(name, {**FILE["defaults"], "backbone": name})
     if name not in _table():
         valid = ", ".join(_table())
         raise InputError(f"unknown preset {name!r}; expected one of {valid}, or {OPEN_CLIP_PREFIX}MODEL/TAG")
@@ -129,9 +124,16 @@ def build(
     preset = find_preset(name)
     regionspot = pop_options(options)
     of_masks = {key: options.pop(key) for key in MASK_OPTIONS if key in options}
-    _check_names(options, segmenter_class)
+    own = [name for name, p in signature(segmenter_class).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    known = sorted({*CONFIG_OPTIONS, *own})
+    if unknown := sorted(options.keys() - known):
+        raise InputError(f"unknown options {', '.join(unknown)}; expected some of {', '.join(known)}")
     if isinstance(mask_generator, str) and mask_generator not in (FROM_PRESET, "sam2"):
-        mask_generator = _source_by_name(mask_generator)
+        source = find_source(mask_generator)
+        if source.needs:
+            must = f"the mask source {mask_generator} must be given {source.needs}"
+            raise InputError(f"{must}; make it and pass the object itself")
+        mask_generator = source.generator()
     wants_sam2 = isinstance(mask_generator, str)
     if random_weights:
         explicit = {"--clip_checkpoint": clip_checkpoint, "--sam2_checkpoint": sam2_checkpoint}
@@ -151,21 +153,6 @@ def build(
     return segmenter
 
 
-def _check_names(options: Iterable[str], segmenter_class: Callable) -> None:
-    own = [name for name, p in signature(segmenter_class).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    known = {*CONFIG_OPTIONS, *own}
-    if unknown := sorted(set(options) - known):
-        raise InputError(f"unknown options {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
-
-
-def _source_by_name(name: str) -> MaskGenerator:
-    """A registered mask source that needs nothing but its defaults."""
-    source = find_source(name)
-    if source.needs:
-        raise InputError(f"the mask source {name} must be given {source.needs}; make it and pass the object itself")
-    return source.generator()
-
-
 def _requests(
     preset: Preset,
     clip_checkpoint: str | Path | None = None,
@@ -174,7 +161,7 @@ def _requests(
     wants_sam2: bool = True,
 ) -> dict[str, tuple[Asset, str | Path | None]]:
     """The files to look for, each with the path the user gave for it."""
-    requests: dict[str, tuple[Asset, str | Path | None]] = {}
+    requests = {}
     if preset.backbone != TINY_WORLD:
         spec = find_spec(preset.backbone)
         requests["backbone"] = (weight_asset(spec), clip_checkpoint)
@@ -197,16 +184,14 @@ def _load_backbone(preset: Preset, found: dict[str, Path]) -> Backbone:
     return load_backbone(spec, found["backbone"], tokenizer_of(spec, found.get("tokenizer")))
 
 
-def _load_sam2(preset: Preset, path: Path | None, model_cfg: str | Path | None, explicit: bool) -> torch.nn.Module:
+def _load_sam2(preset: Preset, path: Path | None, model_cfg: str | Path | None, explicit: bool) -> nn.Module:
     """An explicit file without model_cfg may be of any published size; a found one is of the preset's."""
     if path is None:
         return tinyworld.load_sam2()
     return load_sam2(path, model_cfg if explicit or model_cfg is not None else preset.sam2)
 
 
-def _random_models(
-    preset: Preset, model_cfg: str | Path | None, wants_sam2: bool
-) -> tuple[Backbone, torch.nn.Module | None]:
+def _random_models(preset: Preset, model_cfg: str | Path | None, wants_sam2: bool) -> tuple[Backbone, nn.Module | None]:
     """Seeded, on the CPU, without touching the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(RANDOM_SEED)
@@ -250,13 +235,12 @@ def preset_for(clip_pretrained: str | None = None, clip_architecture: str | None
         return (of_weights or fits)[0]
     if clip_architecture and pretrained in open_clip.list_pretrained_tags_by_model(clip_architecture):
         return f"{OPEN_CLIP_PREFIX}{clip_architecture}/{pretrained}"
-    valid = "; ".join(f"{tag}: {', '.join(_architectures(tag))}" for tag in PUBLISHED_DEFAULTS)
+    known = {tag: [spec for spec in SPECS.values() if tag in _pretrained_names(spec)] for tag in PUBLISHED_DEFAULTS}
+    architectures = {
+        tag: [spec.open_clip[0].removesuffix("-quickgelu") for spec in rows] for tag, rows in known.items()
+    }
+    valid = "; ".join(f"{tag}: {', '.join(names)}" for tag, names in architectures.items())
     raise InputError(f"no model {clip_architecture!r} with weights {pretrained!r}; expected one of {valid}")
-
-
-def _architectures(pretrained: str) -> list[str]:
-    rows = (spec for spec in SPECS.values() if pretrained in _pretrained_names(spec))
-    return [spec.open_clip[0].removesuffix("-quickgelu") for spec in rows]
 
 
 def _pretrained_names(spec: BackboneSpec) -> tuple[str, ...]:
@@ -264,8 +248,7 @@ def _pretrained_names(spec: BackboneSpec) -> tuple[str, ...]:
 
 
 def _spellings(spec: BackboneSpec) -> set[str]:
-    names = (spec.name, spec.open_clip[0], spec.original.removesuffix(".pt"))
-    return {_plain(name) for name in names if name}
+    return {_plain(name) for name in (spec.name, spec.open_clip[0], spec.original.removesuffix(".pt")) if name}
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,10 @@
-"""Arrays to pictures, run-length codes and detections. Images are (H, W, 3) uint8 RGB; nothing here knows a model."""
+"""Arrays to pictures, run-length codes and detections, rows to tables of text; nothing here knows a model.
+
+Images are (H, W, 3) uint8 RGB.
+"""
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -18,19 +21,21 @@ else:
     Detections = Any  # of an optional package, imported only when it is asked for
 
 RgbImage = UInt8[np.ndarray, "_ _ 3"]
+IndexMap = Int[np.ndarray, "H W"]
+Colours = UInt8[np.ndarray, "L 3"]
 GOLDEN_RATIO = 0.61803398875
 
 
-def palette(count: int) -> UInt8[np.ndarray, "L 3"]:
+def palette(count: int) -> Colours:
     """`count` well separated colours; colour k does not depend on `count`."""
-    colours = []
-    for k in range(count):
-        hue, level = (0.02 + k * GOLDEN_RATIO) % 1, (0.95, 0.75, 0.85)[k % 3]
-        colours.append([round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.55 + 0.35 * ((k // 3) % 2), level)])
-    return np.array(colours, np.uint8).reshape(count, 3)
+    colours = [
+        colorsys.hsv_to_rgb((0.02 + k * GOLDEN_RATIO) % 1, 0.55 + 0.35 * ((k // 3) % 2), (0.95, 0.75, 0.85)[k % 3])
+        for k in range(count)
+    ]
+    return np.round(255 * np.array(colours)).astype(np.uint8).reshape(count, 3)
 
 
-def label_map_image(label_map: Int[np.ndarray, "H W"], colours: UInt8[np.ndarray, "L 3"]) -> Image.Image:
+def label_map_image(label_map: IndexMap, colours: Colours) -> Image.Image:
     """Label indices as an 8-bit palette image, or 16-bit grey when there are more than 256 labels."""
     if len(colours) > 256:
         return Image.fromarray(label_map.astype(np.uint16))
@@ -40,16 +45,11 @@ def label_map_image(label_map: Int[np.ndarray, "H W"], colours: UInt8[np.ndarray
 
 
 def overlay(
-    image: UInt8[np.ndarray, "h w 3"],
-    label_map: Int[np.ndarray, "H W"],
-    colours: UInt8[np.ndarray, "L 3"],
-    uncovered: Bool[np.ndarray, "H W"],
-    opacity: float = 0.6,
-) -> UInt8[np.ndarray, "H W 3"]:
+    image: RgbImage, label_map: IndexMap, colours: Colours, uncovered: Bool[np.ndarray, "H W"], opacity: float = 0.6
+) -> RgbImage:
     """The image (any size) in grey under the labels' colours, fainter where `uncovered`. opacity: 0..1."""
     height, width = label_map.shape
-    base = grey(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
-    tint = colours[label_map]
+    base, tint = grey(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)), colours[label_map]
     blended = blend(base, tint, opacity)
     if uncovered.any():
         blended[uncovered] = blend(base, tint, opacity / 2)[uncovered]
@@ -66,13 +66,11 @@ def grey(image: RgbImage) -> RgbImage:
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
-def outline(image: RgbImage, index_map: Int[np.ndarray, "H W"]) -> RgbImage:
+def outline(image: RgbImage, index_map: IndexMap) -> RgbImage:
     """A thin white line wherever the index changes."""
-    edge = np.zeros(index_map.shape, bool)
-    edge[:, 1:] |= index_map[:, 1:] != index_map[:, :-1]
-    edge[1:] |= index_map[1:] != index_map[:-1]
     out = image.copy()
-    out[edge] = 255
+    out[:, 1:][index_map[:, 1:] != index_map[:, :-1]] = 255
+    out[1:][index_map[1:] != index_map[:-1]] = 255
     return out
 
 
@@ -114,3 +112,17 @@ def detections(
         class_id=class_id.astype(int),
         data={"class_name": np.array([names[i] for i in class_id], str), **(data or {})},
     )
+
+
+def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their longest cell, two spaces between, under their header."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; white space within a cell becomes one space, and "|" is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in line] for line in lines]
+    return [f"| {' | '.join(line)} |" for line in cells]

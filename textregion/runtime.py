@@ -1,10 +1,12 @@
-"""Devices, arithmetic, memory, compilation, stage timings."""
+"""Devices, arithmetic, memory, compilation, stage timings, versions of packages."""
 
 import gc
+import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 import cv2
@@ -17,6 +19,11 @@ from textregion.errors import InputError, first_line, out_of_memory
 Part = TypeVar("Part")
 BLOCK_LISTS = ("resblocks", "blocks")  # how open_clip and timm name a tower's list of equal blocks
 MEMORY_REMEDY = "use a smaller --scale, fewer --points_per_side, a smaller --preset or --device cpu"
+PACKAGES = (  # whose versions decide the numbers
+    *("torchvision", "open_clip_torch", "timm", "sam2", "numpy", "opencv-python-headless", "opencv-python", "pillow"),
+    *("pycocotools", "segment-anything", "lvis", "mmsegmentation", "mmengine", "mmcv-lite", "mmcv"),
+    *("onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv"),
+)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -170,3 +177,12 @@ class Timer:
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
+
+
+def package_versions() -> dict[str, str]:
+    """{"python": "3.11.7", "torch": "2.14.0+cu130", …}; packages that are not there are left out."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}  # with its CUDA version
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -4,7 +4,7 @@
     result = segmenter.segment("photo.jpg", ["dog", "sofa", "floor"])
 
 Run as a program it is the demo: `python TextRegionSegmenter.py --help`.
-Paper: arXiv 2505.23769. The way of the data is written in README.md; the maths lives in utils/.
+Paper: arXiv 2505.23769. The way of the data is written in README.md; the maths lives in the modules beside this one.
 """
 
 import json
@@ -25,11 +25,10 @@ from torch.nn import functional as F
 from textregion.backbones import Backbone
 from textregion.backbones.base import CropFeatures
 from textregion.config import SegmenterConfig
-from textregion.crops import CropBox, CropGrid, cut_crops, fuse_crops
+from textregion.crops import CropGrid, cut_crops, fuse_crops
 from textregion.errors import InputError, at_least, one_of
-from textregion.grounding import GroundingResult, label_target, largest_component_box, target_prompts
 from textregion.images import ImageInput, load_image, resize_keep_ratio
-from textregion.labeling import label_pixels
+from textregion.labeling import GroundingResult, label_pixels, label_target, largest_component_box, target_prompts
 from textregion.labels import LabelPrompts, as_labels
 from textregion.masks.base import MaskGenerator, describe_source
 from textregion.masks.prompts import masks_from_boxes, rectangle_masks
@@ -52,6 +51,7 @@ from textregion.text import TEMPLATES, TextCache, fills_context
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
+LABELS_PER_BATCH = 2048 // len(TEMPLATES)
 
 
 class TextRegionSegmenter:
@@ -136,9 +136,7 @@ class TextRegionSegmenter:
 
     @torch.inference_mode()
     def encode_images(
-        self,
-        images: Sequence[ImageInput],
-        masks: "Sequence[RegionMasks | np.ndarray | Tensor | None] | None" = None,
+        self, images: Sequence[ImageInput], masks: "Sequence[RegionMasks | np.ndarray | Tensor | None] | None" = None
     ) -> list[RegionTokens]:
         """Several images as `encode_image`, their crops encoded together, `crops_per_batch` at a time.
 
@@ -159,7 +157,7 @@ class TextRegionSegmenter:
             with self.timer("masks"):
                 regions = [self._masks(*parts) for parts in zip(pixels, resized, given, strict=True)]
             with self.timer("encode"):
-                features = self._encode_all(resized, grids)
+                features = self.encode_crops(resized, grids)
             with self.timer("pool"):
                 return [self.pool(*parts) for parts in zip(features, regions, grids, strict=True)]
 
@@ -218,16 +216,17 @@ class TextRegionSegmenter:
         return replace(found, hard=self.config.mask_type == "hard")
 
     @torch.inference_mode()
-    def encode_crops(self, resized: UInt8[np.ndarray, "h w 3"], grid: CropGrid) -> CropFeatures:
-        """Patch features of every crop of one image, in the order of grid.crops."""
-        return self._encode_all([resized], [grid])[0]
+    def encode_crops(self, images: Sequence[np.ndarray], grids: Sequence[CropGrid]) -> list[CropFeatures]:
+        """Patch features of every crop of resized images (h, w, 3), for each image in the order of its grid.crops.
 
-    def _encode_all(self, images: Sequence[np.ndarray], grids: Sequence[CropGrid]) -> list[CropFeatures]:
-        """Crops of all images, encoded `crops_per_batch` at a time; identical boxes of an image only once."""
+        `crops_per_batch` are encoded at a time, identical crops of an image only once.
+        """
+        config, cut = self.config, []
         boxes = [list(dict.fromkeys(grid.crops)) for grid in grids]
-        crops = torch.cat([self._crops(image, own) for image, own in zip(images, boxes, strict=True)])
-
-        config = self.config
+        for image, own in zip(images, boxes, strict=True):
+            pixels = to_device(image, self.device).permute(2, 0, 1).float() / 255
+            cut.append(cut_crops(pixels, own, config.crop_size, self.backbone.interpolation, config.antialias))
+        crops = self.backbone.normalise(torch.cat(cut))
 
         def encode(start: int, stop: int) -> CropFeatures:
             return self.backbone.encode_crops(crops[start:stop], config.pool_feature, config.dense_fallback)
@@ -241,13 +240,6 @@ class TextRegionSegmenter:
             features.append(CropFeatures(pooled[order], None if dense is None else dense[order]))
             start += len(own)
         return features
-
-    def _crops(self, image: np.ndarray, boxes: Sequence[CropBox]) -> Tensor:
-        """(T, 3, S, S) normalised crops of an (h, w, 3) uint8 image."""
-        config = self.config
-        pixels = to_device(image, self.device).permute(2, 0, 1).float() / 255
-        crops = cut_crops(pixels, list(boxes), config.crop_size, self.backbone.interpolation, config.antialias)
-        return self.backbone.normalise(crops)
 
     @torch.inference_mode()
     def pool(self, features: CropFeatures, masks: RegionMasks, grid: CropGrid) -> RegionTokens:
@@ -269,18 +261,9 @@ class TextRegionSegmenter:
         unit_values = config.recipe.unit_values and scores is not None and grid.tiles
         tokens = self.backbone.pool(patches, weights, config.recipe, unit_values, config.pool_feature)
         dense = None if features.dense is None else fuse_crops(features.dense, grid, self.backbone.global_weight)
-        return RegionTokens(
-            tokens,
-            masks.select(kept),
-            kept,
-            shape,
-            self.backbone.name,
-            config.recipe.name,
-            self.backbone.logit_scale,
-            self.backbone.logit_bias,
-            None if scores is None else scores.unflatten(0, shape),
-            dense,
-        ).checked()
+        origin = (self.backbone.name, config.recipe.name, self.backbone.logit_scale, self.backbone.logit_bias)
+        scores = None if scores is None else scores.unflatten(0, shape)
+        return RegionTokens(tokens, masks.select(kept), kept, shape, *origin, scores, dense).checked()
 
     # ------------------------------------------------------------------ words -> vectors
 
@@ -306,9 +289,8 @@ class TextRegionSegmenter:
         """Embeddings from the cache on disk where it has them, else from the model, which the cache is then told."""
         found = self.text_cache.load(labels) if self.text_cache is not None else {}
         new = [label for label in labels if label not in found]
-        per_batch = max(2048 // len(TEMPLATES), 1)
-        for start in range(0, len(new), per_batch):
-            batch = new[start : start + per_batch]
+        for start in range(0, len(new), LABELS_PER_BATCH):
+            batch = new[start : start + LABELS_PER_BATCH]
             embeddings = self.backbone.encode_labels(batch)
             found.update({label: row.clone() for label, row in zip(batch, embeddings, strict=True)})
             if self.text_cache is not None:
@@ -336,17 +318,11 @@ class TextRegionSegmenter:
         regions = self._regions(image)
         text = self.encode_text(prompts.queries)
         with self.timer("postprocess"), enough_memory(self.device):
-            uncovered = None
+            logits, masks, uncovered = regions.logits(text), regions.masks, None
             if self.config.dense_fallback and regions.dense is not None:
                 uncovered = torch.einsum("qd,dyx->qyx", text, regions.dense)
             return label_pixels(
-                regions.logits(text),
-                regions.masks,
-                prompts,
-                output_size,
-                uncovered,
-                probability_threshold,
-                return_probabilities,
+                logits, masks, prompts, output_size, uncovered, probability_threshold, return_probabilities
             )
 
     @torch.inference_mode()

@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from textregion.backbones.base import Backbone
 
 TEMPLATES = tuple(OPENAI_IMAGENET_TEMPLATES)
-LONGEST_TEMPLATE = max(TEMPLATES, key=lambda template: len(template("")))
 PROMPTS_PER_BATCH = 512
 CACHE_KIND = "TextEmbedding"
 CACHE_FORMAT = 1
+PromptTokens = Int[Tensor, "N context"]
 logger = logging.getLogger(__name__)
 
 
 def fills_context(label: str, tokenizer: Callable[[list[str]], Tensor]) -> bool:
     """Whether the label's longest prompt reaches the end of the model's context, so that words may be cut off."""
-    prompt = LONGEST_TEMPLATE(label)
-    plain, longer = tokenizer([prompt, f"{prompt} more"])
+    longest = max((template(label) for template in TEMPLATES), key=len)
+    plain, longer = tokenizer([longest, f"{longest} more"])
     return bool((plain == longer).all())
 
 
@@ -53,17 +53,13 @@ def read_class_file(path: str | Path) -> list[str]:
 # ---------------------------------------------------------------------- the text tower
 
 
-def embed_prompts(
-    model: nn.Module, tokens: Int[Tensor, "N context"], batch: int = PROMPTS_PER_BATCH
-) -> Float32[Tensor, "N D"]:
+def embed_prompts(model: nn.Module, tokens: PromptTokens, batch: int = PROMPTS_PER_BATCH) -> Float32[Tensor, "N D"]:
     """Unit text embeddings of tokenised prompts; arguments as of `prompt_vectors`."""
     return F.normalize(prompt_vectors(model, tokens, batch), dim=-1)
 
 
 @torch.inference_mode()
-def prompt_vectors(
-    model: nn.Module, tokens: Int[Tensor, "N context"], batch: int = PROMPTS_PER_BATCH
-) -> Float32[Tensor, "N D"]:
+def prompt_vectors(model: nn.Module, tokens: PromptTokens, batch: int = PROMPTS_PER_BATCH) -> Float32[Tensor, "N D"]:
     """What the text tower says of tokenised prompts, not normalised, in batches of prompts of similar length.
 
     model: an open_clip model. batch: most prompts at once, at least 1; fewer where memory does not suffice. Equal to
@@ -92,11 +88,10 @@ def reads_end_of_text(model: nn.Module) -> bool:
     return plain and text.attn_mask is not None and _pooling(text)[0] in ("argmax", "eos")
 
 
-def prompt_lengths(model: nn.Module, tokens: Int[Tensor, "N context"]) -> Int[Tensor, " N"]:
+def prompt_lengths(model: nn.Module, tokens: PromptTokens) -> Int[Tensor, " N"]:
     """Positions up to and including the one that is pooled."""
     pool_type, end = _pooling(getattr(model, "text", model))
-    ends = tokens.argmax(1) if pool_type == "argmax" else (tokens == end).int().argmax(1)
-    return ends + 1
+    return 1 + (tokens.argmax(1) if pool_type == "argmax" else (tokens == end).int().argmax(1))
 
 
 def _pooling(text: nn.Module) -> tuple[str, int | None]:
@@ -127,9 +122,8 @@ def _embed_short(model: nn.Module, tokens: Int[Tensor, "N n"]) -> Float[Tensor, 
 class TextCache:
     """Unit embeddings of labels, by the content of the model that made them.
 
-    folder: where the files are kept; made when needed. backbone: the model; its text tower's weights are hashed
-    once, at the first use (about a second per GB), so other weights never find these files; weights changed in
-    place later are not noticed.
+    folder: where the files are kept; made when needed. backbone: the model; its text tower's weights are hashed once,
+    at the first use (about a second per GB), so other weights never find these files; later changes are not noticed.
     """
 
     def __init__(self, folder: str | Path, backbone: "Backbone") -> None:
@@ -162,9 +156,8 @@ class TextCache:
             try:
                 save_tensors(self.path(label), {"embedding": embedding}, meta)
             except OSError as error:
-                raise InputError(
-                    f"cannot write the text cache {self.folder} ({error}); free space or leave it out"
-                ) from error
+                why = f"cannot write the text cache {self.folder} ({error})"
+                raise InputError(f"{why}; free space or leave it out") from error
 
     def _read(self, label: str) -> Float32[Tensor, " D"] | None:
         path = self.path(label)

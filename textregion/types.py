@@ -25,9 +25,9 @@ from torch.nn import functional as F
 
 from textregion import render
 from textregion.errors import InputError, first_line, sides
-from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows
 from textregion.labels import LabelPrompts, region_scores
-from textregion.region_crops import crop_regions
+from textregion.resampling import bilinear_taps, crop_regions, lerp_columns, lerp_rows, taps_at
+from textregion.storage import complete, load_tensors, save_tensors
 
 MAX_SOFT_VALUE = 3.0
 
@@ -80,10 +80,8 @@ class RegionMasks:
             if self.boxes is not None and len(self.boxes) != len(self.soft):
                 raise InputError(f"got {len(self.boxes)} boxes for {len(self.soft)} regions")
         elif self.group.shape != (len(self.soft),) or self.group.dtype not in (torch.int64, torch.int32):
-            found = f"{self.group.dtype} of shape {tuple(self.group.shape)}"
-            raise InputError(
-                f"got groups {found} for {len(self.soft)} mask parts, expected whole numbers ({len(self.soft)},)"
-            )
+            found, parts = f"{self.group.dtype} of shape {tuple(self.group.shape)}", len(self.soft)
+            raise InputError(f"got groups {found} for {parts} mask parts, expected whole numbers ({parts},)")
         if not isinstance(self.hard, bool):
             raise InputError(f"got hard {self.hard!r}, expected True or False")
         if self.boxes is None:
@@ -91,23 +89,20 @@ class RegionMasks:
         for name in ("predicted_iou", "stability"):
             if getattr(self, name) is None:
                 set_(self, name, torch.ones(len(self), device=self.soft.device))
-        for name in ("boxes", "predicted_iou", "stability"):
             if len(getattr(self, name)) != len(self):
                 raise InputError(f"got {len(getattr(self, name))} {name} for {len(self)} regions")
         if (shape := tuple(getattr(self.boxes, "shape", ()))) != (len(self), 4):
             raise InputError(f"got boxes of shape {shape}, expected ({len(self)}, 4)")
 
     def __len__(self) -> int:
-        """R, the number of regions."""
         return len(self.boxes)
 
     def checked(self) -> "RegionMasks":
         """Itself, once its values are known to be finite and its groups to be R; InputError otherwise. Waits for the
         device, so it is called once, where masks come from outside.
         """
-        regions = int(self.group.max()) + 1 if len(self.group) else 0
-        if regions != len(self):
-            raise InputError(f"got {len(self)} boxes for {regions} regions")
+        if self._groups() != len(self):
+            raise InputError(f"got {len(self)} boxes for {self._groups()} regions")
         _check_finite(self.soft)
         return self
 
@@ -118,10 +113,7 @@ class RegionMasks:
 
     @classmethod
     def from_array(
-        cls,
-        masks: "np.ndarray | Tensor | RegionMasks",
-        image_size: tuple[int, int],
-        device: torch.device | str = "cpu",
+        cls, masks: "np.ndarray | Tensor | RegionMasks", image_size: tuple[int, int], device: torch.device | str = "cpu"
     ) -> "RegionMasks":
         """Masks somebody else made: (R, h, w) or one (h, w), bool, integer or float; any resolution.
 
@@ -138,9 +130,8 @@ class RegionMasks:
         if len(masks) == 0:
             return cls.empty(image_size, device)
         if masks.dtype != torch.bool:
-            masks = masks if masks.is_floating_point() else masks.float()
             _check_finite(masks)
-            masks = masks.clamp(0, MAX_SOFT_VALUE).float()
+            masks = (masks if masks.is_floating_point() else masks.float()).clamp(0, MAX_SOFT_VALUE).float()
         return cls(masks.to(device), image_size)
 
     def _boxes_of_parts(self) -> Float32[Tensor, "R 4"]:
@@ -149,19 +140,21 @@ class RegionMasks:
         on = self.soft > 0
         rows, columns = on.any(2), on.any(1)
         scale = torch.tensor([width / w, height / h] * 2, device=self.soft.device)
-        edges = torch.stack([_first(columns), _first(rows), _last(columns), _last(rows)], 1) * scale
-        count = int(self.group.max()) + 1 if len(self.group) else 0
-        boxes = torch.zeros(count, 4, device=self.soft.device)
+        edges = [_first(columns), _first(rows), w - _first(columns.flip(1)), h - _first(rows.flip(1))]
+        edges = torch.stack(edges, 1) * scale
+        boxes = torch.zeros(self._groups(), 4, device=self.soft.device)
         filled = on.flatten(1).any(1)
         group = self.group[filled, None].expand(-1, 2)
         boxes[:, :2] = boxes[:, :2].scatter_reduce(0, group, edges[filled, :2], "amin", include_self=False)
         boxes[:, 2:] = boxes[:, 2:].scatter_reduce(0, group, edges[filled, 2:], "amax", include_self=False)
         return boxes
 
+    def _groups(self) -> int:
+        return int(self.group.max()) + 1 if len(self.group) else 0
+
     def to(self, device: torch.device | str) -> "RegionMasks":
         """The same masks on another device."""
-        names = ("soft", "group", "boxes", "predicted_iou", "stability")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
 
     def select(self, index: Int[Tensor, " K"]) -> "RegionMasks":
         """The regions named by `index`, in that order."""
@@ -169,47 +162,31 @@ class RegionMasks:
         if len(index) == 0:
             return replace(RegionMasks.empty(self.image_size, self.soft.device), mask_size=self.mask_size)
         part, group = torch.nonzero(self.group[None] == index[:, None], as_tuple=True)[::-1]
-        return RegionMasks(
-            self.soft[part],
-            self.image_size,
-            self.mask_size,
-            group,
-            self.boxes[index],
-            self.predicted_iou[index],
-            self.stability[index],
-            self.hard,
-        )
-
-    def at_size(self, mask_size: tuple[int, int]) -> "RegionMasks":
-        """The same parts, meant at another full size (say the original instead of the resized image)."""
-        return replace(self, mask_size=tuple(mask_size))
+        per_region = {name: getattr(self, name)[index] for name in ("boxes", "predicted_iou", "stability")}
+        return replace(self, soft=self.soft[part], group=group, **per_region)
 
     def pixels(
         self, rows: Int[Tensor, " y"], columns: Int[Tensor, " x"], regions: Int[Tensor, " K"] | None = None
     ) -> Float32[Tensor, "R y x"]:
         """Full-size soft values 0..3 at the crossings of some rows and columns of `mask_size`.
 
-        regions: the only regions wanted, ascending; default all R.
-
-        Equal to resizing every part bilinearly (align_corners=False, no antialias, float32, rounded to the parts'
-        own precision), taking the maximum over a region's parts and indexing; only the crossings are computed.
+        regions: the only regions wanted, ascending; default all R. Equal to resizing every part bilinearly
+        (align_corners=False, no antialias, float32, rounded to the parts' own precision), taking the maximum over a
+        region's parts and indexing; only the crossings are computed.
         """
-        device = self.soft.device
-        soft, group, count = self.soft, self.group, len(self)
+        device, soft, group, count = self.soft.device, self.soft, self.group, len(self)
         if regions is not None:
             wanted = torch.isin(group, regions)
             soft, group, count = soft[wanted], torch.searchsorted(regions, group[wanted]), len(regions)
         if count == 0:
             return torch.zeros(0, len(rows), len(columns), device=device)
-        y_taps = [tap[rows.to(device)] for tap in bilinear_taps(soft.shape[1], self.mask_size[0], device)]
         x_taps = [tap[columns.to(device)] for tap in bilinear_taps(soft.shape[2], self.mask_size[1], device)]
-        needed, inverse = torch.unique(torch.cat(y_taps[:2]), return_inverse=True)
-        y_taps[:2] = inverse.chunk(2)
+        needed, y_taps = taps_at(bilinear_taps(soft.shape[1], self.mask_size[0], device), rows.to(device))
         parts = lerp_rows(lerp_columns(soft[:, needed].float(), x_taps), y_taps)
         if soft.dtype == torch.float16:  # what vanishes in half is outside the mask (method 9.6)
             parts = parts.half().float()
-        full = parts.new_zeros(count, *parts.shape[1:])
-        full = full.scatter_reduce(0, group[:, None, None].expand_as(parts), parts, "amax")
+        group = group[:, None, None].expand_as(parts)
+        full = parts.new_zeros(count, *parts.shape[1:]).scatter_reduce(0, group, parts, "amax")
         return (full > 0).float() if self.hard else full
 
     def full(self) -> Float32[Tensor, "R h1 w1"]:
@@ -240,15 +217,11 @@ class RegionMasks:
 
     def save(self, path: str | Path) -> None:
         """Write everything as one safetensors file (no pickle)."""
-        from textregion.storage import save_tensors
-
         save_tensors(path, self._tensors(), {"kind": "RegionMasks", **self._sizes()})
 
     @classmethod
     def load(cls, path: str | Path) -> "RegionMasks":
         """Read what `save` wrote; InputError when the file is missing, damaged or something else."""
-        from textregion.storage import complete, load_tensors
-
         tensors, meta = load_tensors(path, kind="RegionMasks")
         with complete(path, "RegionMasks"):
             return cls._restore(tensors, meta)
@@ -285,11 +258,6 @@ def _as_tensor(masks: Any) -> Tensor:
 def _first(on: Bool[Tensor, "M n"]) -> Float32[Tensor, " M"]:
     """Index of the first True of each row (0 if none)."""
     return on.to(torch.uint8).argmax(1).float()
-
-
-def _last(on: Bool[Tensor, "M n"]) -> Float32[Tensor, " M"]:
-    """One past the index of the last True of each row."""
-    return on.shape[1] - _first(on.flip(1))
 
 
 @dataclass(frozen=True)
@@ -332,7 +300,6 @@ class RegionTokens:
             raise InputError(f"got tokens of {self.tokens.dtype}, expected unit vectors")
 
     def __len__(self) -> int:
-        """R, the number of regions with a token."""
         return len(self.tokens)
 
     def checked(self) -> "RegionTokens":
@@ -380,8 +347,6 @@ class RegionTokens:
 
     def save(self, path: str | Path) -> None:
         """Write tokens, masks and origin as one safetensors file (no pickle)."""
-        from textregion.storage import save_tensors
-
         optional = {n: t for n in ("patch_scores", "dense") if (t := getattr(self, n)) is not None}
         masks = {f"masks.{n}": t for n, t in self.masks._tensors().items()}
         plain = ("grid", "backbone", "recipe", "logit_scale", "logit_bias")
@@ -391,8 +356,6 @@ class RegionTokens:
     @classmethod
     def load(cls, path: str | Path) -> "RegionTokens":
         """Read what `save` wrote; InputError when the file is missing, damaged or something else."""
-        from textregion.storage import complete, load_tensors
-
         tensors, meta = load_tensors(path, kind="RegionTokens")
         parts = {n.removeprefix("masks."): tensors.pop(n) for n in list(tensors) if n.startswith("masks.")}
         with complete(path, "RegionTokens"):

@@ -34,10 +34,10 @@ OLD_CLIP_CACHE = Path("~/.cache/clip")
 class Asset:
     """One file that a model needs, and where it is published.
 
-    what: the model, as shown to the user. repository: "owner/name" on the hub. files: names of the same
-    content in the order of preference (safetensors first). variable, option: the environment variable and the
-    command-line flag that give a path. original: its name where the authors first published it.
-    companion: a file that belongs beside another (a tokenizer): a given path names that other file's place.
+    what: the model, as shown to the user. repository: "owner/name" on the hub. files: names of the same content in the
+    order of preference (safetensors first). variable, option: the environment variable and the command-line flag that
+    give a path. original: its name where the authors first published it. companion: a file that belongs beside another
+    (a tokenizer): a given path names that other file's place.
     """
 
     what: str
@@ -55,7 +55,7 @@ class Asset:
 
     @property
     def wanted(self) -> str:
-        """How the file is called in a weights folder, e.g. sam2.1-hiera-tiny/sam2.1_hiera_tiny.pt."""
+        """Its place in a weights folder, e.g. sam2.1-hiera-tiny/sam2.1_hiera_tiny.pt."""
         return f"{self.folder}/{self.files[0]}"
 
 
@@ -95,9 +95,7 @@ def locate(asset: Asset, explicit: str | Path | None = None, root: str | Path | 
 
 def locate_all(requests: Sequence[tuple[Asset, str | Path | None]], root: str | Path | None = None) -> list[Path]:
     """`locate` for several (asset, explicit path); whatever is not found is reported in one line."""
-    found: list[Path] = []
-    missing: list[Asset] = []
-    why = ""
+    found, missing, why = [], [], ""
     for asset, explicit in requests:
         try:
             found.append(locate(asset, explicit, root))
@@ -125,12 +123,11 @@ def _given(asset: Asset, path: Path, origin: str) -> Path | None:
 
 def _in_folder(asset: Asset, folder: Path) -> Iterator[Path]:
     """Layouts of a weights folder: repository folder, a file of its own name, a clone of it, hub cache."""
-    own_names = [asset.original] if asset.original else []
-    own_names += [name for name in asset.files if name not in SHARED_NAMES]
-    candidates = [folder / asset.folder / name for name in asset.files] + [folder / name for name in own_names]
+    own_names = [name for name in (asset.original, *asset.files) if name and name not in SHARED_NAMES]
+    names = [f"{asset.folder}/{name}" for name in asset.files] + own_names
     if folder.name == asset.folder:
-        candidates += [folder / name for name in asset.files]
-    yield from (path for path in candidates if path.is_file())
+        names += asset.files
+    yield from (path for name in names if (path := folder / name).is_file())
     for name in asset.files:
         cached = huggingface_hub.try_to_load_from_cache(asset.repository, name, cache_dir=folder)
         if isinstance(cached, str):
@@ -170,9 +167,9 @@ def _no_network() -> str:
     address = urlparse(HUB)
     try:
         socket.getaddrinfo(address.hostname, address.port or 443)
+        return ""
     except OSError:
         return "no network"
-    return ""
 
 
 # ---------------------------------------------------------------------- fetching for use without internet
@@ -185,13 +182,12 @@ def fetch(assets: Sequence[Asset], to: str | Path) -> list[Path]:
     environment variables take. Files already there are kept, cached ones copied, others downloaded (an
     interrupted download goes on where it stopped). Raises InputError when one is not found, or cannot be written.
     """
-    folder = Path(to)
     try:
-        paths = [_fetch_one(asset, folder) for asset in assets]
-        write_checksums(folder)
+        paths = [_fetch_one(asset, Path(to)) for asset in assets]
+        write_checksums(Path(to))
+        return paths
     except OSError as error:
         raise InputError(f"cannot write to {to} ({error}); give another folder as --to") from error
-    return paths
 
 
 def _fetch_one(asset: Asset, folder: Path) -> Path:
@@ -207,18 +203,13 @@ def _fetch_one(asset: Asset, folder: Path) -> Path:
     return partial.replace(place / cached.name)
 
 
-def _files(folder: Path) -> list[Path]:
-    """Every file of a weights folder but the sums and what the download client keeps in hidden folders."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
-    return sorted(path for path in files if not any(p.startswith(".") for p in path.relative_to(folder).parts))
-
-
-def write_checksums(folder: Path) -> Path:
-    """Write `SHA256SUMS` over all files below the folder, in the format of the sha256sum program."""
-    lines = [f"{file_hash(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
-    sums = folder / CHECKSUMS
-    sums.write_text("".join(lines), encoding="utf-8")
-    return sums
+def write_checksums(folder: Path) -> None:
+    """Write `SHA256SUMS` over all files below the folder but hidden ones, in the format of the sha256sum program."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    names = [path.relative_to(folder) for path in files]
+    shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]  # clients keep hidden ones
+    lines = [f"{file_hash(folder / name)}  {name.as_posix()}\n" for name in shown]
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def verify(folder: str | Path) -> list[Path]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from eval.referring import as_box, main, read_detections
 from eval.tasks import evaluate
-from textregion.grounding import box_ious, largest_component_box, snap
+from textregion.labeling import box_ious, largest_component_box, snap
 from textregion.masks import SlicMasks
 from textregion.render import from_rle
 from TextRegionSegmenter import TextRegionSegmenter

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textregion.errors import InputError
-from textregion.grounding import box_ious, is_hit, label_target, largest_component_box, nearest, snap, target_prompts
+from textregion.labeling import box_ious, is_hit, label_target, largest_component_box, nearest, snap, target_prompts
 from textregion.types import RegionMasks, RegionTokens
 from TextRegionSegmenter import TextRegionSegmenter
 

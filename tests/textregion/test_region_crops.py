@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from textregion.region_crops import RegionCrop, crop_regions, crop_regions_above
+from textregion.resampling import RegionCrop, crop_regions, crop_regions_above
 from textregion.types import RegionMasks
 
 sizes = st.tuples(st.integers(1, 43), st.integers(1, 43))
@@ -51,14 +51,14 @@ def test_a_crop_is_not_much_larger_than_its_region():
     soft = torch.zeros(1, 64, 64)
     soft[0, 10:12, 20:23] = 1
     (crop,) = crop_regions(RegionMasks(soft, (640, 640)))
-    assert crop.shape[0] <= 20 + 34
-    assert crop.shape[1] <= 30 + 34
+    assert crop.mask.shape[0] <= 20 + 34
+    assert crop.mask.shape[1] <= 30 + 34
 
 
 def test_no_regions_and_an_empty_region():
     assert crop_regions(RegionMasks.empty((5, 7))) == []
     (crop,) = crop_regions(RegionMasks(torch.zeros(1, 3, 3), (5, 7)))
-    assert (crop.shape, crop.area) == ((0, 0), 0)
+    assert (crop.mask.shape, crop.area) == ((0, 0), 0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (7, 8)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from textregion.render import encode_mask, from_rle, grey, outline, palette, to_rle
+from textregion.render import encode_mask, from_rle, grey, markdown_table, outline, palette, text_table, to_rle
 from textregion.types import Segmentation
 
 
@@ -72,3 +72,13 @@ def test_masks_come_back_from_their_codes(dtype):
     assert code["segmentation"] == to_rle(mask)
     assert (from_rle(code["segmentation"]) == mask).all()
     assert (code["area"], code["bbox"]) == (17, [3, 2, 6, 3])
+
+
+def test_columns_are_as_wide_as_their_longest_cell():
+    assert text_table(["name", "n"], [["a", "12"], ["longer", ""]]) == "name    n\na       12\nlonger"
+    assert text_table(["name"], []) == "name"
+
+
+def test_cells_cannot_break_a_markdown_table():
+    lines = markdown_table(["a", "b"], [["x|y", "two\nlines "], [1.5, ""]])
+    assert lines == ["| a | b |", "| --- | --- |", "| x\\|y | two lines |", "| 1.5 |  |"]

@@ -161,7 +161,7 @@ def test_one_tile_counts_twice(tiny_clip, image):
     few = segmenter(tiny_clip, scale=(61, 41))
     resized = few.resize(image)
     grid = CropGrid(*resized.shape[:2], 32)
-    features = few.encode_crops(resized, grid)
+    features = few.encode_crops([resized], [grid])[0]
     assert features.pooled.shape[0] == 2
     assert torch.equal(features.pooled[0], features.pooled[1])
 

@@ -123,10 +123,10 @@ def test_select_keeps_order_and_repeats(index):
     assert torch.equal(chosen.stability, masks.stability[index])
 
 
-def test_at_size_changes_only_the_full_size():
+def test_another_full_size_changes_nothing_else():
     masks = soft_masks()
-    assert masks.at_size((5, 7)).full().shape == (3, 5, 7)
-    assert torch.equal(masks.at_size((5, 7)).soft, masks.soft)
+    assert replace(masks, mask_size=(5, 7)).full().shape == (3, 5, 7)
+    assert torch.equal(replace(masks, mask_size=(5, 7)).soft, masks.soft)
 
 
 def test_empty():

@@ -34,9 +34,8 @@ from textregion.outputs.folder import (
     write_results,
     writing,
 )
-from textregion.render import RgbImage
+from textregion.render import RgbImage, markdown_table, text_table
 from textregion.storage import file_hash, set_aside, write_atomically
-from textregion.tables import markdown_table, text_table
 from textregion.tiny.models import unknown_words
 from textregion.types import RegionTokens, Segmentation
 

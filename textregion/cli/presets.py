@@ -6,7 +6,7 @@ from textregion.backbones import find_spec
 from textregion.cli.command_line import Parser, run_program
 from textregion.masks.sam2 import find_size
 from textregion.presets import TINY_WORLD, Preset, find_preset, preset_names
-from textregion.tables import markdown_table, text_table
+from textregion.render import markdown_table, text_table
 from textregion.tiny import models as tinyworld
 
 COLUMNS = ("preset", "open_clip model", "D", "crop", "SAM 2.1", "points", "download", "published result (theirs)")

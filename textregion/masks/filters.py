@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torchvision.ops import nms
 
-from textregion.interpolation import bilinear_taps
+from textregion.resampling import bilinear_taps
 from textregion.types import RegionMasks
 
 STABILITY_OFFSET = 1.0

@@ -13,9 +13,9 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 from torch import Tensor, nn
 
+from textregion.config import option
 from textregion.errors import InputError, first_line, one_of
 from textregion.masks.base import Pixels, Size, SourceWithoutModel, register_mask_source, speed_option
-from textregion.options import option
 from textregion.storage import reading
 from textregion.types import RegionMasks
 

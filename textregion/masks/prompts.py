@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from textregion.boxes import as_boxes, boxes_inside
+from textregion.config import option
 from textregion.errors import InputError
 from textregion.images import ImageInput, load_image
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source
 from textregion.masks.sam2 import Sam2MaskGenerator
-from textregion.options import option
 from textregion.types import MAX_SOFT_VALUE, RegionMasks
 
 BOX_LABELS = (2, 3)  # how SAM 2 marks a box's two corners

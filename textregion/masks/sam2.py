@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from yaml import YAMLError
 
 from textregion.checkpoints import load_strictly, read_state
+from textregion.config import option
 from textregion.errors import InputError, at_least
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source, speed_option
-from textregion.options import option
 from textregion.runtime import autocast, compile_backend, free_memory, in_parts, to_device
 from textregion.storage import reading
 from textregion.types import MAX_SOFT_VALUE, RegionMasks

@@ -6,10 +6,10 @@ import cv2
 import torch
 from torch import nn
 
+from textregion.config import option
 from textregion.errors import InputError, at_least, needs
 from textregion.masks.base import Pixels, Size, SourceWithoutModel, register_mask_source
 from textregion.masks.given import label_masks
-from textregion.options import option
 from textregion.types import RegionMasks
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from textregion.boxes import GivenBoxes
 from textregion.errors import InputError
 from textregion.labels import LabelPrompts, region_scores
-from textregion.region_crops import RegionCrop, crop_regions
 from textregion.regionspot.model import probabilities
 from textregion.render import encode_mask
+from textregion.resampling import RegionCrop, crop_regions
 from textregion.types import RegionTokens, Segmentation
 
 DIGITS = 5  # of every score in JSON: enough to compare, short enough to read

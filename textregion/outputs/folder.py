@@ -25,12 +25,12 @@ from textregion.boxes import GivenBoxes
 from textregion.errors import InputError
 from textregion.labels import TEMPERATURE, LabelPrompts, region_scores
 from textregion.outputs import annotations, pictures
-from textregion.region_crops import RegionCrop, crop_regions_above
 from textregion.regionspot.model import encode_names
 from textregion.render import RgbImage
+from textregion.resampling import RegionCrop, crop_regions_above
+from textregion.runtime import package_versions
 from textregion.storage import set_aside
 from textregion.types import RegionTokens, Segmentation
-from textregion.versions import package_versions
 
 RUN_FILE = "run.json"
 BOXES_FILE = "boxes.json"

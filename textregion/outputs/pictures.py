@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from textregion.outputs.annotations import label_shares, told_labels
 from textregion.outputs.sheets import MARGIN, font, footer, sheet, shorten, with_footer
-from textregion.region_crops import RegionCrop, crop_regions
 from textregion.render import RgbImage, blend, grey, outline, palette
+from textregion.resampling import RegionCrop, crop_regions
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 DRAWN_ABOVE = 0.5

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from textregion.errors import InputError
-from textregion.grounding import GroundingResult
 from textregion.images import load_image
+from textregion.labeling import GroundingResult
 from textregion.labels import LabelPrompts, region_scores
 from textregion.types import RegionTokens, Segmentation
 from textregion.web.arguments import MEGABYTE, Limits

@@ -25,9 +25,9 @@ from torchvision.ops import sigmoid_focal_loss
 from tqdm import tqdm
 
 from textregion.cli.command_line import positive
+from textregion.config import option
 from textregion.errors import InputError, first_line
 from textregion.images import load_image
-from textregion.options import option
 from textregion.regionspot.model import RegionSpot, clip_map, squash, unit
 from textregion.storage import write_atomically
 from utils.regionspot.data import CachedImage, TokenCache

@@ -95,7 +95,7 @@ def test_global_splits_are_fused_cell_by_cell(backbone, splits):
     )
     resized = segmenter.resize(image)
     grid = CropGrid(*resized.shape[:2], segmenter.config.crop_size, splits)
-    features = segmenter.encode_crops(resized, grid)
+    features = segmenter.encode_crops([resized], [grid])[0]
     height, width = resized.shape[:2]
     pixels = torch.from_numpy(resized).permute(2, 0, 1).float() / 255
     expected = []

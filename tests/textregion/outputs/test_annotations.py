@@ -20,7 +20,7 @@ from textregion.outputs.annotations import (
     region_rows,
     similarity_map,
 )
-from textregion.region_crops import crop_regions
+from textregion.resampling import crop_regions
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 LABELS = ["cat; kitten", "sky", "red sofa"]  # four queries

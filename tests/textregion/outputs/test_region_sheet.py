@@ -6,8 +6,8 @@ import torch
 
 from textregion.outputs.annotations import region_rows
 from textregion.outputs.pictures import CELL, COLUMNS, MARGIN, SIDE, region_picture, region_sheet
-from textregion.region_crops import crop_regions
 from textregion.render import palette
+from textregion.resampling import crop_regions
 from textregion.types import RegionMasks, RegionTokens
 
 RED = np.array([255, 0, 0], np.uint8)

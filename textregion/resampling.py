@@ -1,4 +1,6 @@
-"""Regions at the image's size, each within its own box: what files and pictures need without regions x pixels."""
+"""Bilinear resizing of chosen rows and columns only, with the arithmetic of torch's own `interpolate`; and with it
+regions at the image's size, each within its own box: what files and pictures need without regions x pixels.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,17 +9,49 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
-
-from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows
 
 if TYPE_CHECKING:
     from textregion.types import RegionMasks
 else:
     RegionMasks = Any  # stands above this module
 
-Taps = list[Tensor]
+
+def bilinear_taps(size_in: int, size_out: int, device: torch.device | str = "cpu") -> list[Tensor]:
+    """Both source indices and the weight of the second, per output position (align_corners=False).
+
+    Returns [lower (size_out,) int64, upper (size_out,) int64, weight (size_out,) float32 in [0, 1)].
+    """
+    scale = torch.tensor(size_in, dtype=torch.float32) / size_out
+    centre = torch.arange(size_out, dtype=torch.float64) + 0.5
+    position = (centre * scale.double() - 0.5).float()  # one rounding, as the fused multiply-add of torch's kernels
+    position = position.clamp(0, size_in - 1)
+    lower = position.floor().long()
+    upper = (lower + 1).clamp(max=size_in - 1)
+    return [lower.to(device), upper.to(device), (position - lower).to(device)]
+
+
+def taps_at(taps: Sequence[Tensor], where: slice | Int[Tensor, " n"]) -> tuple[Int[Tensor, " m"], list[Tensor]]:
+    """The m source positions, ascending, that some output positions need, and the taps of those into them."""
+    lower, upper, weight = (tap[where] for tap in taps)
+    needed, inverse = torch.unique(torch.cat([lower, upper]), return_inverse=True)
+    return needed, [*inverse.chunk(2), weight]
+
+
+def lerp_columns(x: Float[Tensor, "m y w"], taps: Sequence[Tensor]) -> Float[Tensor, "m y x"]:
+    """Blend pairs of columns: x[..., lower] * (1 - weight) + x[..., upper] * weight."""
+    lower, upper, weight = taps
+    return x[..., lower].mul_(1 - weight).add_(x[..., upper].mul_(weight))  # indexing copies: in place on the copies
+
+
+def lerp_rows(x: Float[Tensor, "m h x"], taps: Sequence[Tensor]) -> Float[Tensor, "m y x"]:
+    """Blend pairs of rows: x[..., lower, :] * (1 - weight) + x[..., upper, :] * weight."""
+    lower, upper, weight = taps
+    return x[..., lower, :].mul_(1 - weight[:, None]).add_(x[..., upper, :].mul_(weight[:, None]))
+
+
+# ---------------------------------------------------------------------- regions within their boxes
 
 
 @dataclass(frozen=True)
@@ -34,14 +68,9 @@ class RegionCrop:
         return cls(rows, columns, np.packbits(mask))
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of the crop."""
-        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
-
-    @property
     def mask(self) -> Bool[np.ndarray, "y x"]:
         """The region's mask within the crop."""
-        height, width = self.shape
+        height, width = self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
         return np.unpackbits(self.packed, count=height * width).reshape(height, width).astype(bool)
 
     @property
@@ -83,27 +112,18 @@ def _extents(masks: RegionMasks) -> Iterator[tuple[slice, slice]]:
     sizes = zip(masks.image_size, masks.soft.shape[1:], masks.mask_size, strict=True)
     room_y, room_x = (size / stored / 2 + size / full + 1 for size, stored, full in sizes)
     tight = replace(masks, boxes=None)  # the masks' own boxes may be wider
+    (height, width), empty = masks.image_size, slice(0, 0)
     for x1, y1, x2, y2 in tight.boxes.tolist():
-        if x2 == 0:  # a region without a pixel
-            yield slice(0, 0), slice(0, 0)
-        else:
-            yield _around(y1, y2, room_y, masks.image_size[0]), _around(x1, x2, room_x, masks.image_size[1])
+        rows = slice(max(floor(y1 - room_y), 0), min(ceil(y2 + room_y), height))
+        columns = slice(max(floor(x1 - room_x), 0), min(ceil(x2 + room_x), width))
+        yield (rows, columns) if x2 > 0 else (empty, empty)  # x2 is 0 for a region without a pixel
 
 
-def _around(first: float, last: float, room: float, size: int) -> slice:
-    return slice(max(floor(first - room), 0), min(ceil(last + room), size))
-
-
-def _values(region: RegionMasks, rows: slice, columns: slice, taps: list[Taps] | None) -> Float32[Tensor, "y x"]:
+def _values(
+    region: RegionMasks, rows: slice, columns: slice, taps: list[list[Tensor]] | None
+) -> Float32[Tensor, "y x"]:
     """One region's soft values at some rows and columns of the image; taps: from mask size to image size."""
     if taps is None:
         return region.pixels(torch.arange(rows.start, rows.stop), torch.arange(columns.start, columns.stop))[0]
-    (y, y_taps), (x, x_taps) = (_sources(t, part) for t, part in zip(taps, (rows, columns), strict=True))
+    (y, y_taps), (x, x_taps) = taps_at(taps[0], rows), taps_at(taps[1], columns)
     return lerp_rows(lerp_columns(region.pixels(y, x), x_taps), y_taps)[0]
-
-
-def _sources(taps: Taps, part: slice) -> tuple[Tensor, Taps]:
-    """The source positions that a stretch of output positions needs, and the taps into those."""
-    lower, upper, weight = (tap[part] for tap in taps)
-    needed, inverse = torch.unique(torch.cat([lower, upper]), return_inverse=True)
-    return needed, [*inverse.chunk(2), weight]

@@ -3,7 +3,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from textregion.interpolation import bilinear_taps, lerp_columns, lerp_rows
+from textregion.resampling import bilinear_taps, lerp_columns, lerp_rows
 
 sizes = st.integers(1, 61)
 
