@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval import semantic_all, semantic_cli
+from eval import semantic_cli
 from eval.reasoning import task as reasoning
 from eval.referring import task as referring
 from textregion.cli.arguments import parse_arguments
@@ -13,7 +13,7 @@ from textregion.presets import find_preset
 PROGRAMS = {
     "TextRegionSegmenter.py": parse_arguments,
     "eval_semantic.py": lambda words: semantic_cli.parser().parse_args(["--config", "x.py", *words]),
-    "eval_all_semantic.py": lambda words: semantic_all.parser().parse_args(words),
+    "eval_all_semantic.py": lambda words: semantic_cli.all_parser().parse_args(words),
     "eval_referring.py": lambda words: referring.parser().parse_args(
         ["--input_file_root", "x", "--image_root", "x", *words]
     ),
