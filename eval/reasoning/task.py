@@ -28,8 +28,7 @@ from eval.reasoning.data import (
     read_question,
 )
 from eval.results import SCORED, Skipped
-from eval.task_cli import run_task, shared_arguments
-from eval.tasks import Record, Records, Task, image_file, long_notes
+from eval.tasks import Record, Records, Task, image_file, long_notes, run_task, shared_arguments
 from textregion.cli.command_line import Parser, boolean
 from textregion.errors import InputError
 from textregion.grounding import ANY_OTHER_THING, ANYTHING_BUT, TARGET, nearest, target_prompts
