@@ -18,8 +18,6 @@ from eval.sharding import Processes
 from textregion.errors import InputError
 from textregion.storage import set_aside
 
-SUFFIX = ".jsonl"
-
 
 def fingerprint(settings: Mapping) -> str:
     """Short hash of JSON-able settings, independent of the order of their keys."""
@@ -57,43 +55,35 @@ class Journal:
         elif group.is_first and journal.folder.exists():
             set_aside(journal.folder)
         group.wait()  # nobody opens a file while others still read or move
-        journal._open(group.number)
+        journal.folder.mkdir(parents=True, exist_ok=True)
+        runs = count()
+        while journal._file is None:
+            with contextlib.suppress(FileExistsError):
+                name = f"run{next(runs):03d}-process{group.number:03d}.jsonl"
+                journal._file = (journal.folder / name).open("xb")
+        journal._write({"fingerprint": fingerprint(journal.settings), "settings": journal.settings})
         return journal
 
     def read(self) -> dict[str, dict]:
         """All records on disk. InputError for other settings or a damaged line that is not the last."""
-        files = sorted(self.folder.glob(f"*{SUFFIX}"))
+        files = sorted(self.folder.glob("*.jsonl"))
         return {record.pop("id"): record for path in files for record in self._read_file(path)}
 
     def _read_file(self, path: Path) -> Iterator[dict]:
-        lines = path.read_bytes().split(b"\n")
-        whole = lines[:-1]  # what follows the last newline is a torn line, or nothing
+        whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is a torn line, or nothing
         for number, line in enumerate(whole, start=1):
             try:
                 record = json.loads(line)
             except ValueError as error:
                 raise InputError(f"line {number} of {path} is damaged; delete that file") from error
-            if number == 1:
-                self._check_settings(path, record)
-            else:
+            if number > 1:
                 yield record
-
-    def _check_settings(self, path: Path, header: dict) -> None:
-        if header.get("fingerprint") == fingerprint(self.settings):
-            return
-        changed = differences(header.get("settings", {}), self.settings)
-        raise InputError(
-            f"{path.parent} was made with other settings ({'; '.join(changed[:3]) or 'unknown'}); "
-            "resume with the same ones or give another --work-dir"
-        )
-
-    def _open(self, process: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        runs = count()
-        while self._file is None:
-            with contextlib.suppress(FileExistsError):
-                self._file = (self.folder / f"run{next(runs):03d}-process{process:03d}{SUFFIX}").open("xb")
-        self._write({"fingerprint": fingerprint(self.settings), "settings": self.settings})
+            elif record.get("fingerprint") != fingerprint(self.settings):
+                changed = differences(record.get("settings", {}), self.settings)
+                raise InputError(
+                    f"{path.parent} was made with other settings ({'; '.join(changed[:3]) or 'unknown'}); "
+                    "resume with the same ones or give another --work-dir"
+                )
 
     def add(self, item: str, record: Mapping) -> None:
         """Keep one finished item; it is on disk when this returns."""
@@ -107,10 +97,6 @@ class Journal:
         self._file.write(_canonical(line).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-
-    def remaining(self, items: list[str]) -> list[str]:
-        """The items without a record, in order."""
-        return [item for item in items if item not in self.done and item not in self.own]
 
     def collect(self, group: Processes | None = None) -> dict[str, dict]:
         """Earlier records and those of all processes of this run; call it in all of them together."""
@@ -137,9 +123,7 @@ def differences(old: object, new: object, name: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
         return [d for k in keys for d in differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
-    return [] if old == new else [f"{name}: was {_short(old)}, now {_short(new)}"]
-
-
-def _short(value: object) -> str:
-    text = _canonical(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if old == new:
+        return []
+    was, now = (text if len(text) <= 60 else text[:57] + "..." for text in map(_canonical, (old, new)))
+    return [f"{name}: was {was}, now {now}"]

@@ -12,14 +12,11 @@ from eval.mm import METRICS
 from eval.sharding import Processes
 
 Pairs = list[list[int]]
+Counts = Int[np.ndarray, "K1 K"]
+LabelMap = Integer[np.ndarray, "H W"]
 
 
-def count_pairs(
-    prediction: Integer[np.ndarray, "H W"],
-    ground_truth: Integer[np.ndarray, "H W"],
-    classes: int,
-    ignore: int = 255,
-) -> Pairs:
+def count_pairs(prediction: LabelMap, ground_truth: LabelMap, classes: int, ignore: int = 255) -> Pairs:
     """[[true class, predicted class, pixels], …] of one image, only pairs that occur, ascending.
 
     prediction: values 0..classes-1. ground_truth: the same or `ignore`; other values are counted as the extra row
@@ -31,7 +28,7 @@ def count_pairs(
     return np.stack([codes // classes, codes % classes, counts], 1).tolist()
 
 
-def add_up(images: Iterable[Pairs], classes: int) -> Int[np.ndarray, "K1 K"]:
+def add_up(images: Iterable[Pairs], classes: int) -> Counts:
     """One (classes + 1, classes) int64 matrix from the pairs of many images; exact in any order."""
     total = np.zeros((classes + 1, classes), np.int64)
     for pairs in images:
@@ -40,9 +37,7 @@ def add_up(images: Iterable[Pairs], classes: int) -> Int[np.ndarray, "K1 K"]:
     return total
 
 
-def mean_iou(
-    total: Int[np.ndarray, "K1 K"], names: Sequence[str]
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def mean_iou(total: Counts, names: Sequence[str]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """({"mIoU", "mAcc", "aAcc"}, {class: {"IoU", "Acc", "pixels"}}), in percent, not rounded.
 
     Classes that occur neither in the ground truth nor in predictions have IoU NaN and are left out of the mean; those
@@ -68,21 +63,18 @@ def _mean(values: np.ndarray) -> float:
 class JournalledIoU(BaseMetric):
     """mIoU, mAcc, aAcc in percent from per-image counts that survive an interruption.
 
-    Before the test, `attach` says where counts are kept and which images belong to the evaluation; without it
-    everything is kept in memory only. Afterwards `per_class`, `skipped` and `counted` are there.
-    ignore: label of pixels that do not count.
+    Before the test, `attach` says where counts are kept and which images belong to the evaluation. Afterwards
+    `per_class`, `skipped` and `counted` are there. ignore: label of pixels that do not count.
     """
 
-    default_prefix = None
+    journal: Journal
+    group: Processes
+    items: list[str]
+    root: Path
 
     def __init__(self, ignore: int = 255, collect_device: str = "cpu", prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ignore = ignore
-        self.journal: Journal | None = None
-        self.group = Processes()
-        self.items: list[str] | None = None
-        self.root = Path()
-        self.memory: dict[str, dict] = {}
         self.per_class: dict[str, dict[str, float]] = {}
         self.skipped: list[dict] = []
         self.counted = 0
@@ -99,33 +91,25 @@ class JournalledIoU(BaseMetric):
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Count one batch; each image's record is on disk before the next."""
         for sample in data_samples:
-            item = item_id(sample["img_path"], self.root)
-            record = self._record(sample)
-            if self.journal is None:
-                self.memory[item] = record
-            else:
-                self.journal.add(item, record)
+            self.journal.add(item_id(sample["img_path"], self.root), self._record(sample))
 
     def _record(self, sample: dict) -> dict:
         if "unreadable" in sample:
             return {"skipped": sample["unreadable"]}
-        prediction, ground_truth = (
-            sample[name]["data"].squeeze(0).cpu().numpy() for name in ("pred_sem_seg", "gt_sem_seg")
-        )
+        prediction, ground_truth = (sample[name]["data"][0].cpu().numpy() for name in ("pred_sem_seg", "gt_sem_seg"))
         if prediction.shape != ground_truth.shape:
             return {"skipped": f"prediction of shape {prediction.shape}, label map of {ground_truth.shape}"}
         pairs = count_pairs(prediction, ground_truth, len(self.class_names), self.ignore)
-        return {"pairs": pairs, "size": list(np.shape(ground_truth))}
+        return {"pairs": pairs, "size": list(ground_truth.shape)}
 
     def evaluate(self, size: int) -> dict[str, float]:
         """The metrics over all images of all processes and runs; the same in every process."""
-        records = self.memory if self.journal is None else self.journal.collect(self.group)
-        items = sorted(records) if self.items is None else [i for i in self.items if i in records]
-        self.skipped = [{"id": i, "reason": reason} for i in items if (reason := records[i].get("skipped")) is not None]
-        counted = [records[i]["pairs"] for i in items if "pairs" in records[i]]
+        collected = self.journal.collect(self.group)
+        records = {item: collected[item] for item in self.items if item in collected}
+        self.skipped = [{"id": i, "reason": one["skipped"]} for i, one in records.items() if "skipped" in one]
+        counted = [one["pairs"] for one in records.values() if "pairs" in one]
         self.counted = len(counted)
-        names = self.class_names
-        summary, self.per_class = mean_iou(add_up(counted, len(names)), names)
+        summary, self.per_class = mean_iou(add_up(counted, len(self.class_names)), self.class_names)
         return summary
 
     def compute_metrics(self, results: list) -> dict[str, float]:

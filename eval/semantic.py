@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -20,8 +19,6 @@ from eval.prepare.tiny import draw_scenes
 from eval.results import Results, describe_device, sum_seconds
 from eval.sharding import Processes, processes
 from textregion.errors import InputError
-
-TASK = "semantic segmentation"
 
 
 @dataclass(frozen=True)
@@ -70,9 +67,8 @@ def evaluate(evaluation: Evaluation) -> Results | None:
         items = [item_id(entry["img_path"], root) for entry in entries]
         folder = evaluation.work_dir / "journal"
         with Journal.start(folder, settings(config, model), evaluation.resume, group) as journal:
-            todo = set(journal.remaining(items))
-            indices = [index for index, item in enumerate(items) if item in todo]
-            loop.dataloader.sampler.indices = group.share(indices)
+            todo = [index for index, item in enumerate(items) if item not in journal.done]
+            loop.dataloader.sampler.indices = group.share(todo)
             (counts,) = loop.evaluator.metrics
             counts.attach(journal, group, items, root)
             print_log(f"{len(items)} images, {len(items) - len(todo)} done before", "current", logging.INFO)
@@ -86,7 +82,7 @@ def evaluate(evaluation: Evaluation) -> Results | None:
             return None
     resolved = describe(model)
     results = Results(
-        task=TASK,
+        task="semantic segmentation",
         benchmark=config.benchmark.name,
         backbone=config.model.get("preset", resolved["backbone"]),
         metrics=metrics,
@@ -113,9 +109,8 @@ def prepare(config: Config, evaluation: Evaluation, group: Processes) -> None:
     config.default_hooks.visualization.draw = evaluation.draw
     if config.benchmark.name == "tiny":
         if group.is_first:
-            folder = Path(config.test_dataloader.dataset.data_root)
-            options = config.benchmark
-            draw_scenes(folder, options.scenes, options.size, options.first_seed)
+            world = config.benchmark
+            draw_scenes(Path(config.test_dataloader.dataset.data_root), world.scenes, world.size, world.first_seed)
         group.wait()
     check_folders(config)
 
@@ -126,13 +121,3 @@ def settings(config: Config, model: TextRegionModel) -> dict:
     chosen = {key: value for key, value in config.model.items() if key not in places}
     dataset = {key: value for key, value in config.test_dataloader.dataset.items() if key != "data_root"}
     return {"model": chosen, "resolved": describe(model), "dataset": dataset, "metric": config.test_evaluator}
-
-
-def summary(results: Results, work_dir: Path) -> Sequence[str]:
-    """What the program prints at the end."""
-    metrics = ", ".join(f"{name} {value:.2f}" for name, value in results.metrics.items())
-    lines = [f"{results.benchmark}, {results.backbone}: {metrics} ({results.items} images)"]
-    if results.skipped:
-        first = results.skipped[0]
-        lines.append(f"{len(results.skipped)} images were skipped, first {first['id']}: {first['reason']}")
-    return [*lines, f"written to {work_dir / 'results.json'} and {work_dir / 'results.md'}"]

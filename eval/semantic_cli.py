@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     model = _model_arguments(options)
-    from eval.semantic import Evaluation, evaluate, load_config, summary
+    from eval.semantic import Evaluation, evaluate, load_config
 
     config = load_config(options.config, model, options.cfg_options)
     work_dir = options.work_dir or Path("out") / config.benchmark.name / config.model.preset.replace("/", "-")
@@ -100,7 +100,12 @@ def _run(options: argparse.Namespace) -> int:
     results = evaluate(Evaluation(**{**flags, "work_dir": work_dir, "model": model}))
     if results is None:
         return 0
-    print("\n".join(summary(results, work_dir)))
+    metrics = ", ".join(f"{name} {value:.2f}" for name, value in results.metrics.items())
+    print(f"{results.benchmark}, {results.backbone}: {metrics} ({results.items} images)")
+    if results.skipped:
+        first = results.skipped[0]
+        print(f"{len(results.skipped)} images were skipped, first {first['id']}: {first['reason']}")
+    print(f"written to {work_dir / 'results.json'} and {work_dir / 'results.md'}")
     return 1 if results.skipped else 0
 
 

@@ -64,9 +64,8 @@ def processes(launcher: str = "none", device: str = "auto", local_rank: int | No
         yield Processes(device=device)
         return
     if device in ("auto", "cuda"):
-        device = (
-            f"cuda:{local % torch.cuda.device_count()}" if torch.cuda.is_available() else device.replace("auto", "cpu")
-        )
+        there = torch.cuda.is_available()
+        device = f"cuda:{local % torch.cuda.device_count()}" if there else device.replace("auto", "cpu")
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -97,19 +96,14 @@ def _slurm_address() -> None:
     """Where Slurm's tasks meet: its first host, a port of the job's own; MASTER_ADDR and _PORT come first."""
     if "MASTER_ADDR" not in os.environ:
         hosts = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "localhost"))
-        os.environ["MASTER_ADDR"] = _first_host(hosts)
+        if "[" in hosts:
+            try:
+                command = ["scontrol", "show", "hostnames", hosts]
+                hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise InputError(f"scontrol cannot tell the hosts {hosts} ({error}); set MASTER_ADDR") from error
+        os.environ["MASTER_ADDR"] = hosts.replace(",", " ").split()[0]
     job = int(os.environ.get("SLURM_JOB_ID", 0)) * 31 + int(os.environ.get("SLURM_STEP_ID", 0))
     os.environ.setdefault("MASTER_PORT", str(20000 + job % 40000))
     tasks = os.environ.get("SLURM_NTASKS_PER_NODE", os.environ["SLURM_NTASKS"])
     os.environ.setdefault("LOCAL_WORLD_SIZE", tasks)
-
-
-def _first_host(hosts: str) -> str:
-    if "[" not in hosts:
-        return hosts.split(",")[0]
-    try:
-        command = ["scontrol", "show", "hostnames", hosts]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise InputError(f"scontrol cannot tell the hosts {hosts} ({error}); set MASTER_ADDR") from error
-    return listed.stdout.split()[0]
