@@ -157,10 +157,9 @@ def _build(preset: str, recipe: str, dense_fallback: bool | str, masks: str, opt
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     found = find_preset(preset)
     spec = None if found.backbone == TINY_WORLD else find_spec(found.backbone)
-    if recipe == "auto" and spec is None:
-        recipe = found.options["recipe"]
-    elif recipe == "auto":
-        recipe = "semantic" if spec.open_clip[1] == "openai" else "semantic-fp32"
+    if recipe == "auto":
+        published = "semantic" if spec and spec.open_clip[1] == "openai" else "semantic-fp32"
+        recipe = published if spec else found.options["recipe"]
     if dense_fallback == "auto":
         dense_fallback = (FAMILIES[spec.family] if spec else ClipBackbone).has_dense_fallback
     if masks == GROUND_TRUTH:
