@@ -14,8 +14,8 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
+from eval.journal import LAUNCHERS
 from eval.results import ROOT, published_figures
-from eval.sharding import LAUNCHERS
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.cli.flags import add_model_flags, add_option_flags, chosen_preset, given_options, mask_source_flag
 from textregion.errors import InputError

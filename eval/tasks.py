@@ -24,10 +24,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from eval.contact_sheet import RgbImage, contact_sheet
-from eval.journal import Journal
+from eval.journal import LAUNCHERS, Journal, Processes, processes
 from eval.mask_cache import CachedMasks
 from eval.results import SCORED, Results, Skipped, describe_device, figure, skipped_line, sum_seconds
-from eval.sharding import LAUNCHERS, Processes, processes
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
 from textregion.cli.flags import add_model_flags, add_option_flags, chosen_preset, given_options
 from textregion.errors import InputError

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from eval.journal import processes
 from eval.lvis.data import GROUND_TRUTH, Annotations, BoxSet, read_annotations, read_boxes
 from eval.lvis.task import LvisTask, softmax_scale
 from eval.results import Results, Skipped, figure, published_figures, skipped_line
-from eval.sharding import processes
 from eval.tasks import Run, build_segmenter, evaluate_with, resumable, run_of, shared_arguments
 from textregion.cli.command_line import Parser, output_folder, run_program
 from textregion.cli.flags import REGIONSPOT, add_regionspot_flags
