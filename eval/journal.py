@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -96,26 +96,25 @@ def _environment(launcher: str, local_rank: int | None) -> tuple[int, int, int]:
     if missing:
         raise InputError(f"--launcher {launcher}, but {missing[0]} is not set; start it with {program}")
     number, count = (int(os.environ[name]) for name in names[:2])
-    if launcher == "slurm" and count > 1:
-        _slurm_address()
+    if launcher == "slurm" and count > 1:  # its tasks meet at the first host, at a port of the job's own
+        if "MASTER_ADDR" not in os.environ:
+            hosts = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "localhost"))
+            os.environ["MASTER_ADDR"] = _first_host(hosts)
+        job = int(os.environ.get("SLURM_JOB_ID", 0)) * 31 + int(os.environ.get("SLURM_STEP_ID", 0))
+        os.environ.setdefault("MASTER_PORT", str(20000 + job % 40000))
+        tasks = os.environ.get("SLURM_NTASKS_PER_NODE", os.environ["SLURM_NTASKS"])
+        os.environ.setdefault("LOCAL_WORLD_SIZE", tasks)
     return number, count, int(os.environ.get(names[2], local_rank or 0))
 
 
-def _slurm_address() -> None:
-    """Where Slurm's tasks meet: its first host, a port of the job's own; MASTER_ADDR and _PORT come first."""
-    if "MASTER_ADDR" not in os.environ:
-        hosts = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "localhost"))
-        if "[" in hosts:
-            try:
-                command = ["scontrol", "show", "hostnames", hosts]
-                hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            except (OSError, subprocess.CalledProcessError) as error:
-                raise InputError(f"scontrol cannot tell the hosts {hosts} ({error}); set MASTER_ADDR") from error
-        os.environ["MASTER_ADDR"] = hosts.replace(",", " ").split()[0]
-    job = int(os.environ.get("SLURM_JOB_ID", 0)) * 31 + int(os.environ.get("SLURM_STEP_ID", 0))
-    os.environ.setdefault("MASTER_PORT", str(20000 + job % 40000))
-    tasks = os.environ.get("SLURM_NTASKS_PER_NODE", os.environ["SLURM_NTASKS"])
-    os.environ.setdefault("LOCAL_WORLD_SIZE", tasks)
+def _first_host(hosts: str) -> str:
+    if "[" not in hosts:
+        return hosts.split(",")[0]
+    try:
+        listed = subprocess.check_output(["scontrol", "show", "hostnames", hosts], stderr=subprocess.PIPE, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InputError(f"scontrol cannot tell the hosts {hosts} ({error}); set MASTER_ADDR") from error
+    return listed.split()[0]
 
 
 # ---------------------------------------------------------------------- the journal
@@ -130,7 +129,7 @@ def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-class Journal:
+class Journal(AbstractContextManager):
     """Records of finished items by id; `with Journal.start(...) as journal:` in every process.
 
     folder: where the files lie. settings: everything that decides the numbers (not: where, how fast).
@@ -168,24 +167,23 @@ class Journal:
 
     def read(self) -> dict[str, dict]:
         """All records on disk. InputError for other settings or a damaged line that is not the last."""
-        files = sorted(self.folder.glob("*.jsonl"))
-        return {record.pop("id"): record for path in files for record in self._read_file(path)}
-
-    def _read_file(self, path: Path) -> Iterator[dict]:
-        whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is a torn line, or nothing
-        for number, line in enumerate(whole, start=1):
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"line {number} of {path} is damaged; delete that file") from error
-            if number > 1:
-                yield record
-            elif record.get("fingerprint") != fingerprint(self.settings):
-                changed = differences(record.get("settings", {}), self.settings)
-                raise InputError(
-                    f"{path.parent} was made with other settings ({'; '.join(changed[:3]) or 'unknown'}); "
-                    "resume with the same ones or give another --work-dir"
-                )
+        records = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is a torn line, or nothing
+            for number, line in enumerate(whole, start=1):
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise InputError(f"line {number} of {path} is damaged; delete that file") from error
+                if number > 1:
+                    records[record.pop("id")] = record
+                elif record.get("fingerprint") != fingerprint(self.settings):
+                    changed = differences(record.get("settings", {}), self.settings)
+                    raise InputError(
+                        f"{path.parent} was made with other settings ({'; '.join(changed[:3]) or 'unknown'}); "
+                        "resume with the same ones or give another --work-dir"
+                    )
+        return records
 
     def add(self, item: str, record: Mapping) -> None:
         """Keep one finished item; it is on disk when this returns."""
@@ -212,9 +210,6 @@ class Journal:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

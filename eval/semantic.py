@@ -207,16 +207,17 @@ class JournalledIoU(BaseMetric):
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Count one batch; each image's record is on disk before the next."""
         for sample in data_samples:
-            self.journal.add(item_id(sample["img_path"], self.root), self._record(sample))
-
-    def _record(self, sample: dict) -> dict:
-        if "unreadable" in sample:
-            return {"skipped": sample["unreadable"]}
-        prediction, ground_truth = (sample[name]["data"][0].cpu().numpy() for name in ("pred_sem_seg", "gt_sem_seg"))
-        if prediction.shape != ground_truth.shape:
-            return {"skipped": f"prediction of shape {prediction.shape}, label map of {ground_truth.shape}"}
-        pairs = count_pairs(prediction, ground_truth, len(self.class_names), self.ignore)
-        return {"pairs": pairs, "size": list(ground_truth.shape)}
+            item = item_id(sample["img_path"], self.root)
+            if "unreadable" in sample:
+                self.journal.add(item, {"skipped": sample["unreadable"]})
+                continue
+            prediction, true = (sample[name]["data"][0].cpu().numpy() for name in ("pred_sem_seg", "gt_sem_seg"))
+            if prediction.shape == true.shape:
+                pairs = count_pairs(prediction, true, len(self.class_names), self.ignore)
+                record = {"pairs": pairs, "size": list(true.shape)}
+            else:
+                record = {"skipped": f"prediction of shape {prediction.shape}, label map of {true.shape}"}
+            self.journal.add(item, record)
 
     def evaluate(self, size: int) -> dict[str, float]:
         """The metrics over all images of all processes and runs; the same in every process."""

@@ -139,8 +139,20 @@ def _run_all(options: argparse.Namespace) -> int:
             raise InputError(f"unknown data set {name!r}; expected some of {', '.join(known)}")
     for preset in presets:
         find_preset(preset)
+    from eval.data import check_folders
+    from eval.semantic import load_config
+
     outcome = Outcome()
-    there = [name for name in options.datasets if _is_there(name, outcome)]
+    there = []
+    for name in options.datasets:
+        config = load_config(_config_of(name))
+        try:
+            if name != "tiny":  # drawn on first use
+                check_folders(config)
+            there.append(name)
+        except InputError as error:
+            print(f"skipped: {name}: {error}", flush=True)
+            outcome.skipped.append(f"{name}: {error}")
     for preset in presets:
         for name in there:
             _run_one(options, preset, name, outcome)
@@ -159,22 +171,6 @@ def _run_all(options: argparse.Namespace) -> int:
 
 def _config_of(benchmark: str) -> Path:
     return CONFIGS / f"cfg_{benchmark}.py"
-
-
-def _is_there(name: str, outcome: Outcome) -> bool:
-    from eval.data import check_folders
-    from eval.semantic import load_config
-
-    config = load_config(_config_of(name))
-    if name == "tiny":  # drawn on first use
-        return True
-    try:
-        check_folders(config)
-    except InputError as error:
-        print(f"skipped: {name}: {error}", flush=True)
-        outcome.skipped.append(f"{name}: {error}")
-        return False
-    return True
 
 
 def _run_one(options: argparse.Namespace, preset: str, name: str, outcome: Outcome) -> None:

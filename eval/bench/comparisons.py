@@ -220,11 +220,9 @@ def encode(options: Options) -> Formulations:
     image = torch.rand(3, *options.size, generator=torch.Generator().manual_seed(0)).to(options.device)
     crops = backbone.normalise(cut_crops(image, grid.crops, backbone.crop_size, backbone.interpolation))
     weights = sum(p.numel() for p in backbone.model.visual.parameters())
-    facts = Facts(
-        operations=2.0 * weights * len(crops) * backbone.patches_per_side**2,
-        traffic=float(weights * backbone.dtype.itemsize),
-        note=f"{len(crops)} crops of {backbone.crop_size} px, {weights / 1e6:.0f} M weights",
-    )
+    note = f"{len(crops)} crops of {backbone.crop_size} px, {weights / 1e6:.0f} M weights"
+    operations = 2.0 * weights * len(crops) * backbone.patches_per_side**2
+    facts = Facts(operations, float(weights * backbone.dtype.itemsize), note)
     return (
         lambda: backbone.encode_crops(crops).pooled.float(),
         lambda: torch.cat([backbone.encode_crops(crop[None]).pooled for crop in crops]).float(),
@@ -238,11 +236,8 @@ def sam2(options: Options) -> Formulations:
     image = np.random.default_rng(0).integers(0, 255, (*options.size, 3), dtype=np.uint8)
     clicks = generator.points_per_side
     trunk = sum(p.numel() for p in generator.model.image_encoder.parameters())
-    facts = Facts(
-        operations=2.0 * trunk * (generator.model.image_size // 16) ** 2 + OPERATIONS_PER_CLICK * clicks**2,
-        traffic=4.0 * trunk,
-        note=f"{clicks}² clicks, {generator.prompts_at_once} at once",
-    )
+    operations = 2.0 * trunk * (generator.model.image_size // 16) ** 2 + OPERATIONS_PER_CLICK * clicks**2
+    facts = Facts(operations, 4.0 * trunk, f"{clicks}² clicks, {generator.prompts_at_once} at once")
     return lambda: generator.decode_points(generator.encode(image), filters.point_grid(clicks))[1], None, facts
 
 
@@ -274,11 +269,8 @@ def removal(options: Options) -> Formulations:
     """Difference scores of all patches (method 6), against the P x P matrix of similarities."""
     _, features, weights = pooling_inputs(options)
     (regions, patches), width = weights.shape, features.shape[1]
-    facts = Facts(
-        operations=4.0 * regions * patches * width,
-        traffic=4.0 * (patches * width + regions * patches),
-        note=f"{regions} regions, {patches} patches of {width}",
-    )
+    note = f"{regions} regions, {patches} patches of {width}"
+    facts = Facts(4.0 * regions * patches * width, 4.0 * (patches * width + regions * patches), note)
     return lambda: difference_scores(features, weights), lambda: oracles().similarity_scores(features, weights), facts
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from copy import copy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -172,7 +173,7 @@ class SharedTiny(TextRegionModel):
 
     def __init__(self, masks="sam2", pool_feature="value", **_):
         super().__init__(segmenter=copy(tiny_segmenter()), classes="tiny", masks=masks)
-        self.segmenter.pool_feature = pool_feature
+        self.segmenter.config = replace(self.segmenter.config, pool_feature=pool_feature)
         if masks == "slic":
             self.segmenter.mask_generator = SlicMasks()
 
