@@ -2,19 +2,7 @@
 
 import sys
 
-from textregion.errors import InputError, needs
-
-
-def main() -> int:
-    """The program of eval/semantic_cli.py; 2 after one line when the packages that it runs on are not installed."""
-    try:
-        with needs("eval_semantic.py", layer="eval"):
-            from eval import semantic_cli
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return semantic_cli.main()
-
+from eval import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("eval_semantic.py", "eval.semantic_cli"))

@@ -15,11 +15,7 @@ model = dict(
     mask_size="original",
 )
 
-test_pipeline = [
-    dict(type="LoadOriginalImage"),
-    dict(type="LoadLabelMap"),
-    dict(type="PackOriginal"),
-]
+test_pipeline = [dict(type="LoadOriginalImage"), dict(type="LoadLabelMap"), dict(type="PackOriginal")]
 
 test_dataloader = dict(
     batch_size=1,
@@ -27,6 +23,7 @@ test_dataloader = dict(
     persistent_workers=False,
     sampler=dict(type="ChosenImages"),
     collate_fn=dict(type="pseudo_collate"),
+    dataset=dict(pipeline=test_pipeline),
 )
 test_evaluator = dict(type="JournalledIoU")
 test_cfg = dict(type="TestLoop")

@@ -24,9 +24,8 @@ def contact_sheet(title: str, cells: Sequence[tuple[RgbImage, Sequence[str]]], n
     title, note: one line each above the pictures.
     """
     columns = max(min(len(cells), COLUMNS), 2)  # a title needs some width
-    fitted = [
-        (fit(picture), [part for line in lines for part in textwrap.wrap(line, 56)[:3]]) for picture, lines in cells
-    ]
+    wrapped = [[part for line in lines for part in textwrap.wrap(line, 56)[:3]] for _, lines in cells]
+    fitted = [(fit(picture), caption) for (picture, _), caption in zip(cells, wrapped, strict=True)]
     rows = [fitted[start : start + columns] for start in range(0, len(fitted), columns)]
     tallest = [max(picture.shape[0] for picture, _ in row) for row in rows]
     heights = [high + LINE * max(len(c) for _, c in row) + 2 * GAP for high, row in zip(tallest, rows, strict=True)]

@@ -15,7 +15,6 @@ from textregion.images import load_image
 from textregion.text import read_class_file
 
 CLASS_LISTS = Path(__file__).resolve().parents[1] / "textregion" / "classes"
-SPELLINGS = ("published", "natural")
 
 
 def read_classes(classes: str | Sequence[str], names: str = "published") -> list[str]:
@@ -25,7 +24,7 @@ def read_classes(classes: str | Sequence[str], names: str = "published") -> list
     names: "published" is what the paper's figures were made with ("trafficlight"), "natural" what one would
     write ("traffic light"); lists without a natural file have one spelling only. InputError for unknown ones.
     """
-    one_of("names", names, SPELLINGS)
+    one_of("names", names, ("published", "natural"))
     if not isinstance(classes, str):
         return list(classes)
     if classes.endswith(".txt"):
@@ -42,11 +41,10 @@ def check_folders(config: Config) -> None:
     dataset = config.test_dataloader.dataset
     root = Path(dataset.data_root)
     parts = [*dataset.data_prefix.values(), *([dataset.ann_file] if dataset.get("ann_file") else [])]
-    missing = [part for part in parts if not (root / part).exists()] if root.is_dir() else []
     if not root.is_dir():
-        raise InputError(f"no folder {root} for {config.benchmark.name}; {remedy(config)}")
-    if missing:
-        raise InputError(f"{root} has no {' and no '.join(missing)} for {config.benchmark.name}; {remedy(config)}")
+        raise InputError(f"no folder {root} for {config.benchmark.name}; {_remedy(config)}")
+    if missing := [part for part in parts if not (root / part).exists()]:
+        raise InputError(f"{root} has no {' and no '.join(missing)} for {config.benchmark.name}; {_remedy(config)}")
 
 
 def check_files(config: Config, dataset: BaseDataset) -> list[dict]:
@@ -55,19 +53,16 @@ def check_files(config: Config, dataset: BaseDataset) -> list[dict]:
     root = Path(config.test_dataloader.dataset.data_root)
     folders = config.test_dataloader.dataset.data_prefix
     if not entries:
-        raise InputError(f"{root / folders.img_path} has no images; {remedy(config)}")
+        raise InputError(f"{root / folders.img_path} has no images; {_remedy(config)}")
     for key, what in (("img_path", "images"), ("seg_map_path", "label maps")):
         missing = [entry[key] for entry in entries if not Path(entry[key]).is_file()]
         if missing:
-            name = Path(missing[0]).name
-            raise InputError(
-                f"{root / folders[key]} lacks {len(missing)} of {len(entries)} {what} ({name} first); {remedy(config)}"
-            )
+            lacking = f"{len(missing)} of {len(entries)} {what} ({Path(missing[0]).name} first)"
+            raise InputError(f"{root / folders[key]} lacks {lacking}; {_remedy(config)}")
     return entries
 
 
-def remedy(config: Config) -> str:
-    """What to do about missing data."""
+def _remedy(config: Config) -> str:
     prepare = config.benchmark.get("prepare")
     return f'{f"run bash process_dataset.sh {prepare}, or " if prepare else ""}see "Benchmarks" in README.md'
 
@@ -114,9 +109,8 @@ class PackOriginal(PackSegInputs):
     """mmseg's PackSegInputs, with the reason for a skipped image."""
 
     def __init__(self) -> None:
-        super().__init__(
-            meta_keys=("img_path", "seg_map_path", "ori_shape", "img_shape", "reduce_zero_label", "unreadable")
-        )
+        names = ("img_path", "seg_map_path", "ori_shape", "img_shape", "reduce_zero_label", "unreadable")
+        super().__init__(meta_keys=names)
 
 
 @DATA_SAMPLERS.register_module()

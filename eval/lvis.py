@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside
+from eval.journal import processes
 from eval.lvis_data import (
     ANNOTATED,
     FREQUENCIES,
@@ -35,9 +36,19 @@ from eval.lvis_data import (
     read_boxes,
 )
 from eval.results import WRONG, Results, Skipped, figure, published_figures, skipped_line
-from eval.sharding import processes
-from eval.task_cli import resumable, run_of, shared_arguments
-from eval.tasks import Record, Records, Run, Task, build_segmenter, evaluate_with, image_file, percent
+from eval.tasks import (
+    Record,
+    Records,
+    Run,
+    Task,
+    build_segmenter,
+    evaluate_with,
+    image_file,
+    percent,
+    resumable,
+    run_of,
+    shared_arguments,
+)
 from textregion.cli.command_line import Parser, output_folder, run_program
 from textregion.cli.flags import REGIONSPOT, add_regionspot_flags
 from textregion.errors import InputError

@@ -24,6 +24,8 @@ KIND = "CachedMasks"
 FORMAT = 1
 LEVEL = 6
 SMALL = ("group", "boxes", "predicted_iou", "stability")
+RgbImage = UInt8[np.ndarray, "h w 3"]
+Size = tuple[int, int] | None
 logger = logging.getLogger(__name__)
 
 
@@ -47,19 +49,18 @@ class CachedMasks:
         self._identity = None
         return self
 
-    def generate(
-        self,
-        image: UInt8[np.ndarray, "h w 3"],
-        image_size: tuple[int, int] | None = None,
-        mask_size: tuple[int, int] | None = None,
-    ) -> RegionMasks:
+    def generate(self, image: RgbImage, image_size: Size = None, mask_size: Size = None) -> RegionMasks:
         """As MaskGenerator.generate: equal to the wrapped generator's result, bit by bit."""
         key = self.key(image, image_size, mask_size)
         path = self.folder / key[:2] / f"{key}.safetensors"
-        masks = self._load(path, key)
-        if masks is not None:
-            self.hits += 1
-            return masks.to(getattr(self.generator, "device", "cpu"))
+        if path.is_file():
+            try:
+                masks = load_masks(path, key)
+            except InputError as error:
+                logger.warning("mask cache: %s; made again", error)
+            else:
+                self.hits += 1
+                return masks.to(getattr(self.generator, "device", "cpu"))
         self.misses += 1
         masks = self.generator.generate(image, image_size=image_size, mask_size=mask_size)
         try:
@@ -68,12 +69,7 @@ class CachedMasks:
             raise InputError(f"cannot write the mask cache {path} ({error}); free space or leave it out") from error
         return masks
 
-    def key(
-        self,
-        image: UInt8[np.ndarray, "h w 3"],
-        image_size: tuple[int, int] | None,
-        mask_size: tuple[int, int] | None,
-    ) -> str:
+    def key(self, image: RgbImage, image_size: Size, mask_size: Size) -> str:
         """Hash of all that the masks depend on."""
         if self._identity is None:
             self._identity = generator_identity(self.generator)
@@ -81,15 +77,6 @@ class CachedMasks:
         digest = hashlib.sha256(json.dumps([FORMAT, self._identity, sizes]).encode())
         digest.update(np.ascontiguousarray(image).tobytes())
         return digest.hexdigest()
-
-    def _load(self, path: Path, key: str) -> RegionMasks | None:
-        if not path.is_file():
-            return None
-        try:
-            return load_masks(path, key)
-        except InputError as error:
-            logger.warning("mask cache: %s; made again", error)
-            return None
 
 
 def save_masks(path: Path, masks: RegionMasks, key: str) -> None:
@@ -143,10 +130,8 @@ def generator_identity(generator: MaskGenerator) -> str:
     options = {k: v for k, v in vars(generator).items() if k not in ("model", "points_per_batch")}
     device = torch.device(getattr(generator, "device", "cpu")).type
     plain = json.dumps(options, sort_keys=True, default=lambda value: getattr(value, "__qualname__", str(value)))
-    described = [type(generator).__name__, device, plain]
-    digest = hashlib.sha256(json.dumps(described).encode())
-    model = getattr(generator, "model", None)
-    if model is not None:
+    digest = hashlib.sha256(json.dumps([type(generator).__name__, device, plain]).encode())
+    if (model := getattr(generator, "model", None)) is not None:
         for name, tensor in sorted(model.state_dict().items()):
             digest.update(name.encode())
             digest.update(_bytes(tensor))

@@ -1,3 +1,4 @@
+# ruff: noqa: F401 (what is used of mmseg is taken from here)
 """mmseg, made importable beside mmcv-lite. What is used of it is taken from here.
 
 mmseg (1.2.2; also its fork onedl-mmsegmentation 1.4.2) imports `mmcv.ops`, whose functions live in a compiled module
@@ -11,8 +12,8 @@ import pkgutil
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 
 COMPILED = "mmcv._ext"
 
@@ -28,43 +29,21 @@ def _absent(name: str) -> Callable:
     return absent
 
 
-@contextmanager
-def compiled_operations() -> Iterator[None]:
-    """`mmcv._ext` can be imported in the body: the real one, or a stand-in that is removed afterwards."""
-    if COMPILED in sys.modules or importlib.util.find_spec(COMPILED) is not None:
-        yield
-        return
-    sys.modules[COMPILED] = stand_in = types.ModuleType(COMPILED)
-    stand_in.__getattr__ = _absent
-    try:
-        yield
-    finally:
-        del sys.modules[COMPILED]
-
-
 if not hasattr(pkgutil, "find_loader"):
     pkgutil.find_loader = importlib.util.find_spec
 
-with compiled_operations(), warnings.catch_warnings():
+with ExitStack() as stack:
+    if COMPILED not in sys.modules and importlib.util.find_spec(COMPILED) is None:
+        sys.modules[COMPILED] = stand_in = types.ModuleType(COMPILED)
+        stand_in.__getattr__ = _absent
+        stack.callback(sys.modules.pop, COMPILED)
+    stack.enter_context(warnings.catch_warnings())
     warnings.simplefilter("ignore")
     import mmseg.engine
     import mmseg.models
-    import mmseg.visualization  # noqa: F401
+    import mmseg.visualization
     from mmseg.datasets import PascalContextDataset
     from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs
     from mmseg.evaluation import IoUMetric
     from mmseg.registry import DATA_SAMPLERS, DATASETS, METRICS, MODELS, TRANSFORMS
     from mmseg.structures import SegDataSample
-
-__all__ = [
-    "DATASETS",
-    "DATA_SAMPLERS",
-    "METRICS",
-    "MODELS",
-    "TRANSFORMS",
-    "IoUMetric",
-    "LoadAnnotations",
-    "PackSegInputs",
-    "PascalContextDataset",
-    "SegDataSample",
-]

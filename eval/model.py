@@ -33,8 +33,7 @@ GROUND_TRUTH = "ground-truth"
 class Unchanged(BaseDataPreprocessor):
     """Hands the batch on as it is: the method resizes and normalises by its own rules."""
 
-    def forward(self, data: dict, training: bool = False) -> dict:
-        """The same data."""
+    def forward(self, data: dict, training: bool = False) -> dict:  # noqa: D102
         return data
 
 
@@ -106,7 +105,12 @@ class TextRegionModel(BaseModel):
         if "unreadable" in sample:
             return None
         try:
-            return sample, _original(image, sample), self._given_masks(sample)
+            pixels, masks = _original(image, sample), None
+            if self.masks == GROUND_TRUTH:
+                if "gt_sem_seg" not in sample:
+                    raise InputError("masks 'ground-truth' need the label map of every image")
+                masks, _ = label_masks(sample.gt_sem_seg.data[0].cpu().numpy())
+            return sample, pixels, masks
         except InputError as error:
             sample.set_metainfo({"unreadable": str(error)})
             return None
@@ -127,19 +131,12 @@ class TextRegionModel(BaseModel):
         if isinstance(regions, InputError):
             sample.set_metainfo({"unreadable": str(regions)})
             return
-        options = {"return_probabilities": self.return_probabilities}
-        result = self.segmenter.segment(regions, self.prompts, self.probability_threshold, **options)
+        result = self.segmenter.segment(
+            regions, self.prompts, self.probability_threshold, return_probabilities=self.return_probabilities
+        )
         sample.pred_sem_seg = PixelData(data=torch.from_numpy(result.label_map)[None])
         if result.probabilities is not None:
             sample.seg_logits = PixelData(data=torch.from_numpy(result.probabilities))
-
-    def _given_masks(self, sample: SegDataSample) -> "np.ndarray | None":
-        if self.masks != GROUND_TRUTH:
-            return None
-        if "gt_sem_seg" not in sample:
-            raise InputError("masks 'ground-truth' need the label map of every image")
-        masks, _ = label_masks(sample.gt_sem_seg.data[0].cpu().numpy())
-        return masks
 
 
 def _original(image: Tensor, sample: SegDataSample) -> np.ndarray:
@@ -153,33 +150,23 @@ def _original(image: Tensor, sample: SegDataSample) -> np.ndarray:
 
 
 def _build(preset: str, recipe: str, dense_fallback: bool | str, masks: str, options: dict) -> TextRegionSegmenter:
+    """The preset's models; "auto" is what the published benchmark figures were made with, by whose weights they are.
+
+    A preset that is no row of the registry (the tiny world) keeps its own recipe.
+    """
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    chosen["recipe"] = automatic_recipe(preset) if recipe == "auto" else recipe
+    found = find_preset(preset)
+    spec = None if found.backbone == TINY_WORLD else find_spec(found.backbone)
+    if recipe == "auto":
+        published = "semantic" if spec and spec.open_clip[1] == "openai" else "semantic-fp32"
+        recipe = published if spec else found.options["recipe"]
+    if dense_fallback == "auto":
+        dense_fallback = (FAMILIES[spec.family] if spec else ClipBackbone).has_dense_fallback
     if masks == GROUND_TRUTH:
         chosen["mask_generator"] = None
     elif masks != "sam2":
         chosen["mask_generator"] = find_source(masks).generator()
-    if dense_fallback == "auto":
-        dense_fallback = has_dense_fallback(preset)
-    return TextRegionSegmenter.from_preset(preset, dense_fallback=bool(dense_fallback), **chosen)
-
-
-def has_dense_fallback(preset: str) -> bool:
-    """Whether a preset's backbone has dense features for pixels that no region covers."""
-    backbone = find_preset(preset).backbone
-    family = ClipBackbone if backbone == TINY_WORLD else FAMILIES[find_spec(backbone).family]
-    return family.has_dense_fallback
-
-
-def automatic_recipe(preset: str) -> str:
-    """What the published benchmark figures were made with (method 7.2), by whose weights they are.
-
-    A preset that is no row of the registry (the tiny world) keeps its own.
-    """
-    found = find_preset(preset)
-    if found.backbone == TINY_WORLD:
-        return found.options["recipe"]
-    return "semantic" if find_spec(found.backbone).open_clip[1] == "openai" else "semantic-fp32"
+    return TextRegionSegmenter.from_preset(preset, recipe=recipe, dense_fallback=bool(dense_fallback), **chosen)
 
 
 def describe(model: TextRegionModel) -> dict:

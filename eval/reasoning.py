@@ -18,8 +18,7 @@ from jaxtyping import Bool, Int32, UInt8
 
 from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside, contour, spotlight
 from eval.results import SCORED, Skipped
-from eval.task_cli import run_task, shared_arguments
-from eval.tasks import Record, Records, Task, image_file, long_notes, percent
+from eval.tasks import Record, Records, Task, image_file, long_notes, percent, run_task, shared_arguments
 from textregion.cli.command_line import Parser, boolean
 from textregion.errors import InputError
 from textregion.images import load_image

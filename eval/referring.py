@@ -16,8 +16,7 @@ from pathlib import Path
 
 from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside, spotlight
 from eval.results import SCORED, WRONG, Skipped
-from eval.task_cli import run_task, shared_arguments
-from eval.tasks import Record, Records, Task, image_file, long_notes, percent
+from eval.tasks import Record, Records, Task, image_file, long_notes, percent, run_task, shared_arguments
 from textregion.cli.command_line import Parser
 from textregion.errors import InputError
 from textregion.images import load_image

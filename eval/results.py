@@ -17,7 +17,6 @@ from textregion.runtime import package_versions, resolve_device
 from textregion.storage import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
 NOT_SCORED = "left out of the score"
 WRONG = "scored as wrong"
 SCORED = "scored as answered"
@@ -60,7 +59,7 @@ class Results:
     measured: int = 0
     processes: int = 1
     device: dict = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=lambda: package_versions())
+    versions: dict[str, str] = field(default_factory=package_versions)
     commit: dict = field(default_factory=lambda: git_commit())
 
     @property
@@ -79,28 +78,23 @@ class Results:
 
     def markdown(self) -> str:
         """The same as a text: metrics beside published figures, what made them, classes, skipped items."""
-        lines = [f"# {self.benchmark}: {self.task}, {self.backbone}", ""]
-        lines += markdown_table(["metric", "here"], [[k, figure(v)] for k, v in self.metrics.items()])
-        figures = published_for(self.benchmark, self.backbone)
-        rows = [[f"{f.method}, {f.backbone}", f"{f.value:g} {f.unit}", f.source] for f in figures]
-        if rows:
-            lines += ["", "Published figures (not measured here):", ""]
-            lines += markdown_table(["method", "published", "source"], rows)
-        lines += ["", *self._origin()]
-        if self.per_class:
-            names = list(next(iter(self.per_class.values())))
-            rows = [[c, *(_number(v[n]) for n in names)] for c, v in self.per_class.items()]
-            heading = "Classes" if self.part == "class" else f"By {self.part}"
-            lines += ["", f"## {heading}", "", *markdown_table([self.part, *names], rows)]
-        if self.skipped:
-            rows = [[s["id"], s["reason"]] for s in self.skipped]
-            lines += ["", "## Skipped", "", *markdown_table(["item", "reason"], rows)]
-        return "\n".join(lines) + "\n"
 
-    def _origin(self) -> list[str]:
+        def section(heading: str, columns: list[str], rows: list[list[str]]) -> list[str]:
+            return ["", heading, "", *markdown_table(columns, rows)] if rows else []
+
+        names = list(next(iter(self.per_class.values()), ()))
+        classes = [[c, *(_number(v[n]) for n in names)] for c, v in self.per_class.items()]
+        published = published_for(self.benchmark, self.backbone)
+        figures = [[f"{f.method}, {f.backbone}", f"{f.value:g} {f.unit}", f.source] for f in published]
+        skipped = [[s["id"], s["reason"]] for s in self.skipped]
         speed = self.items_per_second
         stages = ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.get("per_stage", {}).items())
-        return [
+        lines = [
+            f"# {self.benchmark}: {self.task}, {self.backbone}",
+            "",
+            *markdown_table(["metric", "here"], [[k, figure(v)] for k, v in self.metrics.items()]),
+            *section("Published figures (not measured here):", ["method", "published", "source"], figures),
+            "",
             f"- items: {self.items}, skipped: {len(self.skipped)}, processes: {self.processes}",
             f"- recipe: {json.dumps(self.recipe)}",
             f"- device: {json.dumps(self.device)}",
@@ -109,7 +103,10 @@ class Results:
             f"- commit: {self.commit.get('hash')}{', with changes' if self.commit.get('changed') else ''}",
             "- packages: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()),
             "- the full configuration is in results.json",
+            *section("## Classes" if self.part == "class" else f"## By {self.part}", [self.part, *names], classes),
+            *section("## Skipped", ["item", "reason"], skipped),
         ]
+        return "\n".join(lines) + "\n"
 
 
 def figure(value: float) -> str:
@@ -118,9 +115,9 @@ def figure(value: float) -> str:
 
 
 @cache
-def published_figures(path: Path = PUBLISHED_FILE) -> tuple[Published, ...]:
+def published_figures() -> tuple[Published, ...]:
     """All figures of published.yaml."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
     return tuple(Published(**row) for row in content["figures"])
 
 
@@ -131,16 +128,14 @@ def published_for(benchmark: str, backbone: str | None = None) -> list[Published
 
 def git_commit(root: Path = ROOT) -> dict:
     """{"hash", "changed": whether tracked files differ from it}; hash None outside a git checkout."""
+    git = ["git", "-C", str(root)]
     try:
-        head = _git(root, "rev-parse", "HEAD")
-        return {"hash": head, "changed": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+        head = subprocess.check_output([*git, "rev-parse", "HEAD"], stderr=subprocess.PIPE, text=True)
+        changes = [*git, "status", "--porcelain", "--untracked-files=no"]
+        changed = subprocess.check_output(changes, stderr=subprocess.PIPE, text=True)
     except (OSError, subprocess.CalledProcessError):
         return {"hash": None, "changed": None}
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    return {"hash": head.strip(), "changed": bool(changed.strip())}
 
 
 def describe_device(device: str | torch.device = "auto") -> dict:

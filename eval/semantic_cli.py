@@ -1,21 +1,59 @@
-"""Command lines of eval_semantic.py and what eval_all_semantic.py shares with it."""
+"""Command lines of eval_semantic.py, one segmentation benchmark, and of eval_all_semantic.py, all with any backbones.
+
+Of the latter, every run is a process of its own, so one that fails, whatever the reason, does not stop the others.
+"""
 
 import argparse
+import json
 import os
-from collections.abc import Sequence
-from dataclasses import fields
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from mmengine.config import DictAction
 
-from eval.sharding import LAUNCHERS
+from eval.journal import LAUNCHERS
+from eval.results import ROOT, published_figures
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.cli.flags import add_model_flags, add_option_flags, chosen_preset, given_options, mask_source_flag
+from textregion.errors import InputError
 from textregion.masks import automatic_sources
+from textregion.presets import find_preset
+from textregion.render import markdown_table
+from textregion.storage import write_atomically
+
+BENCHMARKS = ("voc21", "context60", "coco_object", "voc20", "context59", "coco_stuff164k", "city_scapes", "ade20k")
+AVERAGE = "average8"
+CONFIGS = ROOT / "configs" / "cfg_ds"
+GO_ON = "the same command with --resume goes on"
 
 
-def shared_arguments(parser: Parser) -> None:
-    """Flags that both programs have."""
+def parser() -> Parser:
+    """The flags of eval_semantic.py."""
+    made = Parser(prog="eval_semantic.py", description="Evaluate one segmentation benchmark.")
+    add = made.add_argument
+    add("--config", required=True, type=Path, help="of configs/cfg_ds")
+    add("--work-dir", type=Path, metavar="DIR", help="results, journal, logs (default: out/<config>/<backbone>)")
+    add("--draw", action="store_true", help="draw predictions through mmseg's SegVisualizationHook")
+    add("--launcher", choices=LAUNCHERS, default="none", help="none, pytorch (torchrun) or slurm (srun)")
+    add("--local-rank", type=int, help="given by some launchers")
+    return _shared_arguments(made)
+
+
+def all_parser() -> Parser:
+    """The flags of eval_all_semantic.py."""
+    made = Parser(prog="eval_all_semantic.py", description="Evaluate all segmentation benchmarks.")
+    add = made.add_argument
+    add("--presets", nargs="+", metavar="NAME", help="several backbones (default: clip-vit-b16, or --preset)")
+    add("--datasets", nargs="+", default=list(BENCHMARKS), metavar="NAME", help="default: the eight benchmarks")
+    add("--work-dir", type=Path, default=Path("out/semantic"), metavar="DIR", help="default: out/semantic")
+    add("--nproc", type=positive, default=1, metavar="N", help="processes (GPUs) per run (default: 1)")
+    return _shared_arguments(made)
+
+
+def _shared_arguments(parser: Parser) -> Parser:
     group = parser.add_argument_group("the run")
     add = group.add_argument
     add("--data-root", metavar="DIR", help="where the data lie (default: $TEXTREGION_DATA, else data)")
@@ -28,22 +66,17 @@ def shared_arguments(parser: Parser) -> None:
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="K=V", help="override config values")
     add_model_flags(parser, "the config's")
     add_option_flags(parser, "the config's; recipe and dense_fallback: auto, as published for the weights")
+    return parser
 
 
-def parser() -> Parser:
-    """The flags of eval_semantic.py."""
-    made = Parser(prog="eval_semantic.py", description="Evaluate one segmentation benchmark.")
-    add = made.add_argument
-    add("--config", required=True, type=Path, help="of configs/cfg_ds")
-    add("--work-dir", type=Path, metavar="DIR", help="results, journal, logs (default: out/<config>/<backbone>)")
-    add("--draw", action="store_true", help="draw predictions through mmseg's SegVisualizationHook")
-    add("--launcher", choices=LAUNCHERS, default="none", help="none, pytorch (torchrun) or slurm (srun)")
-    add("--local-rank", type=int, help="given by some launchers")
-    shared_arguments(made)
-    return made
+def _parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    options = parser.parse_args(arguments)
+    if options.data_root:
+        os.environ["TEXTREGION_DATA"] = options.data_root
+    return options
 
 
-def model_arguments(options: argparse.Namespace) -> dict:
+def _model_arguments(options: argparse.Namespace) -> dict:
     """The model arguments that were given as flags; InputError for a backbone that is not known."""
     given = {name: value for name in ("names", "masks", "mask_cache") if (value := getattr(options, name)) is not None}
     preset = chosen_preset(options)
@@ -51,17 +84,15 @@ def model_arguments(options: argparse.Namespace) -> dict:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program; its exit code is 1 when images were skipped, else as `run_program` says."""
-    options = parser().parse_args(arguments)
-    if options.data_root:
-        os.environ["TEXTREGION_DATA"] = options.data_root
+    """eval_semantic.py; its exit code is 1 when images were skipped, else as `run_program` says."""
+    options = _parsed(parser(), arguments)
     first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
-    return run_program(lambda: _run(options), "the same command with --resume goes on", tells=first)
+    return run_program(lambda: _run(options), GO_ON, tells=first)
 
 
 def _run(options: argparse.Namespace) -> int:
-    model = model_arguments(options)
-    from eval.semantic import Evaluation, evaluate, load_config, summary
+    model = _model_arguments(options)
+    from eval.semantic import Evaluation, evaluate, load_config
 
     config = load_config(options.config, model, options.cfg_options)
     work_dir = options.work_dir or Path("out") / config.benchmark.name / config.model.preset.replace("/", "-")
@@ -69,5 +100,128 @@ def _run(options: argparse.Namespace) -> int:
     results = evaluate(Evaluation(**{**flags, "work_dir": work_dir, "model": model}))
     if results is None:
         return 0
-    print("\n".join(summary(results, work_dir)))
+    metrics = ", ".join(f"{name} {value:.2f}" for name, value in results.metrics.items())
+    print(f"{results.benchmark}, {results.backbone}: {metrics} ({results.items} images)")
+    if results.skipped:
+        first = results.skipped[0]
+        print(f"{len(results.skipped)} images were skipped, first {first['id']}: {first['reason']}")
+    print(f"written to {work_dir / 'results.json'} and {work_dir / 'results.md'}")
     return 1 if results.skipped else 0
+
+
+# ---------------------------------------------------------------------- all benchmarks
+
+
+@dataclass
+class Outcome:
+    """What became of the runs. scores: {backbone: {benchmark: mIoU}}."""
+
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def main_all(arguments: Sequence[str] | None = None) -> int:
+    """eval_all_semantic.py; its exit code is 1 when a run failed, 2 when nothing could be run, else `run_program`'s."""
+    options = _parsed(all_parser(), arguments)
+    return run_program(lambda: _run_all(options), GO_ON)
+
+
+def _run_all(options: argparse.Namespace) -> int:
+    """Every backbone on every benchmark whose data are there. InputError for names that do not exist."""
+    one = chosen_preset(options)
+    if one and options.presets:
+        raise InputError("give either --presets or --preset (or the two flags that stand for one), not both")
+    presets = options.presets or [one or "clip-vit-b16"]
+    for name in options.datasets:
+        if not _config_of(name).is_file():
+            known = sorted(path.stem.removeprefix("cfg_") for path in CONFIGS.glob("cfg_*.py"))
+            raise InputError(f"unknown data set {name!r}; expected some of {', '.join(known)}")
+    for preset in presets:
+        find_preset(preset)
+    from eval.data import check_folders
+    from eval.semantic import load_config
+
+    outcome = Outcome()
+    there = []
+    for name in options.datasets:
+        config = load_config(_config_of(name))
+        try:
+            if name != "tiny":  # drawn on first use
+                check_folders(config)
+            there.append(name)
+        except InputError as error:
+            print(f"skipped: {name}: {error}", flush=True)
+            outcome.skipped.append(f"{name}: {error}")
+    for preset in presets:
+        for name in there:
+            _run_one(options, preset, name, outcome)
+    lines = overview(outcome.scores, f"first {options.limit} images" if options.limit else "")
+    print("\n".join(["", *lines]))
+    told = [f"- skipped: {line}" for line in outcome.skipped] + [f"- failed: {line}" for line in outcome.failed]
+    write_atomically(options.work_dir / "table.md", "\n".join([*lines, "", *told, ""]).encode())
+    content = {"mIoU": outcome.scores, "skipped": outcome.skipped, "failed": outcome.failed}
+    write_atomically(options.work_dir / "table.json", json.dumps(content, indent=1).encode())
+    for line in outcome.failed:
+        print(f"failed: {line}", file=sys.stderr)
+    if outcome.failed:
+        return 1
+    return 0 if outcome.scores else 2
+
+
+def _config_of(benchmark: str) -> Path:
+    return CONFIGS / f"cfg_{benchmark}.py"
+
+
+def _run_one(options: argparse.Namespace, preset: str, name: str, outcome: Outcome) -> None:
+    work_dir = options.work_dir / preset.replace("/", "-") / name
+    path, results = work_dir / "run.log", work_dir / "results.json"
+    print(f"running: {name}, {preset} (log: {path})", flush=True)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    results.unlink(missing_ok=True)  # so that an old result is not taken for this run's
+    with path.open("w") as log:
+        code = subprocess.run(_command(options, preset, name, work_dir), stdout=log, stderr=log, check=False).returncode
+    if code:
+        lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("error: ")]
+        outcome.failed.append(f"{name}, {preset}: {(errors or lines or ['no output'])[-1]} (exit code {code})")
+    if results.exists() and (score := json.loads(results.read_text())["metrics"]["mIoU"]) is not None:
+        outcome.scores.setdefault(preset, {})[name] = score
+
+
+def _command(options: argparse.Namespace, preset: str, benchmark: str, work_dir: Path) -> list[str]:
+    torchrun, launcher = [], []
+    if options.nproc > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.nproc}"]
+        launcher = ["--launcher", "pytorch"]
+    made = [sys.executable, *torchrun, str(ROOT / "eval_semantic.py"), "--config", str(_config_of(benchmark))]
+    made += ["--work-dir", str(work_dir), "--preset", preset]
+    for flag, value in {**_model_arguments(options), "limit": options.limit, "device": options.device}.items():
+        if flag == "random_weights":
+            made += [f"--{flag}"]
+        elif flag == "global_patch_threshold" and value is None:
+            made += ["--remove_global_patch", "False"]
+        elif flag != "preset" and value is not None:
+            made += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
+    made += ["--resume"] * options.resume
+    pairs = [f"{key}={value}" for key, value in options.cfg_options.items()]
+    return [*made, *launcher, *(["--cfg-options", *pairs] if pairs else [])]
+
+
+def overview(scores: Mapping[str, Mapping[str, float]], note: str = "") -> list[str]:
+    """Markdown lines: a row per backbone of ours, then published figures, which are marked.
+
+    scores: {backbone: {benchmark: mIoU in percent}}. Columns: the eight benchmarks, any others, the average of
+    the eight where all are there. note: said in our rows' names, e.g. "first 10 images".
+    """
+    rows = {f"{name} ({note})" if note else name: dict(row) for name, row in scores.items()}
+    others = sorted({name for row in rows.values() for name in row} - set(BENCHMARKS))
+    for row in rows.values():
+        if set(BENCHMARKS) <= set(row):
+            row[AVERAGE] = sum(row[name] for name in BENCHMARKS) / len(BENCHMARKS)
+    for figure in published_figures():
+        if figure.unit == "mIoU" and figure.where in (*BENCHMARKS, AVERAGE):
+            rows.setdefault(f"{figure.method}, {figure.backbone} (published)", {})[figure.where] = figure.value
+    columns = [*BENCHMARKS, *others, AVERAGE]
+    cells = [[name, *(f"{row[c]:.1f}" if c in row else "" for c in columns)] for name, row in rows.items()]
+    return markdown_table(["backbone", *columns], cells)

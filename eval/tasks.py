@@ -1,17 +1,19 @@
-"""What the evaluations that question region tokens share: the models, the loop over images, the files it writes.
+"""What the evaluations that question region tokens share: flags, the models, the loop over images, the files it writes.
 
 A task is a subclass of `Task`: `items` (the images), `answer` (what to keep of one image), `metrics` (what the kept
 records add up to). Each image is encoded once. Everything is kept in a journal (eval/journal.py), so an interrupted run
 goes on where it stopped.
 """
 
+import argparse
 import json
 import math
+import os
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +24,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from eval.contact_sheet import RgbImage, contact_sheet
-from eval.journal import Journal
+from eval.journal import LAUNCHERS, Journal, Processes, processes
 from eval.mask_cache import CachedMasks
 from eval.results import SCORED, Results, Skipped, describe_device, figure, skipped_line, sum_seconds
-from eval.sharding import Processes, processes
+from textregion.cli.command_line import Parser, output_folder, positive, run_program
+from textregion.cli.flags import add_model_flags, add_option_flags, chosen_preset, given_options
 from textregion.errors import InputError
 from textregion.presets import TINY_WORLD, find_preset
 from textregion.segmenter import TextRegionSegmenter
@@ -141,8 +144,7 @@ class Task(ABC):
         sheets, answers = {}, list(self.shown(records))
         for name, title in zip(("right", "wrong"), self.sheet_titles, strict=True):
             chosen = [answer for answer in answers if answer["right"] is (name == "right")]
-            number = min(count, len(chosen))
-            if number:
+            if number := min(count, len(chosen)):
                 cells = [self.cell(chosen[place * len(chosen) // number]) for place in range(number)]
                 heading = f"{title}: {number} of {len(chosen)}{self.sheet_unit}"
                 sheets[name] = contact_sheet(heading, cells, self.sheet_note)
@@ -177,8 +179,7 @@ def evaluate(task: Task, run: Run) -> tuple[Results, str] | None:
         return None
     results, skipped = done
     metrics = ", ".join(f"{name} {figure(value)}" for name, value in results.metrics.items())
-    line = f"{results.task}, {results.backbone}: {metrics} ({results.items} images); {skipped_line(skipped)}"
-    return results, line
+    return results, f"{task.name}, {run.preset}: {metrics} ({results.items} images); {skipped_line(skipped)}"
 
 
 def evaluate_with(
@@ -196,8 +197,8 @@ def evaluate_with(
         _ask(task, segmenter, items, todo, journal, group)
         records = journal.collect(group)
     records = {item: records[item] for item in items}
-    own = dict(Counter(segmenter.timer.seconds) - before)
-    seconds = {"total": max(group.gather(time.perf_counter() - start)), "per_stage": sum_seconds(group.gather(own))}
+    per_stage = sum_seconds(group.gather(dict(Counter(segmenter.timer.seconds) - before)))
+    seconds = {"total": max(group.gather(time.perf_counter() - start)), "per_stage": per_stage}
     if not group.is_first:
         return None
     skipped = task.skipped(records)
@@ -217,7 +218,13 @@ def evaluate_with(
         processes=group.count,
         device=describe_device(segmenter.device),
     )
-    write(task, run, results, records)
+    results.save(run.work_dir)
+    if run.save_predictions:
+        lines = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in task.predictions(records))
+        write_atomically(run.work_dir / "predictions.jsonl", lines.encode())
+    if run.visualize:
+        for name, sheet in task.sheets(records, run.visualize).items():
+            sheet.save(run.work_dir / f"{name}.png")
     return results, skipped
 
 
@@ -260,15 +267,64 @@ def describe(segmenter: TextRegionSegmenter, run: Run) -> dict:
     return {"preset": run.preset, "given": given, **segmenter.settings()}
 
 
-def write(task: Task, run: Run, results: Results, records: Records) -> None:
-    """results.json, results.md and what else was asked for, each in one step."""
-    results.save(run.work_dir)
-    if run.save_predictions:
-        lines = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in task.predictions(records))
-        write_atomically(run.work_dir / "predictions.jsonl", lines.encode())
-    if run.visualize:
-        for name, sheet in task.sheets(records, run.visualize).items():
-            sheet.save(run.work_dir / f"{name}.png")
+# ---------------------------------------------------------------------- command lines
+
+
+def shared_arguments(parser: Parser, published: str, proposes: bool = True) -> None:
+    """Flags that all programs have. published: what the published evaluation used, for the help; "" if there was none.
+
+    proposes: whether regions are proposed, so that their masks can be kept.
+    """
+    add_model_flags(parser)
+    add_option_flags(parser, f"as published, {published}; preset tiny: its own" if published else "the preset's own")
+    add = parser.add_argument_group("the run").add_argument
+    add("--work-dir", type=Path, metavar="DIR", help="results, journal, pictures (default out/TASK/PRESET)")
+    add("--limit", type=positive, metavar="N", help="only the first N images")
+    add("--resume", action="store_true", help="go on where an interrupted run in the same work dir stopped")
+    add("--save-predictions", action="store_true", help="also predictions.jsonl, masks as COCO RLE")
+    add("--visualize", type=positive, default=0, metavar="N", help="contact sheets of up to N right and N wrong cases")
+    if proposes:
+        add("--mask-cache", type=Path, metavar="DIR", help="keep SAM 2's masks, and use those that are there")
+    add("--launcher", choices=LAUNCHERS, help="default: pytorch when torchrun started this, else none")
+    add("--local-rank", type=int, help=argparse.SUPPRESS)
+
+
+def run_of(options: argparse.Namespace, task: str) -> Run:
+    """The run that the flags describe. InputError for models that do not exist or flags that exclude each other."""
+    preset = chosen_preset(options) or "clip-vit-l14-336"
+    work_dir = options.work_dir or Path("out") / task / preset.replace("/", "-")
+    launcher = options.launcher or ("pytorch" if "TORCHELASTIC_RUN_ID" in os.environ else "none")
+    names = ("limit", "resume", "save_predictions", "visualize", "local_rank", "device")
+    given = {name: getattr(options, name) for name in names}
+    mask_cache = getattr(options, "mask_cache", None)
+    return Run(preset, work_dir, given_options(options), mask_cache=mask_cache, launcher=launcher, **given)
+
+
+def run_task(
+    parser: Parser, make: Callable[[argparse.Namespace], Task], name: str, arguments: Sequence[str] | None
+) -> int:
+    """Parse, evaluate, print; returns the exit code: 0, or 2 after one line about bad input."""
+    options = parser.parse_args(arguments)
+
+    def body() -> None:
+        run = run_of(options, name)
+        task = make(options)
+        output_folder(run.work_dir, "--work-dir")
+        with resumable():
+            done = evaluate(task, run)
+        if done is not None:
+            print(f"{done[1]}\nwritten to {run.work_dir / 'results.json'} and {run.work_dir / 'results.md'}")
+
+    return run_program(body)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """What goes wrong with the disk in the body (full, lost) is one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error}; put that right, then go on with --resume: finished images are kept") from error
 
 
 # ---------------------------------------------------------------------- small things that tasks need

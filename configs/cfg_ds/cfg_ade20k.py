@@ -8,6 +8,5 @@ test_dataloader = dict(
         type="ADE20KDataset",
         data_root="{{$TEXTREGION_DATA:data}}/ade/ADEChallengeData2016",
         data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
-        pipeline={{_base_.test_pipeline}},
     )
 )

@@ -8,6 +8,5 @@ test_dataloader = dict(
         type="CityscapesDataset",
         data_root="{{$TEXTREGION_DATA:data}}/cityscapes",
         data_prefix=dict(img_path="leftImg8bit/val", seg_map_path="gtFine/val"),
-        pipeline={{_base_.test_pipeline}},
     )
 )

@@ -10,7 +10,6 @@ broccoli; carrot; hot dog; pizza; donut; cake; chair; couch; potted plant; bed; 
 mouse; remote; keyboard; cell phone; microwave; oven; toaster; sink; refrigerator; book; clock; vase; scissors; teddy
 bear; hair drier; toothbrush
 """
-classes = tuple(" ".join(classes.split()).split("; "))
 
 benchmark = dict(name="coco_object", prepare="coco_object")
 model = dict(classes="coco_object", probability_threshold=0.5)
@@ -21,8 +20,7 @@ test_dataloader = dict(
         data_prefix=dict(img_path="images/val2017", seg_map_path="annotations/val2017"),
         img_suffix=".jpg",
         seg_map_suffix="_instanceTrainIds.png",
-        metainfo=dict(classes=classes),
-        pipeline={{_base_.test_pipeline}},
+        metainfo=dict(classes=tuple(" ".join(classes.split()).split("; "))),
     )
 )
 del classes  # what the file leaves behind is the config

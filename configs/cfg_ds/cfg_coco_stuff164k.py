@@ -8,6 +8,5 @@ test_dataloader = dict(
         type="COCOStuffDataset",
         data_root="{{$TEXTREGION_DATA:data}}/coco_stuff164k",
         data_prefix=dict(img_path="images/val2017", seg_map_path="annotations/val2017"),
-        pipeline={{_base_.test_pipeline}},
     )
 )

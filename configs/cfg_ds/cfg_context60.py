@@ -9,6 +9,5 @@ test_dataloader = dict(
         data_root="{{$TEXTREGION_DATA:data}}/VOCdevkit/VOC2010",
         data_prefix=dict(img_path="JPEGImages", seg_map_path="SegmentationClassContext"),
         ann_file="ImageSets/SegmentationContext/val.txt",
-        pipeline={{_base_.test_pipeline}},
     )
 )

@@ -5,7 +5,6 @@ classes = """
 red shape; orange shape; yellow shape; green shape; blue shape; purple shape; pink shape; white shape; black shape;
 grass; water; sand; sky; brick; wood; snow; stone
 """
-classes = tuple(" ".join(classes.split()).split("; "))
 
 benchmark = dict(name="tiny", prepare="tiny", scenes=40, size=256, first_seed=900_000)
 model = dict(preset="tiny", classes="tiny", scale=(768, 256))
@@ -17,8 +16,7 @@ test_dataloader = dict(
         data_prefix=dict(img_path="images/val", seg_map_path="annotations/val"),
         img_suffix=".png",
         seg_map_suffix=".png",
-        metainfo=dict(classes=classes),
-        pipeline={{_base_.test_pipeline}},
+        metainfo=dict(classes=tuple(" ".join(classes.split()).split("; "))),
     ),
 )
 del classes  # what the file leaves behind is the config

@@ -9,6 +9,5 @@ test_dataloader = dict(
         data_root="{{$TEXTREGION_DATA:data}}/VOCdevkit/VOC2012",
         data_prefix=dict(img_path="JPEGImages", seg_map_path="SegmentationClass"),
         ann_file="ImageSets/Segmentation/val.txt",
-        pipeline={{_base_.test_pipeline}},
     )
 )

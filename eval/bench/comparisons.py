@@ -116,21 +116,27 @@ def oracles() -> SimpleNamespace:
 
 
 def segmenter_of(options: Options, **parts) -> TextRegionSegmenter:
-    """The preset as everybody gets it."""
-    given = {"device": options.device, "random_weights": options.random_weights, **parts}
-    return build(TextRegionSegmenter, options.preset, **given)
+    """The preset as everybody gets it: random weights, or those that textregion/weights.py finds."""
+    return build(
+        TextRegionSegmenter, options.preset, device=options.device, random_weights=options.random_weights, **parts
+    )
 
 
 def backbone_of(options: Options) -> Backbone:
-    """The complete model: random weights, or those that textregion/weights.py finds."""
+    """The complete model."""
     return segmenter_of(options, mask_generator=None).backbone
 
 
-def pooling_part(options: Options) -> Backbone:
-    """A backbone with real widths but one block per tower: all that pooling needs, built in a second."""
+def pooling_inputs(options: Options) -> tuple[Backbone, Float32[Tensor, "P C"], Float32[Tensor, "R P"]]:
+    """A backbone, patch features (normal numbers with a common part, as real ones have), and the patch weights of the
+    regions that have any patch.
+
+    The backbone has real widths but one block per tower: all that pooling needs, built in a second.
+    """
     with torch.device("meta"):
         model = build_model(options.spec)
-    tower = getattr(model.visual, "trunk", None) or model.visual.transformer
+    trunk = getattr(model.visual, "trunk", None)
+    tower = trunk or model.visual.transformer
     name = "blocks" if hasattr(tower, "blocks") else "resblocks"
     setattr(tower, name, nn.Sequential(getattr(tower, name)[-1]))
     text = getattr(model, "text", model)
@@ -140,16 +146,8 @@ def pooling_part(options: Options) -> Backbone:
     for parameter in model.parameters():
         fan_in = parameter.shape[-1] if parameter.ndim else 1
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
-    return wrap(options.spec, model, stand_in_tokenizer(model))
-
-
-def pooling_inputs(options: Options) -> tuple[Backbone, Float32[Tensor, "P C"], Float32[Tensor, "R P"]]:
-    """The backbone of `pooling_part`, patch features (normal numbers with a common part, as real ones have), and the
-    patch weights of the regions that have any patch.
-    """
-    backbone = pooling_part(options)
-    visual = backbone.model.visual
-    width = visual.conv1.out_channels if backbone.family == "clip" else visual.trunk.embed_dim
+    backbone = wrap(options.spec, model, stand_in_tokenizer(model))
+    width = model.visual.conv1.out_channels if trunk is None else trunk.embed_dim
     grid = CropGrid(*options.size, backbone.crop_size).patch_shape(backbone.crop_size // backbone.patch_size)
     generator = torch.Generator().manual_seed(SEED)
     features = torch.randn(grid[0] * grid[1], width, generator=generator) + torch.randn(width, generator=generator)
@@ -192,7 +190,7 @@ def fusion(options: Options) -> Formulations:
 
     The result is the seed of each mask; difference: share of masks in another group.
     """
-    masks = region_masks(options)
+    masks, (height, width) = region_masks(options), options.size
     boxes = filters.inclusive_boxes(masks.soft > 0)  # as the mask generator has them at hand
     pairs = len(filters.overlapping_pairs(boxes))
 
@@ -205,7 +203,7 @@ def fusion(options: Options) -> Formulations:
     facts = Facts(
         operations=2.0 * pairs * masks.soft[0].numel(),
         traffic=float(masks.soft.numel() * masks.soft.element_size()),
-        note=f"{options.regions} masks, {pairs} pairs of overlapping boxes, {_size(options)}",
+        note=f"{options.regions} masks, {pairs} pairs of overlapping boxes, {height} x {width} px",
         difference=share_of_different,
     )
     return (
@@ -222,11 +220,9 @@ def encode(options: Options) -> Formulations:
     image = torch.rand(3, *options.size, generator=torch.Generator().manual_seed(0)).to(options.device)
     crops = backbone.normalise(cut_crops(image, grid.crops, backbone.crop_size, backbone.interpolation))
     weights = sum(p.numel() for p in backbone.model.visual.parameters())
-    facts = Facts(
-        operations=2.0 * weights * len(crops) * (backbone.crop_size // backbone.patch_size) ** 2,
-        traffic=float(weights * backbone.dtype.itemsize),
-        note=f"{len(crops)} crops of {backbone.crop_size} px, {weights / 1e6:.0f} M weights",
-    )
+    note = f"{len(crops)} crops of {backbone.crop_size} px, {weights / 1e6:.0f} M weights"
+    operations = 2.0 * weights * len(crops) * (backbone.crop_size // backbone.patch_size) ** 2
+    facts = Facts(operations, float(weights * backbone.dtype.itemsize), note)
     return (
         lambda: backbone.encode_crops(crops).pooled.float(),
         lambda: torch.cat([backbone.encode_crops(crop[None]).pooled for crop in crops]).float(),
@@ -241,24 +237,22 @@ def sam2(options: Options) -> Formulations:
     clicks = generator.points_per_side
     points = filters.point_grid(clicks)[:, None]
     trunk = sum(p.numel() for p in generator.model.image_encoder.parameters())
-    facts = Facts(
-        operations=2.0 * trunk * (generator.model.image_size // 16) ** 2 + OPERATIONS_PER_CLICK * clicks**2,
-        traffic=4.0 * trunk,
-        note=f"{clicks}² clicks, {generator.prompts_at_once} at once",
-    )
+    operations = 2.0 * trunk * (generator.model.image_size // 16) ** 2 + OPERATIONS_PER_CLICK * clicks**2
+    facts = Facts(operations, 4.0 * trunk, f"{clicks}² clicks, {generator.prompts_at_once} at once")
     return lambda: generator.decode_with_tokens(generator.encode(image), points)[1], None, facts
 
 
 def pool(options: Options) -> Formulations:
     """Region vectors (R, D) by masked mean or soft sum, against patches repeated for every region."""
     backbone, features, weights = pooling_inputs(options)
-    visual, is_clip = backbone.model.visual, backbone.family == "clip"
+    visual = backbone.model.visual
+    trunk = getattr(visual, "trunk", None)  # what pools by attention
     (regions, patches), width = weights.shape, features.shape[1]
-    part = max(1, min(regions, options.limit // (patches * width * 4 * (2 if is_clip else 6))))
+    part = max(1, min(regions, options.limit // (patches * width * 4 * (2 if trunk is None else 6))))
 
     def obvious() -> Tensor:
-        if not is_clip:
-            return oracles().attention_pool(visual.trunk, features, weights[:part])
+        if trunk is not None:
+            return oracles().attention_pool(trunk, features, weights[:part])
         pooled = oracles().repeated_sum(features, weights[:part])
         pooled = visual.transformer.resblocks[-1].attn.out_proj(pooled)
         return F.normalize((visual.ln_post(pooled) @ visual.proj).float(), dim=-1)
@@ -276,16 +270,9 @@ def removal(options: Options) -> Formulations:
     """Difference scores of all patches (method 6), against the P x P matrix of similarities."""
     _, features, weights = pooling_inputs(options)
     (regions, patches), width = weights.shape, features.shape[1]
-    facts = Facts(
-        operations=4.0 * regions * patches * width,
-        traffic=4.0 * (patches * width + regions * patches),
-        note=f"{regions} regions, {patches} patches of {width}",
-    )
-    return (
-        lambda: difference_scores(features, weights),
-        lambda: oracles().similarity_scores(features, weights),
-        facts,
-    )
+    note = f"{regions} regions, {patches} patches of {width}"
+    facts = Facts(4.0 * regions * patches * width, 4.0 * (patches * width + regions * patches), note)
+    return lambda: difference_scores(features, weights), lambda: oracles().similarity_scores(features, weights), facts
 
 
 def postprocess(options: Options) -> Formulations:
@@ -306,7 +293,7 @@ def postprocess(options: Options) -> Formulations:
     facts = Facts(
         operations=2.0 * products,
         traffic=float(masks.soft.numel() * 2 + 20 * height * width),
-        note=f"{options.labels} labels, {options.regions} regions, {_size(options)}; "
+        note=f"{options.labels} labels, {options.regions} regions, {height} x {width} px; "
         f"obvious form run on {rows} x {columns} px (whole product: {4 * products / 1e9:.0f} GB)",
         share=rows * columns / (height * width),
     )
@@ -347,10 +334,6 @@ def text(options: Options) -> Formulations:
         memory_scales=False,
     )
     return lambda: backbone.encode_labels(labels), lambda: torch.stack([embed(label) for label in few]), facts
-
-
-def _size(options: Options) -> str:
-    return f"{options.size[0]} x {options.size[1]} px"
 
 
 FUSION = Comparison("fusion", fusion, of_preset=False)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval import reasoning, referring, semantic_all, semantic_cli
+from eval import reasoning, referring, semantic_cli
 from textregion.cli.arguments import parse_arguments
 from textregion.cli.flags import OPTIONS, chosen_preset, given_options
 from textregion.errors import InputError
@@ -11,7 +11,7 @@ from textregion.presets import find_preset
 PROGRAMS = {
     "TextRegionSegmenter.py": parse_arguments,
     "eval_semantic.py": lambda words: semantic_cli.parser().parse_args(["--config", "x.py", *words]),
-    "eval_all_semantic.py": lambda words: semantic_all.parser().parse_args(words),
+    "eval_all_semantic.py": lambda words: semantic_cli.all_parser().parse_args(words),
     "eval_referring.py": lambda words: referring.parser().parse_args(
         ["--input_file_root", "x", "--image_root", "x", *words]
     ),

@@ -18,7 +18,6 @@ def test_records_come_back_in_another_run(tmp_path):
     with Journal.start(tmp_path / "j", {"scale": (3, 2)}) as journal:
         journal.add("a.jpg", {"counts": [1, 2]})
         journal.add("ü|b.jpg", {"skipped": "damaged"})
-        assert journal.remaining(["a.jpg", "c.jpg"]) == ["c.jpg"]
     with Journal.start(tmp_path / "j", {"scale": [3, 2]}, resume=True) as again:
         assert again.done == {"a.jpg": {"counts": [1, 2]}, "ü|b.jpg": {"skipped": "damaged"}}
         again.add("c.jpg", {"counts": []})

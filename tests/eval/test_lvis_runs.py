@@ -16,10 +16,10 @@ import task_worlds
 import torch
 from PIL import Image
 
+from eval.journal import Processes
 from eval.lvis import LvisTask, main, softmax_scale
 from eval.lvis_data import read_annotations, read_boxes
 from eval.prepare.tiny_lvis import write_tiny_lvis
-from eval.sharding import Processes
 from eval.tasks import Run, evaluate_with
 from textregion.regionspot.loading import save_head
 from textregion.regionspot.model import RegionSpotHead, encode_names

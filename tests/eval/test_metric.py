@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from eval.metric import add_up, count_pairs, mean_iou
 from eval.mm import IoUMetric
+from eval.semantic import add_up, count_pairs, mean_iou
 
 CLASSES = 5
 maps = arrays.arrays(np.uint8, (7, 11), elements=st.sampled_from([0, 1, 2, 3, 4, 7, 255]))

@@ -72,4 +72,4 @@ def test_stages_are_summed():
 
 
 def test_markdown_table():
-    assert markdown_table(["a", "b"], [[1, "x|y"]]) == ["| a | b |", "| --- | --- |", "| 1 | x\\|y |"]
+    assert markdown_table(["a", "b"], [["1", "x|y"]]) == ["| a | b |", "| --- | --- |", "| 1 | x\\|y |"]

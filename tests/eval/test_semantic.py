@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from copy import copy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,15 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from eval import semantic_all
 from eval.journal import Journal
 from eval.mm import MODELS, SegDataSample
 from eval.model import TextRegionModel
 from eval.prepare.converters import draw_scenes
 from eval.results import ROOT
 from eval.semantic import Evaluation, evaluate
-from eval.semantic_all import BENCHMARKS, overview
-from eval.semantic_cli import main
+from eval.semantic_cli import BENCHMARKS, main, main_all, overview
 from textregion.errors import InputError
 from textregion.masks import SlicMasks
 from textregion.tiny.scenes import CLASS_NAMES
@@ -174,7 +173,7 @@ class SharedTiny(TextRegionModel):
 
     def __init__(self, masks="sam2", pool_feature="value", **_):
         super().__init__(segmenter=copy(tiny_segmenter()), classes="tiny", masks=masks)
-        self.segmenter.pool_feature = pool_feature
+        self.segmenter.config = replace(self.segmenter.config, pool_feature=pool_feature)
         if masks == "slic":
             self.segmenter.mask_generator = SlicMasks()
 
@@ -309,7 +308,7 @@ def test_only_prediction_exists(shell):
 
 def test_all_benchmarks_skip_what_is_missing_and_save_the_table(data, tmp_path, capsys):
     flags = ["--presets", "tiny", "--datasets", "voc21", "tiny", "--work-dir", str(tmp_path), "--device", "cpu"]
-    assert semantic_all.main([*flags, "--limit", "2", "--masks", "slic", "--cfg-options", *as_flags(SMALL)]) == 0
+    assert main_all([*flags, "--limit", "2", "--masks", "slic", "--cfg-options", *as_flags(SMALL)]) == 0
     said = capsys.readouterr().out
     assert f"skipped: voc21: no folder {data / 'VOCdevkit/VOC2012'}" in said
     assert "| tiny (first 2 images) |" in said
@@ -323,10 +322,10 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     # Without SMALL it draws all of the tiny world, which must not get among the scenes of `data`.
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path / "data"))
     flags = ["--presets", "clip-vit-b16", "--datasets", "tiny", "--work-dir", str(tmp_path), "--device", "cpu"]
-    assert semantic_all.main([*flags, "--clip_checkpoint", str(tmp_path / "none.pt")]) == 1
+    assert main_all([*flags, "--clip_checkpoint", str(tmp_path / "none.pt")]) == 1
     said = capsys.readouterr().err
     assert "failed: tiny, clip-vit-b16: error: --clip_checkpoint names" in said
-    assert semantic_all.main(["--datasets", "imagenet"]) == 2
+    assert main_all(["--datasets", "imagenet"]) == 2
     assert "unknown data set 'imagenet'" in capsys.readouterr().err
 
 

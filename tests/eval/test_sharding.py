@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.sharding import Processes, processes
+from eval.journal import Processes, processes
 from textregion.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ def test_a_missing_environment_names_the_program_to_start_with(launcher, program
 
 MEMBER = """
 import sys
-from eval.sharding import processes
+from eval.journal import processes
 with processes(sys.argv[1], device="cpu") as group:
     group.wait()
     print(group.number, group.share(list("abcde")), group.gather(group.number * 10))
