@@ -8,8 +8,8 @@ import tiny_models
 import torch
 
 from eval.bench import comparisons
-from eval.bench.__main__ import Cost, Measured, compare, jobs, main, measured, parse_arguments, report, total
 from eval.bench.comparisons import Options, pooling_inputs, share_of_different, soft_masks
+from eval.bench.program import Cost, Measured, compare, jobs, main, measured, parse_arguments, report, total
 from textregion.errors import InputError
 
 SMALL = Options("pe-core-t16-384", size=(400, 800), regions=7, labels=5, limit=2**22)
