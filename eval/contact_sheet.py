@@ -5,17 +5,18 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 from PIL import Image, ImageDraw, ImageFont
 
-from textregion.render import grey
+from textregion.render import RgbImage, grey
 
 CELL = (420, 240)  # width and height of a picture at most, pixels
 GAP = 16
 LINE = 19
 COLUMNS = 3
 FOUND, GROUND_TRUTH = (235, 40, 120), (20, 170, 60)
-RgbImage = UInt8[np.ndarray, "_ _ 3"]
+Mask = Bool[np.ndarray, "H W"]
+Colour = tuple[int, int, int]
 
 
 def contact_sheet(title: str, cells: Sequence[tuple[RgbImage, Sequence[str]]], note: str = "") -> Image.Image:
@@ -57,14 +58,14 @@ def beside(left: RgbImage, right: RgbImage) -> RgbImage:
     return np.concatenate([left, line, right], axis=1)
 
 
-def spotlight(picture: RgbImage, mask: Bool[np.ndarray, "H W"], colour: tuple[int, int, int]) -> RgbImage:
+def spotlight(picture: RgbImage, mask: Mask, colour: Colour) -> RgbImage:
     """The picture in colour where the mask is, pale grey elsewhere, with the mask's outline."""
     out = (0.5 * grey(picture) + 0.5 * 255).round().astype(np.uint8)
     out[mask] = picture[mask]
     return contour(out, mask, colour)
 
 
-def contour(picture: RgbImage, mask: Bool[np.ndarray, "H W"], colour: tuple[int, int, int]) -> RgbImage:
+def contour(picture: RgbImage, mask: Mask, colour: Colour) -> RgbImage:
     """The mask's outline."""
     lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(picture.copy(), lines, -1, colour, max(2, max(picture.shape) // 300))

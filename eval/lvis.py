@@ -9,7 +9,7 @@ import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,6 +87,7 @@ UNDETECTED = "counted as without detections"
 MARGIN = 0.25  # of the box's sides, around the closer look
 
 
+@dataclass(eq=False)
 class LvisTask(Task):
     """One method's names for the boxes of every image.
 
@@ -103,21 +104,18 @@ class LvisTask(Task):
     sheet_unit = " boxes"
     sheet_note = "Left: the box, green where the name is right, pink where it is wrong. Right: a closer look."
 
-    def __init__(
-        self,
-        annotations: Annotations,
-        boxes: BoxSet,
-        images: Path,
-        method: str,
-        clean_names: bool = False,
-        models: dict | None = None,
-        masks: bool = True,
-    ) -> None:
-        self.annotations, self.boxes, self.images = annotations, boxes, images
-        self.method, self.clean_names, self.models = method, clean_names, models or {}
-        self.masks = masks and annotations.has_masks
-        self.name = f"box recognition, {method}"
-        self.unusable = [*annotations.skipped, *boxes.skipped]
+    annotations: Annotations
+    boxes: BoxSet
+    images: Path
+    method: str
+    clean_names: bool = False
+    models: dict = field(default_factory=dict)
+    masks: bool = True
+
+    def __post_init__(self) -> None:
+        self.masks = self.masks and self.annotations.has_masks
+        self.name = f"box recognition, {self.method}"
+        self.unusable = [*self.annotations.skipped, *self.boxes.skipped]
         self._text: Tensor | None = None
 
     def items(self) -> list[str]:
@@ -274,9 +272,8 @@ class LvisTask(Task):
         image = load_image(self.annotations.images[answer["image"]].find(self.images))
         named, right = (self.annotations.categories[answer[key]].name for key in ("named", "category"))
         colour = GROUND_TRUTH if answer["right"] else FOUND
-        marked = draw_box(image, _xywh(answer["box"]), colour)
         caption = [f"“{named}” {answer['confidence']:.2f}", f"true: “{right}”, image {answer['image']}"]
-        return beside(marked, closer(image, answer["box"])), caption
+        return beside(draw_box(image, _xywh(answer["box"]), colour), closer(image, answer["box"])), caption
 
 
 class Detections(NamedTuple):
@@ -296,13 +293,11 @@ def best_detections(
     the probability, but only after the choice. Without: the probability is the score. Of equals the first is taken,
     by box, then by name. Time and memory are O(R * K).
     """
-    chosen = probabilities.float().flatten().sort(descending=True, stable=True)
-    values, places = chosen.values[:kept], chosen.indices[:kept]
-    box, category = places // max(probabilities.shape[1], 1), places % max(probabilities.shape[1], 1)
-    scores = values if detector is None else values * detector.float()[box]
-    scored = scores.sort(descending=True, stable=True)
-    order = scored.indices[:COUNTED]
-    return Detections(box[order], category[order], scored.values[:COUNTED])
+    ranked, places = probabilities.float().flatten().sort(descending=True, stable=True)
+    box, category = places[:kept] // max(probabilities.shape[1], 1), places[:kept] % max(probabilities.shape[1], 1)
+    scores = ranked[:kept] if detector is None else ranked[:kept] * detector.float()[box]
+    scores, order = (part[:COUNTED] for part in scores.sort(descending=True, stable=True))
+    return Detections(box[order], category[order], scores)
 
 
 def softmax_scale(segmenter: TextRegionSegmenter) -> float:

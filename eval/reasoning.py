@@ -31,8 +31,8 @@ SPLITS = ("val", "test")
 IMAGES = (".jpg", ".jpeg", ".png")
 IGNORED = 255
 EPSILON = 1e-5
-PUBLISHED = {"scale": (2016, 672), "recipe": "semantic-fp32", "min_size": 0, "antialias": False}
 QUERY_TYPES = ("overall", "short", "long")
+PUBLISHED = {"scale": (2016, 672), "recipe": "semantic-fp32", "min_size": 0, "antialias": False}
 EXAMPLES = """examples:
   python eval_reason_seg.py --dataset_dir ReasonSeg --interpreted_query_dir answers
   python eval_reason_seg.py --dataset_dir ReasonSeg --splits val

@@ -197,16 +197,14 @@ def read_splits(
     """
     expressions: dict[str, list[Expression]] = {}
     unusable: list[Skipped] = []
-    detections: dict[str, dict[str, tuple[Box, ...]]] = {}
+    datasets = dict.fromkeys(split.rsplit("_", 1)[0] for split in splits if proposals == "detections")
+    detections = {dataset: read_detections(root / f"{dataset}_dets_dict.json") for dataset in datasets}
     for split in splits:
-        dataset = split.rsplit("_", 1)[0]
-        if proposals == "detections" and dataset not in detections:
-            detections[dataset] = read_detections(root / f"{dataset}_dets_dict.json")
         for number, line in enumerate((root / f"{split}.jsonl").read_bytes().split(b"\n"), start=1):
             if not line.strip():
                 continue
             try:
-                expression = read_line(line, split, number, proposals, detections.get(dataset, {}))
+                expression = read_line(line, split, number, proposals, detections.get(split.rsplit("_", 1)[0], {}))
             except InputError as error:
                 unusable.append(Skipped(f"{split} line {number}", "broken line", str(error)))
                 continue
