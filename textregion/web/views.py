@@ -15,8 +15,8 @@ from PIL import Image
 
 from textregion.errors import InputError
 from textregion.outputs.annotations import coco_json, labels_json, region_rows
-from textregion.outputs.pictures import draw_regions, label_map_image
-from textregion.render import encode_mask
+from textregion.outputs.pictures import draw_regions
+from textregion.render import encode_mask, label_map_image
 from textregion.tiny.models import unknown_words
 from textregion.web.cached_segmenter import Answer, CachedSegmenter, EncodedImage, Question, resize
 from textregion.web.drawing import REFERRED, SWITCHES, DrawingOptions, draw
@@ -240,7 +240,7 @@ def label_map_png(model: CachedSegmenter, image: EncodedImage, controls: Control
     answer = model.answer(image, controls.question, image.size)
     if answer.grounding is not None:
         return encode_png(Image.fromarray(answer.grounding.mask.astype(np.uint8) * 255))
-    return encode_png(label_map_image(answer.result))
+    return encode_png(label_map_image(answer.result.label_map, answer.result.palette))
 
 
 def numbers_json(model: CachedSegmenter, image: EncodedImage, controls: Controls) -> bytes:
