@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from textregion.cli.command_line import Parser, boolean
+from textregion.cli.command_line import Parser, boolean, positive
 from textregion.cli.flags import (
     add_model_flags,
     add_option_flags,
@@ -13,7 +13,8 @@ from textregion.cli.flags import (
 )
 from textregion.outputs.folder import RESULT_FILES
 from textregion.regionspot.loading import METHODS
-from textregion.web.arguments import add_arguments
+from textregion.web.cached_segmenter import MEGABYTE, Limits
+from textregion.web.server import DEFAULT_PORT
 
 DESCRIPTION = (
     "Label every pixel of an image with your own words. Without arguments: a drawn scene and tiny embedded models, no "
@@ -49,7 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
     add_option_flags(parser)
     add_regionspot_flags(parser)
     _add_outputs(parser)
-    add_arguments(parser)
+    _add_page(parser)
     args = parser.parse_args(arguments)
     args.preset, args.clip_pretrained, args.clip_architecture = chosen_preset(args), None, None
     args.image_list = [*args.images, *([args.image] if args.image else []), *(args.image_list or [])]
@@ -115,3 +116,37 @@ def _add_outputs(parser: Parser) -> None:
         help="also one picture per label of its similarity with every region (off; at most 40)",
     )
     add("--save_tokens", action="store_true", help="also tokens.safetensors, for RegionTokens.load (off)")
+
+
+def _add_page(parser: Parser) -> None:
+    add = parser.add_argument_group("web page").add_argument
+    add("--serve", action="store_true", help="open a page in the browser for images and labels (preset tiny)")
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="where it listens (127.0.0.1, this machine only)")
+    port_help = f"its port, 0 for any free one (the first free one from {DEFAULT_PORT} on)"
+    add("--port", type=port, metavar="N", help=port_help)
+    limits = Limits()
+    most, kept = limits.max_bytes // MEGABYTE, limits.cache_bytes // MEGABYTE
+    for flag, default, text in (
+        ("max_pixels", limits.max_pixels, "larger images are refused by the page"),
+        ("max_megabytes", most, "larger image files are refused by the page"),
+        ("cache_megabytes", kept, "memory for encoded images, so that new labels need no new encoding"),
+        ("queue_size", limits.queue_size, "requests that may wait; further ones are turned away"),
+    ):
+        add(f"--{flag}", type=positive, default=default, metavar="N", help=f"{text} ({default})")
+
+
+def port(text: str) -> int:
+    """Argument type: a port, 0 to 65535."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a port from 1 to 65535, or 0 for any free one")
+    return int(text)
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """The limits the command line asks for."""
+    return Limits(
+        max_pixels=args.max_pixels,
+        max_bytes=args.max_megabytes * MEGABYTE,
+        cache_bytes=args.cache_megabytes * MEGABYTE,
+        queue_size=args.queue_size,
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from textregion import render
-from textregion.cli.arguments import parse_arguments
+from textregion.cli.arguments import limits_of, parse_arguments
 from textregion.cli.batch import DemoRun, photographs, print_files, print_shares
 from textregion.cli.command_line import output_folder, run_program
 from textregion.cli.jobs import ImageJob, box_flags, gather_jobs
@@ -20,6 +20,7 @@ from textregion.labeling import mean_iou
 from textregion.outputs.folder import LabelledImage, clear_remains
 from textregion.segmenter import TextRegionSegmenter
 from textregion.tiny.scenes import draw_scene
+from textregion.web.server import serve
 
 
 def run(args: argparse.Namespace, segmenter_class: type) -> None:
@@ -71,6 +72,18 @@ def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:
     print(f"      your photo, real weights {program} --image photo.jpg --labels dog sofa floor")
 
 
+def serve_page(args: argparse.Namespace) -> None:
+    """Serve the web page that the command line asks for. InputError for anything the user can put right."""
+    if args.image_list or args.image_query_cfg or args.labels:
+        raise InputError("with --serve images and labels are given on the page; leave --image, --labels, … out")
+    preset = args.preset or "tiny"
+
+    def build_segmenter() -> TextRegionSegmenter:
+        return TextRegionSegmenter.from_preset(preset, **segmenter_options(args))
+
+    serve(build_segmenter, preset, limits_of(args), args.host, args.port)
+
+
 def main(arguments: Sequence[str] | None = None, prog: str = "TextRegionSegmenter.py") -> int:
     """Run the program; returns the exit code (`run_program`)."""
 
@@ -79,9 +92,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "TextRegionSegmente
         if args.list_presets:
             print(list_presets())
         elif args.serve:
-            from textregion.web.server import serve
-
-            serve(args, TextRegionSegmenter)
+            serve_page(args)
         else:
             run(args, TextRegionSegmenter)
 
