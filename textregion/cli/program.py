@@ -12,9 +12,8 @@ from textregion import render
 from textregion.cli.arguments import limits_of, parse_arguments
 from textregion.cli.batch import DemoRun, photographs, print_files, print_shares
 from textregion.cli.command_line import output_folder, run_program
-from textregion.cli.jobs import ImageJob, box_flags, gather_jobs
-from textregion.cli.presets import list_presets
-from textregion.cli.settings import segmenter_options
+from textregion.cli.jobs import ImageJob, boxes_of, gather_jobs, segmenter_options
+from textregion.cli.models import list_presets
 from textregion.errors import InputError, at_least
 from textregion.labeling import mean_iou
 from textregion.outputs.folder import LabelledImage, clear_remains
@@ -30,7 +29,7 @@ def run(args: argparse.Namespace, segmenter_class: type) -> None:
     output = output_folder(args.output)
     if args.visualize_global_patch and args.remove_global_patch is False:
         raise InputError("no global-patch scores to show: removal is off; drop --remove_global_patch False")
-    boxes = box_flags(args, preset)
+    boxes = boxes_of(args, preset)
     segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
     demo = DemoRun(segmenter, args, preset, boxes)
     if jobs:
