@@ -4,11 +4,11 @@ from dataclasses import Field, fields
 from pathlib import Path
 
 import pytest
+from textregion.cli.jobs import run_settings
 
 from eval import model, tasks
 from eval.journal import Journal
 from textregion.cli.arguments import parse_arguments
-from textregion.cli.settings import result_fingerprint, run_settings
 from textregion.config import SegmenterConfig
 from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator, SlicMasks

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from textregion.cli.command_line import Parser, boolean
+from textregion.cli.command_line import BOOLEAN, Parser, positive
 from textregion.cli.flags import (
     add_model_flags,
     add_option_flags,
@@ -13,7 +13,8 @@ from textregion.cli.flags import (
 )
 from textregion.outputs.folder import RESULT_FILES
 from textregion.regionspot.loading import METHODS
-from textregion.web.arguments import add_arguments
+from textregion.web.cached_segmenter import MEGABYTE, Limits
+from textregion.web.server import DEFAULT_PORT
 
 DESCRIPTION = (
     "Label every pixel of an image with your own words. Without arguments: a drawn scene and tiny embedded models, no "
@@ -33,15 +34,11 @@ what is written into every image's folder:
 exit code: 0 all done, 1 some images were left out, 2 bad input, 130 stopped by Ctrl-C"""
 
 
-def files_table() -> str:
-    """One line per result file."""
-    width = max(map(len, RESULT_FILES))
-    return "\n".join(f"  {name:<{width}}  {what}" for name, what in RESULT_FILES.items())
-
-
 def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextRegionSegmenter.py") -> argparse.Namespace:
     """The demo's command line. InputError for flags that exclude each other."""
-    epilog = EXAMPLES.format(prog=prog if prog.startswith("textregion") else f"python {prog}", files=files_table())
+    width = max(map(len, RESULT_FILES))
+    files = "\n".join(f"  {name:<{width}}  {what}" for name, what in RESULT_FILES.items())
+    epilog = EXAMPLES.format(prog=prog if prog.startswith("textregion") else f"python {prog}", files=files)
     parser = Parser(prog=prog, description=DESCRIPTION, epilog=epilog)
     _add_inputs(parser)
     add_model_flags(parser)
@@ -49,7 +46,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
     add_option_flags(parser)
     add_regionspot_flags(parser)
     _add_outputs(parser)
-    add_arguments(parser)
+    _add_page(parser)
     args = parser.parse_args(arguments)
     args.preset, args.clip_pretrained, args.clip_architecture = chosen_preset(args), None, None
     args.image_list = [*args.images, *([args.image] if args.image else []), *(args.image_list or [])]
@@ -59,11 +56,8 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
 def _add_inputs(parser: Parser) -> None:
     add = parser.add_argument_group("what to label").add_argument
     add("images", nargs="*", metavar="IMAGE", help="images, folders of images or globs in quotes, as after --image")
-    add(
-        "--image",
-        metavar="FILE",
-        help="an image (PNG, JPEG, WebP, …; at most 100 million pixels), a folder of images or a glob in quotes",
-    )
+    image = "an image (PNG, JPEG, WebP, …; at most 100 million pixels), a folder of images or a glob in quotes"
+    add("--image", metavar="FILE", help=image)
     add("--image_list", nargs="+", metavar="FILE", help="several images, folders or globs")
     add("-l", "--labels", nargs="+", metavar="WORD", help='labels; synonyms in one label as "sofa; couch"')
     add("--labels_file", metavar="FILE", help="text file with one label per line instead; lines with # are left out")
@@ -76,42 +70,55 @@ def _add_sources(parser: Parser) -> None:
     group = parser.add_argument_group("which regions")
     more = ", or a file or folder of masks: PNG label map, COCO-RLE JSON, npy, npz (sam2)"
     mask_source_flag(group, more, default="sam2")
-    group.add_argument(
-        "--boxes",
-        nargs="+",
-        metavar="BOX",
-        help="boxes x1,y1,x2,y2 in pixels, or one FILE of them (COCO annotations or results, a detector's dict by "
-        "image, a JSON list, CSV): SAM segments each, nothing else; boxes.json and boxes.png say what is in them",
+    boxes = (
+        "boxes x1,y1,x2,y2 in pixels, or one FILE of them (COCO annotations or results, a detector's dict by "
+        "image, a JSON list, CSV): SAM segments each, nothing else; boxes.json and boxes.png say what is in them"
     )
-    group.add_argument(
-        "--method",
-        choices=METHODS,
-        default="textregion",
-        help="what recognises --boxes: textregion (default, training-free) or regionspot, a trained head: shipped for "
-        "preset tiny, else --regionspot_checkpoint",
+    method = (
+        "what recognises --boxes: textregion (default, training-free) or regionspot, a trained head: shipped for "
+        "preset tiny, else --regionspot_checkpoint"
     )
+    group.add_argument("--boxes", nargs="+", metavar="BOX", help=boxes)
+    group.add_argument("--method", choices=METHODS, default="textregion", help=method)
 
 
 def _add_outputs(parser: Parser) -> None:
     add = parser.add_argument_group("what is written").add_argument
     add("--output", default="outputs", metavar="DIR", help="one folder per image is made in here (outputs/)")
-    add(
-        "--resume",
-        action="store_true",
-        help="pass over images that are finished there: same content, labels and settings (off: all are done again)",
-    )
-    add(
-        "--visualize_global_patch",
-        type=boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="BOOL",
-        help="also global_patches.png, the score of every patch (False)",
-    )
-    add(
-        "--similarity_maps",
-        action="store_true",
-        help="also one picture per label of its similarity with every region (off; at most 40)",
-    )
+    resume = "pass over images that are finished there: same content, labels and settings (off: all are done again)"
+    add("--resume", action="store_true", help=resume)
+    patches = "also global_patches.png, the score of every patch (False)"
+    add("--visualize_global_patch", **BOOLEAN, default=False, help=patches)
+    maps = "also one picture per label of its similarity with every region (off; at most 40)"
+    add("--similarity_maps", action="store_true", help=maps)
     add("--save_tokens", action="store_true", help="also tokens.safetensors, for RegionTokens.load (off)")
+
+
+def _add_page(parser: Parser) -> None:
+    add = parser.add_argument_group("web page").add_argument
+    add("--serve", action="store_true", help="open a page in the browser for images and labels (preset tiny)")
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="where it listens (127.0.0.1, this machine only)")
+    port_help = f"its port, 0 for any free one (the first free one from {DEFAULT_PORT} on)"
+    add("--port", type=port, metavar="N", help=port_help)
+    limits = Limits()
+    most, kept = limits.max_bytes // MEGABYTE, limits.cache_bytes // MEGABYTE
+    for flag, default, text in (
+        ("max_pixels", limits.max_pixels, "larger images are refused by the page"),
+        ("max_megabytes", most, "larger image files are refused by the page"),
+        ("cache_megabytes", kept, "memory for encoded images, so that new labels need no new encoding"),
+        ("queue_size", limits.queue_size, "requests that may wait; further ones are turned away"),
+    ):
+        add(f"--{flag}", type=positive, default=default, metavar="N", help=f"{text} ({default})")
+
+
+def port(text: str) -> int:
+    """Argument type: a port, 0 to 65535."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a port from 1 to 65535, or 0 for any free one")
+    return int(text)
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """The limits the command line asks for."""
+    max_bytes, cache_bytes = args.max_megabytes * MEGABYTE, args.cache_megabytes * MEGABYTE
+    return Limits(args.max_pixels, max_bytes, cache_bytes=cache_bytes, queue_size=args.queue_size)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from textregion.cli.jobs import BoxFlags, ImageJob
-from textregion.cli.settings import EXTRAS, job_fingerprint, run_settings
+from textregion.boxes import BoxesFile
+from textregion.cli.jobs import EXTRAS, ImageJob, job_fingerprint, run_settings
 from textregion.errors import InputError
 from textregion.images import load_image
 from textregion.masks import automatic_sources, read_masks
@@ -34,14 +34,14 @@ from textregion.outputs.folder import (
     write_results,
     writing,
 )
-from textregion.render import RgbImage, markdown_table, text_table
+from textregion.render import markdown_table, text_table
 from textregion.storage import file_hash, set_aside, write_atomically
 from textregion.tiny.models import unknown_words
-from textregion.types import RegionTokens, Segmentation
+from textregion.types import Segmentation
 
 TINY_NOTE = "tiny embedded models, trained on drawn scenes only: a demo and test bed, not a claim about photographs"
 MOST_LABELS = 40  # told on the screen; all are in labels.json
-MOST_BOXES = 40
+MOST_BOXES = 40  # told too; all are in boxes.json
 MOST_ROWS = 40  # on the screen; the files have all
 HEADER = ["image", "size", "regions", "labels", "time", "status"]
 
@@ -49,10 +49,10 @@ HEADER = ["image", "size", "regions", "labels", "time", "status"]
 class DemoRun:
     """What all images of a run share, and how one of them is labelled and written.
 
-    segmenter: a TextRegionSegmenter. args: the command line. boxes: what it says about boxes.
+    segmenter: a TextRegionSegmenter. args: the command line. boxes: those that it gives.
     """
 
-    def __init__(self, segmenter, args: argparse.Namespace, preset: str, boxes: BoxFlags | None = None) -> None:
+    def __init__(self, segmenter, args: argparse.Namespace, preset: str, boxes: BoxesFile | None = None) -> None:
         self.segmenter, self.args, self.preset, self.boxes = segmenter, args, preset, boxes
         self.settings = run_settings(segmenter, args, preset)  # as run.json records them
         self.note = TINY_NOTE if preset == "tiny" else f"preset {preset}"  # the line under every picture
@@ -65,46 +65,43 @@ class DemoRun:
         return run
 
     def photograph(self, job: ImageJob, folder: Path) -> tuple[LabelledImage, dict]:
-        """Label one image and write its folder; returns what was found and what run.json says."""
+        """Label one image and write its folder; returns what was found and what run.json says.
+
+        With --boxes there is one region for every box, and files that say what is in them.
+        """
         before, pixels = dict(self.segmenter.timer.seconds), load_image(job.image)
-        content = file_hash(job.image)
-        tokens, box_files = self.encode(job, pixels)
+        content, source, box_files = file_hash(job.image), self.args.masks, {}
+        if self.boxes is not None:
+            given, method = self.boxes.of(job.image), self.args.method
+            tokens = self.segmenter.encode_boxes(pixels, given.boxes, method)
+            box_files = name_boxes(self.segmenter, pixels, tokens, given, job.labels, method)
+        elif source in automatic_sources():
+            tokens = self.segmenter.encode_image(pixels)
+        else:
+            tokens = self.segmenter.encode_image(pixels, masks=read_masks(source, pixels.shape[:2], job.image.stem))
         result = self.segmenter.segment(tokens, job.labels)
         image = LabelledImage(job.image.name, pixels, tokens, result, job.labels, self.note, more_files=box_files)
         return image, self.write(job, image, content, folder, before)
-
-    def encode(self, job: ImageJob, pixels: RgbImage) -> tuple[RegionTokens, dict]:
-        """The image's regions; with --boxes one for every box, and the files that say what is in them."""
-        if self.boxes is not None:
-            given, method = self.boxes.of(job.image), self.boxes.method
-            tokens = self.segmenter.encode_boxes(pixels, given.boxes, method)
-            return tokens, name_boxes(self.segmenter, pixels, tokens, given, job.labels, method)
-        source, masks = self.args.masks, None
-        if source not in automatic_sources():
-            masks = read_masks(source, pixels.shape[:2], job.image.stem)
-        return self.segmenter.encode_image(pixels, masks=masks), {}
 
     def write(self, job: ImageJob, image: LabelledImage, content: str, folder: Path, before: Mapping) -> dict:
         """Write the folder; returns what run.json says, with the seconds that writing took.
 
         content: SHA-256 of the image. before: seconds by stage before its work began.
         """
-        seconds = self.segmenter.timer.seconds
+
+        def spent() -> dict[str, float]:
+            now = self.segmenter.timer.seconds
+            return {name: round(value - before.get(name, 0.0), 4) for name, value in now.items()}
+
         run = {
             "fingerprint": job_fingerprint(self.settings, job, content),
             "image": {"path": str(job.image), "sha256": content},
             "labels": list(job.labels),
             "settings": self.settings,
-            "seconds": spent(seconds, before),
+            "seconds": spent(),
         }
         extras = {name: getattr(self.args, name) for name in EXTRAS}
-        run = write_results(folder, image, self.segmenter, run, **extras)
-        return {**run, "seconds": spent(seconds, before)}
-
-
-def spent(seconds: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
-    """Seconds per stage since `before`."""
-    return {name: round(value - before.get(name, 0.0), 4) for name, value in seconds.items()}
+        return {**write_results(folder, image, self.segmenter, run, **extras), "seconds": spent()}
 
 
 def photographs(run: DemoRun, jobs: Sequence[ImageJob], output: Path) -> None:
@@ -118,14 +115,10 @@ def photographs(run: DemoRun, jobs: Sequence[ImageJob], output: Path) -> None:
         print(f"note: the tiny model never saw the words: {', '.join(unknown)}", file=sys.stderr)
     clear_remains(output)
     folders = [output / name for name in output_names([job.image for job in jobs])]
-    if len(jobs) == 1:
-        single(run, jobs[0], folders[0])
-    else:
+    if len(jobs) > 1:
         batch(run, jobs, folders, output)
-
-
-def single(run: DemoRun, job: ImageJob, folder: Path) -> None:
-    """One image, told at length."""
+        return
+    job, folder = jobs[0], folders[0]
     if run.earlier(job, folder) is not None:
         print(f"{job.image}: already finished with these settings: {folder}")
         return
@@ -168,9 +161,6 @@ def attempt(run: DemoRun, job: ImageJob, folder: Path) -> "Outcome":
     except InputError as error:
         return Outcome(str(job.image), str(folder), "failed", message=str(error))
     return Outcome.of_run(str(job.image), str(folder), status, written, time.perf_counter() - start)
-
-
-# ---------------------------------------------------------------------- one image on the screen
 
 
 def print_shares(result: Segmentation, dense_fallback: bool) -> None:
@@ -244,16 +234,12 @@ class Outcome:
         if self.status == "failed":
             return f"skipped: {self.message}"
         head = f"{self.image}: {self.regions} regions -> {self.folder}"
-        return f"{head} ({'; '.join(filter(None, [self.status, self.labels, self._time, self.message]))})"
-
-    @property
-    def _time(self) -> str:
-        return f"{self.seconds:.2f} s"
+        return f"{head} ({'; '.join(filter(None, [self.status, self.labels, f'{self.seconds:.2f} s', self.message]))})"
 
     def cells(self) -> list[str]:
         """The columns of HEADER; the messages stand in lines above the table on the screen."""
         size, regions = (f"{self.width} x {self.height}", str(self.regions)) if self.width else ("", "")
-        return [self.image, size, regions, self.labels, self._time, self.status]
+        return [self.image, size, regions, self.labels, f"{self.seconds:.2f} s", self.status]
 
 
 def totals(outcomes: Sequence[Outcome]) -> str:
@@ -280,29 +266,19 @@ def _clip(text: str, width: int = 56) -> str:
 
 def write_summary(output: Path, outcomes: Sequence[Outcome]) -> None:
     """summary.csv and summary.md; an earlier summary with other images than these is kept under another name."""
-    files = {"summary.csv": csv_text(outcomes), "summary.md": markdown(outcomes)}
-    with writing(output):
-        if not _images_of(output / "summary.csv") <= {outcome.image for outcome in outcomes}:
-            kept = [set_aside(output / name) for name in files if (output / name).exists()]
-            print(f"note: an earlier summary of other images is kept as {', '.join(map(str, kept))}")
-        for name, text in files.items():
-            write_atomically(output / name, text.encode("utf-8", "backslashreplace"))
-    print(f"the same table: {output / 'summary.md'}, {output / 'summary.csv'}")
-
-
-def csv_text(outcomes: Sequence[Outcome]) -> str:
-    """One line per image with every column."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [f.name for f in fields(Outcome)], lineterminator="\n")
     writer.writeheader()
     writer.writerows({**asdict(outcome), "seconds": f"{outcome.seconds:.2f}"} for outcome in outcomes)
-    return text.getvalue()
-
-
-def markdown(outcomes: Sequence[Outcome]) -> str:
-    """The table for people, and the totals."""
     table = markdown_table([*HEADER, "note"], [[*outcome.cells(), outcome.message] for outcome in outcomes])
-    return "\n".join([*table, "", totals(outcomes), ""])
+    files = {"summary.csv": text.getvalue(), "summary.md": "\n".join([*table, "", totals(outcomes), ""])}
+    with writing(output):
+        if not _images_of(output / "summary.csv") <= {outcome.image for outcome in outcomes}:
+            kept = [set_aside(output / name) for name in files if (output / name).exists()]
+            print(f"note: an earlier summary of other images is kept as {', '.join(map(str, kept))}")
+        for name, content in files.items():
+            write_atomically(output / name, content.encode("utf-8", "backslashreplace"))
+    print(f"the same table: {output / 'summary.md'}, {output / 'summary.csv'}")
 
 
 def _images_of(path: Path) -> set[str]:

@@ -141,6 +141,9 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"got {text!r}, expected True or False")
 
 
+BOOLEAN = {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"}  # a flag that may stand alone for True
+
+
 def positive(text: str) -> int:
     """Argument type: a whole number of at least 1."""
     try:

@@ -4,11 +4,11 @@ A flag that is not given leaves the option as the preset (or a benchmark's confi
 """
 
 import argparse
-from dataclasses import Field, fields
+from dataclasses import fields
 from types import UnionType
 from typing import Any, get_args
 
-from textregion.cli.command_line import Parser, Sides, boolean
+from textregion.cli.command_line import BOOLEAN, Parser, Sides
 from textregion.config import SegmenterConfig
 from textregion.errors import InputError
 from textregion.masks import automatic_sources
@@ -21,6 +21,13 @@ WEIGHTS = {
     "model_cfg": ("SIZE|YAML", "SAM 2.1 tiny, small, base+ or large, or the file's own configuration"),
 }
 REGIONSPOT = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side", "regionspot_isolate")
+PARSING = {
+    bool: BOOLEAN,
+    int: {"type": int, "metavar": "N"},
+    float: {"type": float, "metavar": "X"},
+    str: {},
+    tuple: {"nargs": "+", "action": Sides, "metavar": "N"},
+}
 OPTIONS = (*fields(SegmenterConfig), *MASK_FIELDS)
 
 
@@ -29,11 +36,8 @@ def add_model_flags(parser: Parser, default_preset: str = "clip-vit-l14-336") ->
     add = parser.add_argument_group("which models").add_argument
     add("--preset", metavar="NAME", help=f"backbone, SAM 2 and recipe by name (default {default_preset})")
     add("--clip_pretrained", metavar="TAG", help="instead of --preset: openai, laion2b_s32b_b79k, siglip2 or meta")
-    add(
-        "--clip_architecture",
-        metavar="NAME",
-        help="instead of --preset: ViT-L/14@336px, ViT-B/16, ViT-H-14, ViT-L-16-SigLIP2-256, PE-Core-L14-336, …",
-    )
+    names = "ViT-L/14@336px, ViT-B/16, ViT-H-14, ViT-L-16-SigLIP2-256, PE-Core-L14-336, …"
+    add("--clip_architecture", metavar="NAME", help=f"instead of --preset: {names}")
     for name, (metavar, text) in WEIGHTS.items():
         add(f"--{name}", metavar=metavar, help=text)
     add("--random_weights", action="store_true", help="real architectures, random weights: a dry run, no download")
@@ -45,17 +49,13 @@ def add_option_flags(parser: Parser, default: str = "the preset's") -> None:
     """One flag per option of SegmenterConfig and of SAM 2's masks; default: what holds without a flag, for the help."""
     group = parser.add_argument_group(f"how (default: {default}; in brackets: of most presets)")
     for field in OPTIONS:
-        told = "" if field.default is None else f" ({_told(field.default)})"
-        text = f"{field.metadata['help']}{told}".replace("%", "%%")
-        group.add_argument(f"--{field.name}", **{**_parsing(_kind(field)), **field.metadata["flag"]}, help=text)
-    group.add_argument(
-        "--remove_global_patch",
-        type=boolean,
-        nargs="?",
-        const=True,
-        metavar="BOOL",
-        help="False: no patch is left out, whatever it scores (True)",
-    )
+        members = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
+        kind = next((kind for kind in (bool, int, float, str) if kind in members), tuple)
+        told = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        text = (field.metadata["help"] + f" ({told})" * (told is not None)).replace("%", "%%")
+        group.add_argument(f"--{field.name}", **{**PARSING[kind], **field.metadata["flag"]}, help=text)
+    no_removal = "False: no patch is left out, whatever it scores (True)"
+    group.add_argument("--remove_global_patch", **BOOLEAN, help=no_removal)
 
 
 def add_regionspot_flags(parser: Parser) -> None:
@@ -64,21 +64,14 @@ def add_regionspot_flags(parser: Parser) -> None:
     add("--regionspot_checkpoint", metavar="FILE", help="a head you trained, or a published one (preset tiny: shipped)")
     add("--sam1_checkpoint", metavar="FILE", help="SAM v1 ViT-B weights, which published heads need")
     add("--regionspot_side", type=int, metavar="N", help="224 or 336: CLIP's input side of a published ViT-L/14 head")
-    add(
-        "--regionspot_isolate",
-        type=boolean,
-        nargs="?",
-        const=True,
-        metavar="BOOL",
-        help="a box's result does not depend on the other boxes (default: as the head was trained; published: False)",
-    )
+    isolate = "a box's result does not depend on the other boxes (default: as the head was trained; published: False)"
+    add("--regionspot_isolate", **BOOLEAN, help=isolate)
 
 
 def mask_source_flag(parser: argparse._ArgumentGroup, more: str = "", **options: Any) -> None:
     """--masks; more: what else the program takes."""
-    parser.add_argument(
-        "--masks", metavar="SOURCE", help=f"where regions come from: {', '.join(automatic_sources())}{more}", **options
-    )
+    text = f"where regions come from: {', '.join(automatic_sources())}{more}"
+    parser.add_argument("--masks", metavar="SOURCE", help=text, **options)
 
 
 def chosen_preset(args: argparse.Namespace) -> str | None:
@@ -99,23 +92,3 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
     if getattr(args, "remove_global_patch", None) is False:
         options["global_patch_threshold"] = None
     return options
-
-
-def _kind(field: Field) -> type:
-    """bool, int, float, str or tuple: of a union the member that is one."""
-    members = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
-    return next((kind for kind in (bool, int, float, str) if kind in members), tuple)
-
-
-def _parsing(kind: type) -> dict[str, Any]:
-    parsing: dict[type, dict[str, Any]] = {
-        bool: {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"},
-        int: {"type": int, "metavar": "N"},
-        float: {"type": float, "metavar": "X"},
-        tuple: {"nargs": "+", "action": Sides, "metavar": "N"},
-    }
-    return parsing.get(kind, {})
-
-
-def _told(default: object) -> str:
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)

@@ -1,24 +1,37 @@
-"""Which images are labelled with which words: files, folders and globs; labels and boxes as flags or in files."""
+"""Which images are labelled with which words: files, folders and globs; labels and boxes as flags or in files.
+
+And what a result depends on: the segmenter's options, their full record, the image's content; and its fingerprint.
+"""
 
 import argparse
 import glob
+import json
 import os
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
-from textregion.boxes import BoxesFile, GivenBoxes, read_boxes
+from textregion.boxes import ANY_IMAGE, BoxesFile, GivenBoxes, read_boxes
+from textregion.cli.flags import REGIONSPOT, given_options
+from textregion.config import fingerprint
 from textregion.errors import InputError
 from textregion.masks import automatic_sources
+from textregion.masks.given import SUFFIXES
 from textregion.outputs.folder import RUN_FILE
 from textregion.regionspot.loading import TINY
-from textregion.storage import read_text
+from textregion.segmenter import TextRegionSegmenter
+from textregion.storage import file_hash, read_text
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
+FORMAT = 2  # of the output folder; a new one makes all earlier results count as different
+WEIGHTS = ("clip_checkpoint", "sam2_checkpoint", "regionspot_checkpoint", "sam1_checkpoint")
+EXTRAS = ("visualize_global_patch", "similarity_maps", "save_tokens")  # flags that ask for further files
 
 
 @dataclass(frozen=True)
@@ -51,9 +64,6 @@ def gather_jobs(args: argparse.Namespace) -> list[ImageJob]:
     return [ImageJob(path, tuple(labels or ())) for path in paths]
 
 
-# ---------------------------------------------------------------------- images
-
-
 def find_images(sources: Sequence[str]) -> list[Path]:
     """Image files that files, folders and globs name, in this order, each once; says what was passed over.
 
@@ -72,18 +82,14 @@ def find_images(sources: Sequence[str]) -> list[Path]:
             found.append(path)
     once: dict[str, Path] = {}
     for path in found:
-        once.setdefault(_place(path), path)
+        try:
+            place = os.path.realpath(path)
+        except ValueError:  # a path that cannot exist is its own place
+            place = str(path)
+        once.setdefault(place, path)
     if len(once) < len(found):
         print(f"{_count(len(found) - len(once), 'image')} named more than once: labelled once")
     return list(once.values())
-
-
-def _place(path: Path) -> str:
-    """Where a path leads, links followed; a path that cannot exist is its own place."""
-    try:
-        return os.path.realpath(path)
-    except ValueError:
-        return str(path)
 
 
 def _images_among(paths: Iterable[Path], source: str) -> list[Path]:
@@ -100,9 +106,6 @@ def _images_among(paths: Iterable[Path], source: str) -> list[Path]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-# ---------------------------------------------------------------------- labels
 
 
 def read_labels_file(path: Path) -> list[str]:
@@ -131,9 +134,8 @@ def read_query_cfg(path: Path) -> dict[Path, list[str]]:
         labels = labels.split(",") if isinstance(labels, str) else labels
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise InputError(f"{path}: got {reprlib.repr(labels)} for {name}, expected a list of labels")
-        image = Path(str(name))
-        beside = path.parent / image
-        queries[beside if not os.path.isfile(image) and os.path.isfile(beside) else image] = [x.strip() for x in labels]
+        image, beside = Path(str(name)), path.parent / str(name)
+        queries[beside if not isfile(image) and isfile(beside) else image] = [x.strip() for x in labels]
     return queries
 
 
@@ -146,23 +148,8 @@ def find_query(queries: dict[Path, list[str]], path: Path) -> list[str]:
     return matches[0]
 
 
-# ---------------------------------------------------------------------- boxes
-
-
-@dataclass(frozen=True)
-class BoxFlags:
-    """What the command line says about boxes. given: of a file, or the same for every image."""
-
-    given: BoxesFile | GivenBoxes
-    method: str
-
-    def of(self, image: Path) -> GivenBoxes:
-        """The boxes of an image; InputError when the file has none of it."""
-        return self.given.of(image) if isinstance(self.given, BoxesFile) else self.given
-
-
-def box_flags(args: argparse.Namespace, preset: str) -> BoxFlags | None:
-    """The flags, with a file of boxes read; None without --boxes. A single word that is there, or no box, is a file.
+def boxes_of(args: argparse.Namespace, preset: str) -> BoxesFile | None:
+    """The boxes of --boxes, of a file or the same for every image; None without. A single word without "," is a file.
 
     InputError in one line for what cannot be read, and for --method regionspot where there is no box or no head.
     """
@@ -172,9 +159,10 @@ def box_flags(args: argparse.Namespace, preset: str) -> BoxFlags | None:
         raise InputError(f"no RegionSpot head is shipped for preset {preset}; give one as --regionspot_checkpoint")
     if not args.boxes:
         return None
-    if len(args.boxes) == 1 and (os.path.isfile(args.boxes[0]) or "," not in args.boxes[0]):
-        return BoxFlags(read_boxes(args.boxes[0]), args.method)
-    return BoxFlags(GivenBoxes(np.array([box_of(text) for text in args.boxes], np.float32)), args.method)
+    if len(args.boxes) == 1 and (isfile(args.boxes[0]) or "," not in args.boxes[0]):
+        return read_boxes(args.boxes[0])
+    boxes = np.array([box_of(text) for text in args.boxes], np.float32)
+    return BoxesFile(Path(), {ANY_IMAGE: GivenBoxes(boxes)})
 
 
 def box_of(text: str) -> list[float]:
@@ -186,3 +174,58 @@ def box_of(text: str) -> list[float]:
     if len(numbers) != 4:
         raise InputError(f"got the box {text!r}, expected x1,y1,x2,y2 in pixels, or a single file of boxes")
     return numbers
+
+
+# ---------------------------------------------------------------------- what a result depends on
+
+
+def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Only what the user gave: everything else stays as the preset has it."""
+    options = {**given_options(args), "device": args.device}
+    if args.boxes and args.masks != "sam2":
+        raise InputError("got --boxes and --masks, which exclude each other; leave one out")
+    if args.masks != "sam2":
+        options["mask_generator"] = args.masks if args.masks in automatic_sources() else None
+    if args.method == "regionspot" and args.sam1_checkpoint is not None:
+        options["mask_generator"] = None  # SAM v1 makes the masks, so no SAM 2 is fetched
+    return options
+
+
+def run_settings(segmenter: TextRegionSegmenter, args: argparse.Namespace, preset: str) -> dict[str, Any]:
+    """All settings of a run but the image and its labels, as JSON has them."""
+    settings = {
+        "preset": preset,
+        **segmenter.settings(),
+        "weights": {name: file_stamp(getattr(args, name)) for name in WEIGHTS},
+        "model_cfg": args.model_cfg,
+        "random_weights": args.random_weights,
+        "mask_source": args.masks,
+        "boxes": args.boxes and [file_hash(box) if isfile(box) else box for box in args.boxes],
+        "method": args.method,
+        "regionspot": {name: getattr(args, name) for name in REGIONSPOT if name not in WEIGHTS},
+        "extras": {name: getattr(args, name) for name in EXTRAS},
+    }
+    return json.loads(json.dumps(settings))
+
+
+def job_fingerprint(settings: Mapping, job: ImageJob, image: str) -> str:
+    """Short hash of all that the result of one image of a run depends on; image: its content hash."""
+    source, masks = settings["mask_source"], None
+    if source not in automatic_sources() and (path := mask_file(Path(source), job.image)) is not None:
+        masks = file_hash(path)
+    content = {"format": FORMAT, "settings": settings, "labels": job.labels, "image": image, "masks": masks}
+    return fingerprint(content)
+
+
+def mask_file(source: Path, image: Path) -> Path | None:
+    """The file of a --masks file or folder that belongs to an image; None when there is none."""
+    candidates = [source, *(source / f"{image.stem}{suffix}" for suffix in SUFFIXES)]
+    return next((path for path in candidates if isfile(path)), None)
+
+
+def file_stamp(path: str | None) -> dict | None:
+    """Path, size and time of change of a weights file, which is too large to be hashed for every run."""
+    if path is None:
+        return None
+    found = Path(path).stat() if Path(path).exists() else None
+    return {"path": path} if found is None else {"path": path, "bytes": found.st_size, "changed": found.st_mtime_ns}

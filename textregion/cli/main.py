@@ -1,9 +1,10 @@
 """The console program `textregion`: segment, serve, boxes, presets, weights; without arguments the drawn scene."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from textregion.cli import presets, program, weights
+from textregion.cli.models import presets, weights
+from textregion.cli.program import main as label
 
 HELP = """usage: textregion [COMMAND] [--help]
 
@@ -19,31 +20,24 @@ Label every pixel of an image with your own words, without training.
 `textregion COMMAND --help` tells the flags. Flags without a command are those of segment."""
 
 
-def _program(*more: str) -> Callable[[Sequence[str]], int]:
-    return lambda words: program.main([*more, *words], prog="textregion segment")
-
-
-def _boxes(words: Sequence[str]) -> int:
-    if not {"--boxes", "--help", "-h"} & set(words):
-        print("error: give --boxes x1,y1,x2,y2 … or --boxes FILE; see textregion boxes --help", file=sys.stderr)
-        return 2
-    return program.main(words, prog="textregion boxes")
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "segment": _program(),
-    "serve": _program("--serve"),
-    "boxes": _boxes,
-    "presets": presets.main,
-    "weights": weights.main,
-}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code: 0 all done, 1 something was left out, 2 bad input, 130 stopped."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words in (["--help"], ["-h"]):
         print(HELP)
         return 0
-    command = COMMANDS.get(words[0]) if words else None
-    return command(words[1:]) if command else program.main(words, prog="textregion segment")
+    match words:
+        case ["presets", *rest]:
+            return presets(rest)
+        case ["weights", *rest]:
+            return weights(rest)
+        case ["boxes", *rest] if not {"--boxes", "--help", "-h"} & set(rest):
+            print("error: give --boxes x1,y1,x2,y2 … or --boxes FILE; see textregion boxes --help", file=sys.stderr)
+            return 2
+        case ["boxes", *rest]:
+            return label(rest, prog="textregion boxes")
+        case ["serve", *rest]:
+            words = ["--serve", *rest]
+        case ["segment", *rest]:
+            words = rest
+    return label(words, prog="textregion segment")

@@ -9,17 +9,17 @@ import numpy as np
 from PIL import Image
 
 from textregion import render
-from textregion.cli.arguments import parse_arguments
+from textregion.cli.arguments import limits_of, parse_arguments
 from textregion.cli.batch import DemoRun, photographs, print_files, print_shares
 from textregion.cli.command_line import output_folder, run_program
-from textregion.cli.jobs import ImageJob, box_flags, gather_jobs
-from textregion.cli.presets import list_presets
-from textregion.cli.settings import segmenter_options
+from textregion.cli.jobs import ImageJob, boxes_of, gather_jobs, segmenter_options
+from textregion.cli.models import list_presets
 from textregion.errors import InputError, at_least
 from textregion.labeling import mean_iou
 from textregion.outputs.folder import LabelledImage, clear_remains
 from textregion.segmenter import TextRegionSegmenter
 from textregion.tiny.scenes import draw_scene
+from textregion.web.server import serve
 
 
 def run(args: argparse.Namespace, segmenter_class: type) -> None:
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, segmenter_class: type) -> None:
     output = output_folder(args.output)
     if args.visualize_global_patch and args.remove_global_patch is False:
         raise InputError("no global-patch scores to show: removal is off; drop --remove_global_patch False")
-    boxes = box_flags(args, preset)
+    boxes = boxes_of(args, preset)
     segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
     demo = DemoRun(segmenter, args, preset, boxes)
     if jobs:
@@ -71,6 +71,18 @@ def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:
     print(f"      your photo, real weights {program} --image photo.jpg --labels dog sofa floor")
 
 
+def serve_page(args: argparse.Namespace) -> None:
+    """Serve the web page that the command line asks for. InputError for anything the user can put right."""
+    if args.image_list or args.image_query_cfg or args.labels:
+        raise InputError("with --serve images and labels are given on the page; leave --image, --labels, … out")
+    preset = args.preset or "tiny"
+
+    def build_segmenter() -> TextRegionSegmenter:
+        return TextRegionSegmenter.from_preset(preset, **segmenter_options(args))
+
+    serve(build_segmenter, preset, limits_of(args), args.host, args.port)
+
+
 def main(arguments: Sequence[str] | None = None, prog: str = "TextRegionSegmenter.py") -> int:
     """Run the program; returns the exit code (`run_program`)."""
 
@@ -79,9 +91,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "TextRegionSegmente
         if args.list_presets:
             print(list_presets())
         elif args.serve:
-            from textregion.web.server import serve
-
-            serve(args, TextRegionSegmenter)
+            serve_page(args)
         else:
             run(args, TextRegionSegmenter)
 

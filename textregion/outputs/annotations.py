@@ -17,6 +17,7 @@ from textregion.render import encode_mask
 from textregion.resampling import RegionCrop, crop_regions
 from textregion.types import RegionTokens, Segmentation
 
+Crops = Sequence[RegionCrop]  # of every region of some tokens
 DIGITS = 5  # of every score in JSON: enough to compare, short enough to read
 
 
@@ -72,7 +73,7 @@ def region_rows(
     text: Float[Tensor, "Q D"],
     labels: "Sequence[str] | LabelPrompts",
     top: int = 5,
-    crops: Sequence[RegionCrop] | None = None,
+    crops: Crops | None = None,
 ) -> list[dict]:
     """One entry per region: where it is, how sure the mask source was, its `top` best labels, best first.
 
@@ -124,14 +125,9 @@ def box_rows(
     rows = []
     for number, box in enumerate(given.boxes):
         region, detector = region_of.get(number), None if given.scores is None else float(given.scores[number])
-        row = {
-            "box": number,
-            "xyxy": [round(float(value), 2) for value in box],
-            "detector_score": None if detector is None else round(detector, DIGITS),
-            "region": region,
-            "predicted_iou": None,
-            "labels": [],
-        }
+        row = {"box": number, "xyxy": [round(float(value), 2) for value in box]}
+        row["detector_score"] = None if detector is None else round(detector, DIGITS)
+        row |= {"region": region, "predicted_iou": None, "labels": []}
         if region is not None:
             row["predicted_iou"] = round(float(tokens.masks.predicted_iou[region]), DIGITS)
             score = probability[region].astype(float) * (1.0 if detector is None else detector)
@@ -141,18 +137,11 @@ def box_rows(
     return rows
 
 
-def _best(
-    names: Sequence[str], by: Float[np.ndarray, " L"], top: int, **columns: Float[np.ndarray, " L"]
-) -> list[dict]:
-    """The `top` labels by the largest of some numbers, with what each of the columns says of them."""
-    return [
-        {
-            "index": int(index),
-            "name": names[index],
-            **{name: round(float(values[index]), DIGITS) for name, values in columns.items()},
-        }
-        for index in np.argsort(-by, kind="stable")[:top]
-    ]
+def _best(names: Sequence[str], by: np.ndarray, top: int, **columns: Float[np.ndarray, " L"]) -> list[dict]:
+    """The `top` labels by the largest of L numbers, with what each of the columns says of them."""
+    best = np.argsort(-by, kind="stable")[:top].tolist()
+    told = [{name: round(float(values[i]), DIGITS) for name, values in columns.items()} for i in best]
+    return [{"index": i, "name": names[i], **row} for i, row in zip(best, told, strict=True)]
 
 
 def coco_json(images: Sequence[tuple[str, Segmentation]]) -> dict:
@@ -165,7 +154,7 @@ def coco_json(images: Sequence[tuple[str, Segmentation]]) -> dict:
 
 
 def coco_regions_json(
-    file_name: str, tokens: RegionTokens, rows: Sequence[dict], labels: Sequence[str], crops: Sequence[RegionCrop]
+    file_name: str, tokens: RegionTokens, rows: Sequence[dict], labels: Sequence[str], crops: Crops
 ) -> dict:
     """A COCO file of one image's regions, which may overlap: one annotation per region, its best label as category.
 
@@ -175,34 +164,28 @@ def coco_regions_json(
     annotations, size = [], tuple(tokens.masks.image_size)
     full = np.zeros(size, np.uint8, order="F")
     for row, crop in zip(rows, crops, strict=True):
-        if row["area"] == 0:
-            continue
-        crop.paint(full, 1)
-        best = row["labels"][0]
-        annotations.append(
-            {"category": best["name"], **encode_mask(full), "score": best["probability"], "region": row["region"]}
-        )
-        full[crop.rows, crop.columns] = 0
+        if row["area"]:
+            crop.paint(full, 1)
+            category, score = row["labels"][0]["name"], row["labels"][0]["probability"]
+            annotations.append({"category": category, **encode_mask(full), "score": score, "region": row["region"]})
+            full[crop.rows, crop.columns] = 0
     return _coco_file([(file_name, size, labels, annotations)])
 
 
 def _coco_file(entries: Sequence[tuple[str, tuple[int, int], Sequence[str], list[dict]]]) -> dict:
     """(file name, (H, W), all label names, annotations with a "category" name) per image, in COCO's layout."""
-    names = list(dict.fromkeys(name for _, _, labels, _ in entries for name in labels))
+    names = dict.fromkeys(name for _, _, labels, _ in entries for name in labels)
     ids = {name: i for i, name in enumerate(names, start=1)}
-    images = [
-        {"id": i, "file_name": file_name, "width": size[1], "height": size[0]}
-        for i, (file_name, size, _, _) in enumerate(entries, start=1)
-    ]
-    found = [(i, a) for i, (_, _, _, annotations) in enumerate(entries, start=1) for a in annotations]
-    annotations = [
-        {**a, "id": n, "image_id": i, "category_id": ids[a["category"]], "iscrowd": 0}
-        for n, (i, a) in enumerate(found, start=1)
-    ]
+    images, annotations = [], []
+    for image, (file_name, (height, width), _, found) in enumerate(entries, start=1):
+        images.append({"id": image, "file_name": file_name, "width": width, "height": height})
+        for a in found:
+            of = {"id": len(annotations) + 1, "image_id": image, "category_id": ids[a["category"]], "iscrowd": 0}
+            annotations.append({**a, **of})
     return {
         "info": {"description": "TextRegion: region masks labelled with words", "version": "1.0"},
         "images": images,
-        "categories": [{"id": ids[name], "name": name, "supercategory": ""} for name in names],
+        "categories": [{"id": i, "name": name, "supercategory": ""} for name, i in ids.items()],
         "annotations": annotations,
     }
 
@@ -210,7 +193,7 @@ def _coco_file(entries: Sequence[tuple[str, tuple[int, int], Sequence[str], list
 def similarity_map(
     tokens: RegionTokens,
     scores: Float32[np.ndarray, " R"] | Float32[Tensor, " R"],
-    crops: Sequence[RegionCrop] | None = None,
+    crops: Crops | None = None,
 ) -> Float32[np.ndarray, "H W"]:
     """One label's scores painted through the regions: the largest among those that cover a pixel, NaN where none does.
 

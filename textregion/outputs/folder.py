@@ -25,9 +25,10 @@ from textregion.boxes import GivenBoxes
 from textregion.errors import InputError
 from textregion.labels import TEMPERATURE, LabelPrompts, region_scores
 from textregion.outputs import annotations, pictures
+from textregion.outputs.annotations import Crops
 from textregion.regionspot.model import encode_names
 from textregion.render import RgbImage
-from textregion.resampling import RegionCrop, crop_regions_above
+from textregion.resampling import crop_regions_above
 from textregion.runtime import package_versions
 from textregion.storage import set_aside
 from textregion.types import RegionTokens, Segmentation
@@ -52,6 +53,7 @@ RESULT_FILES = {
     "tokens.safetensors": "the region tokens for RegionTokens.load, with --save_tokens",
     RUN_FILE: "settings, versions, seconds, content hash; written last",
 }
+Text = Float[Tensor, "Q D"]  # embeddings of the labels' queries
 QUICK = 2  # zlib's level: a third of the time of the default, a tenth more bytes
 _numbers = count()
 
@@ -95,35 +97,31 @@ def write_results(
     """
     prompts = LabelPrompts.parse(image.labels)
     text = segmenter.encode_text(prompts.queries)
-    with segmenter.timer("write"):
-        crops, shapes = crop_regions_above(image.tokens.masks, [0.0, pictures.DRAWN_ABOVE])
-        with finished_folder(folder, run) as place:
-            for name, content in _files(image, text, prompts, crops, shapes):
-                write_file(place / name, content)
-            image.result.save_png(place / "labels.png")
-            scores, threshold = image.tokens.patch_scores, segmenter.config.global_patch_threshold
-            if visualize_global_patch and scores is not None and threshold is not None:
-                picture = pictures.global_patch_picture(image.pixels, scores.cpu().numpy(), threshold)
-                write_file(place / "global_patches.png", picture)
-            if save_tokens:
-                image.tokens.save(place / "tokens.safetensors")
-            if similarity_maps:
-                run["similarity_maps"] = _write_similarity(place / "similarity", image, text, prompts, crops)
-            run.update(summary(image), versions=package_versions(), finished=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    with segmenter.timer("write"), finished_folder(folder, run) as place:
+        crops, drawn = crop_regions_above(image.tokens.masks, [0.0, pictures.DRAWN_ABOVE])
+        for name, content in _files(image, text, prompts, crops, drawn):
+            write_file(place / name, content)
+        image.result.save_png(place / "labels.png")
+        scores, threshold = image.tokens.patch_scores, segmenter.config.global_patch_threshold
+        if visualize_global_patch and scores is not None and threshold is not None:
+            picture = pictures.global_patch_picture(image.pixels, scores.cpu().numpy(), threshold)
+            write_file(place / "global_patches.png", picture)
+        if save_tokens:
+            image.tokens.save(place / "tokens.safetensors")
+        if similarity_maps:
+            run["similarity_maps"] = _write_similarity(place / "similarity", image, text, prompts, crops)
+        height, width = image.pixels.shape[:2]
+        shares = sorted(annotations.label_shares(image.result), key=lambda item: -item[1])
+        run |= {
+            "width": width,
+            "height": height,
+            "regions": len(image.tokens),
+            "shares": [[name, round(float(share), annotations.DIGITS)] for name, share in shares[:10] if share > 0],
+            "uncovered": annotations.uncovered_share(image.result),
+            "versions": package_versions(),
+            "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        }
     return run
-
-
-def summary(image: LabelledImage) -> dict:
-    """Size, regions and shares, for run.json and the table of a batch."""
-    height, width = image.pixels.shape[:2]
-    shares = sorted(annotations.label_shares(image.result), key=lambda item: -item[1])
-    return {
-        "width": width,
-        "height": height,
-        "regions": len(image.tokens),
-        "shares": [[name, round(float(share), annotations.DIGITS)] for name, share in shares[:10] if share > 0],
-        "uncovered": annotations.uncovered_share(image.result),
-    }
 
 
 def write_file(path: Path, content: Image.Image | dict) -> None:
@@ -134,32 +132,22 @@ def write_file(path: Path, content: Image.Image | dict) -> None:
         path.write_bytes(json_bytes(content))
 
 
-def _files(
-    image: LabelledImage,
-    text: Float[Tensor, "Q D"],
-    prompts: LabelPrompts,
-    crops: Sequence[RegionCrop],
-    shapes: Sequence[RegionCrop],
-) -> Iterator[tuple[str, Image.Image | dict]]:
-    """Names and contents of what is always written. crops, shapes: all pixels of the regions, and those drawn."""
+def _files(image: LabelledImage, text: Text, prompts: LabelPrompts, crops: Crops, drawn: Crops) -> Iterator[tuple]:
+    """Names and contents of what is always written. crops, drawn: all pixels of the regions, and those drawn."""
     pixels, tokens, result = image.pixels, image.tokens, image.result
-    yield "picture.png", pictures.main_picture(pixels, tokens, result, shapes, image.note, image.more_panels)
+    yield "picture.png", pictures.main_picture(pixels, tokens, result, drawn, image.note, image.more_panels)
     yield "overlay.png", pictures.overlay_picture(pixels, result)
     yield "labels.json", annotations.labels_json(result)
     yield "coco.json", annotations.coco_json([(image.name, result)])
     rows = annotations.region_rows(tokens, text, prompts, crops=crops)
     yield "regions.json", {**annotations.image_json(pixels.shape[:2]), "regions": rows}
-    yield "regions.png", pictures.region_sheet(pixels, rows, shapes)
+    yield "regions.png", pictures.region_sheet(pixels, rows, drawn)
     yield "coco_regions.json", annotations.coco_regions_json(image.name, tokens, rows, prompts.names, crops)
     yield from image.more_files.items()
 
 
 def _write_similarity(
-    place: Path,
-    image: LabelledImage,
-    text: Float[Tensor, "Q D"],
-    prompts: LabelPrompts,
-    crops: Sequence[RegionCrop],
+    place: Path, image: LabelledImage, text: Text, prompts: LabelPrompts, crops: Crops
 ) -> dict[str, int]:
     """One picture per label, the first MOST_SIMILARITY_MAPS of them; returns how many were written and asked for."""
     place.mkdir()
@@ -195,13 +183,8 @@ def name_boxes(
     else:
         text, scale = segmenter.encode_text(prompts.queries), TEMPERATURE
     rows = annotations.box_rows(tokens, given, text, prompts, scale)
-    content = {
-        **annotations.image_json(image.shape[:2]),
-        "method": method,
-        "scale": round(scale, 4),
-        "labels": list(prompts.names),
-        "boxes": rows,
-    }
+    size, names = annotations.image_json(image.shape[:2]), list(prompts.names)
+    content = {**size, "method": method, "scale": round(scale, 4), "labels": names, "boxes": rows}
     return {BOXES_FILE: content, "boxes.png": pictures.boxes_picture(image, rows, f"Method: {method}.")}
 
 
@@ -275,11 +258,12 @@ def clear_remains(output: Path) -> None:
         if match is None or match[1] != platform.node() or _alive(int(match[2])):
             continue
         run = read_run(hidden)
+        place = None if run is None else output / Path(str(run["folder"])).name
         with writing(output):
-            if run is not None and not (output / Path(str(run["folder"])).name).exists():
-                hidden.rename(output / Path(str(run["folder"])).name)
-            else:
+            if place is None or place.exists():
                 shutil.rmtree(hidden)
+            else:
+                hidden.rename(place)
 
 
 def _hidden(parent: Path) -> Path:
@@ -289,10 +273,8 @@ def _hidden(parent: Path) -> Path:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:  # another user's process may not be sent a signal
+        return isinstance(error, PermissionError)
     return True
 
 
@@ -307,27 +289,20 @@ def _flush(folder: Path) -> None:
 
 
 def _move_into_place(hidden: Path, folder: Path, fingerprint: str) -> Path | None:
-    """Rename; returns where something else that was there is kept now.
+    """Rename; returns where anything else than a finished run of this fingerprint that was there is kept now.
 
     Between two renames `folder` is missing for a moment; clear_remains puts it right after a crash just then.
     """
     if not folder.exists():
         hidden.rename(folder)
         return None
-    if _is_same_run(folder, fingerprint):
-        earlier = folder.rename(_hidden(folder.parent))
-        hidden.rename(folder)
-        shutil.rmtree(earlier, ignore_errors=True)
-        return None
-    aside = set_aside(folder)
-    hidden.rename(folder)
-    return aside
-
-
-def _is_same_run(folder: Path, fingerprint: str) -> bool:
-    """Whether a folder holds a finished run of this fingerprint and nothing besides."""
     run = read_run(folder)
-    if run is None or run.get("fingerprint") != fingerprint:
-        return False
     there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    return there == {*run["files"], RUN_FILE}
+    if run is None or run.get("fingerprint") != fingerprint or there != {*run["files"], RUN_FILE}:
+        aside = set_aside(folder)
+        hidden.rename(folder)
+        return aside
+    earlier = folder.rename(_hidden(folder.parent))  # the same run and nothing besides: it goes
+    hidden.rename(folder)
+    shutil.rmtree(earlier, ignore_errors=True)
+    return None

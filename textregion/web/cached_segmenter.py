@@ -15,16 +15,37 @@ from cachetools import LRUCache, cachedmethod
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
-from textregion.errors import InputError
+from textregion.errors import InputError, at_least
 from textregion.images import load_image
 from textregion.labeling import GroundingResult
 from textregion.labels import LabelPrompts, region_scores
 from textregion.types import RegionTokens, Segmentation
-from textregion.web.arguments import MEGABYTE, Limits
 
+MEGABYTE = 2**20
 GlobalPatches = tuple[Float32[np.ndarray, "Ph Pw"], Bool[np.ndarray, "Ph Pw"]]  # scores, which were removed
 SHOWN_SIDES = (768, 1280)  # the long side of a picture on the page; smaller images are enlarged, larger ones shrunk
 ANSWER_BYTES = 128 * MEGABYTE  # of answers kept, so that sliders and switches only draw again
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what the page's users send and on what is kept for them.
+
+    max_pixels: pixels of an image. max_bytes: bytes of an image file. max_labels: labels of one question.
+    max_characters: length of one label or sentence. cache_bytes: memory of the encoded images that are kept.
+    queue_size: waiting requests; further ones are turned away.
+    """
+
+    max_pixels: int = 24_000_000
+    max_bytes: int = 20 * MEGABYTE
+    max_labels: int = 50
+    max_characters: int = 200
+    cache_bytes: int = 1024 * MEGABYTE
+    queue_size: int = 20
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            at_least(name, value)
 
 
 @dataclass(frozen=True)

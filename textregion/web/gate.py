@@ -6,7 +6,6 @@ these are named here and everything else is refused before gradio sees it.
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -18,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from textregion.web.arguments import LOOPBACK, MEGABYTE
+from textregion.web.cached_segmenter import MEGABYTE
 
 API = "/gradio_api"
 ROUTES = {
@@ -45,21 +44,16 @@ HEADERS = (
 )
 
 
-def allowed_hosts(host: str) -> tuple[str, ...] | None:
-    """Names the page may be asked for by: local ones if it listens to this machine only, any (None) otherwise."""
-    return LOCAL_NAMES if host in LOOPBACK else None
-
-
 class Gate:
     """ASGI middleware around gradio's app.
 
-    files: the one folder whose files may be read and named. max_bytes: of an uploaded file. hosts: names the page may
-    be asked for by (against DNS rebinding); None allows any, for a server that others may reach.
+    files: the one folder whose files may be read and named. max_bytes: of an uploaded file. local: only LOCAL_NAMES may
+    be asked for (against DNS rebinding); False allows any name, for a server that others may reach.
     """
 
-    def __init__(self, app: ASGIApp, files: Path, max_bytes: int, hosts: Sequence[str] | None = LOCAL_NAMES) -> None:
+    def __init__(self, app: ASGIApp, files: Path, max_bytes: int, local: bool = True) -> None:
         self.app, self.files, self.max_bytes = app, Path(files).resolve(), max_bytes
-        self.check_host = TrustedHostMiddleware(accept_host, hosts, www_redirect=False)
+        self.check_host = TrustedHostMiddleware(accept_host, LOCAL_NAMES if local else None, www_redirect=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with one line; every answer has HEADERS besides its own."""

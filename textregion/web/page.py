@@ -15,10 +15,9 @@ from PIL import Image
 from textregion.errors import InputError
 from textregion.tiny.scenes import draw_scene
 from textregion.web import views
-from textregion.web.arguments import Limits
-from textregion.web.cached_segmenter import CachedSegmenter
+from textregion.web.cached_segmenter import CachedSegmenter, Limits
 from textregion.web.drawing import SWITCHES
-from textregion.web.gate import Gate, allowed_hosts
+from textregion.web.gate import Gate
 from textregion.web.views import DOWNLOADS, LABELS, SENTENCE, Controls, PageContent, page_content
 
 TITLE = "TextRegion"
@@ -41,10 +40,10 @@ FOLLOW_LINK = "() => { setTimeout(() => document.querySelector('#download')?.cli
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private", "preprocess": False}
 
 
-def build_app(segmenter: Any, preset: str, limits: Limits, files: Path, host: str) -> Gate:
+def build_app(segmenter: Any, preset: str, limits: Limits, files: Path, local: bool) -> Gate:
     """The ASGI app: the page behind its gate.
 
-    segmenter, preset, limits: see `CachedSegmenter`. files: see `server.temporary_files`. host: where it listens.
+    segmenter, preset, limits: see `CachedSegmenter`. files: see `server.temporary_files`. local: see `Gate`.
     """
     page = build_page(CachedSegmenter(segmenter, preset, limits), draw_examples(files))
     page.queue(max_size=limits.queue_size, default_concurrency_limit=1, api_open=False)
@@ -64,7 +63,7 @@ def build_app(segmenter: Any, preset: str, limits: Limits, files: Path, host: st
         mcp_server=False,
     )
     page.has_launched = True  # else gradio takes any path of this machine for an uploaded file
-    return Gate(app, files, limits.max_bytes, allowed_hosts(host))
+    return Gate(app, files, limits.max_bytes, local)
 
 
 def draw_examples(files: Path) -> list[list[str]]:

@@ -5,32 +5,28 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from textregion.cli.settings import segmenter_options
 from textregion.errors import InputError, needs
-from textregion.web.arguments import DEFAULT_PORT, LOOPBACK, limits_of
+from textregion.web.cached_segmenter import Limits
 
-if TYPE_CHECKING:
-    import argparse
-
+DEFAULT_PORT = 7860
 PORTS_TRIED = 100
+LOOPBACK = ("127.0.0.1", "localhost", "::1")  # values of host by which only this machine reaches the page
 
 
-def serve(args: "argparse.Namespace", segmenter_class: type) -> None:
-    """Serve the page until Ctrl-C. InputError: gradio is missing, the port is taken, no such preset, …"""
-    limits = limits_of(args)
-    if args.image_list or args.image_query_cfg or args.labels:
-        raise InputError("with --serve images and labels are given on the page; leave --image, --labels, … out")
-    with temporary_files() as files, listening(args.host, args.port) as listener:
+def serve(build_segmenter: Callable[[], Any], preset: str, limits: Limits, host: str, port: int | None) -> None:
+    """Serve the page until Ctrl-C. InputError: gradio is missing, the port is taken, and those of `build_segmenter`.
+
+    build_segmenter: makes the TextRegionSegmenter, once the port is had. host, port: where it listens (`listening`).
+    """
+    with temporary_files() as files, listening(host, port) as listener:
         with needs("the page", layer="web", extra="web"):
             from textregion.web.page import build_app
-        preset = args.preset or "tiny"
-        segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
-        run_app(build_app(segmenter, preset, limits, files, args.host), listener)
+        run_app(build_app(build_segmenter(), preset, limits, files, host in LOOPBACK), listener)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """A batch: each image on its own, stopped and taken up again, nothing done twice and nothing lost."""
 
 import csv
-import io
 import json
 import os
 import resource
@@ -16,7 +15,7 @@ import pytest
 from PIL import Image
 
 from textregion.backbones import ClipBackbone
-from textregion.cli.batch import MOST_ROWS, Outcome, csv_text, markdown, print_table, totals, write_summary
+from textregion.cli.batch import MOST_ROWS, Outcome, print_table, totals, write_summary
 from textregion.cli.program import main
 from textregion.segmenter import TextRegionSegmenter
 from textregion.tiny.scenes import draw_scene
@@ -219,12 +218,13 @@ def test_rows_tell_what_run_json_holds():
     assert FAILED.line() == 'skipped: bad.png is, "truly", no image'
 
 
-def test_totals_and_files():
+def test_totals_and_files(tmp_path):
     assert totals([DONE, FAILED, DONE]) == "3 images: 2 done, 1 failed; 2.5 s"
-    rows = list(csv.DictReader(io.StringIO(csv_text([DONE, FAILED]))))
+    write_summary(tmp_path, [DONE, FAILED])
+    rows = list(csv.DictReader((tmp_path / "summary.csv").read_text(encoding="utf-8").splitlines()))
     assert (rows[0]["image"], rows[0]["labels"], rows[0]["seconds"]) == ("a|b.png", "дом 60%, sky 40%", "1.23")
     assert rows[1]["message"] == FAILED.message
-    lines = markdown([DONE, FAILED]).splitlines()
+    lines = (tmp_path / "summary.md").read_text(encoding="utf-8").splitlines()
     assert lines[2] == "| a\\|b.png | 20 x 10 | 3 | дом 60%, sky 40% | 1.23 s | done |  |"
     assert lines[-1] == "2 images: 1 done, 1 failed; 1.2 s"
 

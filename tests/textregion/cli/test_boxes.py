@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from textregion.boxes import GivenBoxes
-from textregion.cli.jobs import box_flags, box_of
+from textregion.cli.jobs import box_of, boxes_of
 from textregion.cli.program import main
 from textregion.errors import InputError
 from textregion.labels import TEMPERATURE
@@ -127,11 +127,11 @@ def test_names_by_hand(head):
 
 def test_a_single_word_without_commas_is_a_file(tmp_path):
     (tmp_path / "1,2,3,4").write_text("5,6,7,8\n")
-    assert box_flags(flags(tmp_path / "1,2,3,4"), "tiny").of(Path("any.png")).boxes.tolist() == [[5, 6, 7, 8]]
-    assert box_flags(flags("1,2,3,4"), "tiny").of(Path("any.png")).boxes.tolist() == [[1, 2, 3, 4]]
-    assert box_flags(flags(), "tiny") is None
+    assert boxes_of(flags(tmp_path / "1,2,3,4"), "tiny").of(Path("any.png")).boxes.tolist() == [[5, 6, 7, 8]]
+    assert boxes_of(flags("1,2,3,4"), "tiny").of(Path("any.png")).boxes.tolist() == [[1, 2, 3, 4]]
+    assert boxes_of(flags(), "tiny") is None
     with pytest.raises(InputError, match=r"no file boxes\.json; expected boxes"):
-        box_flags(flags("boxes.json"), "tiny")
+        boxes_of(flags("boxes.json"), "tiny")
 
 
 @pytest.mark.parametrize("text", ["1,2,3", "a,b,c,d", "1 2 3 4"])

@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-from textregion.cli.presets import COLUMNS, list_presets, main, preset_rows, readme_table
+from textregion.cli.models import COLUMNS, list_presets, preset_row, presets, readme_table
 from textregion.presets import preset_names
 
 
 def test_the_table_has_a_row_for_every_preset_and_quotes_published_figures_only():
-    rows = {row[0]: row for row in preset_rows()}
-    assert tuple(rows) == preset_names()
+    rows = {name: preset_row(name) for name in preset_names()}
+    assert all(row[0] == name for name, row in rows.items())
     assert rows["clip-vit-b16"] == (
         "clip-vit-b16",
         "ViT-B-16-quickgelu openai",
@@ -29,9 +29,9 @@ def test_the_markdown_table_is_a_table(capsys):
     lines = readme_table().splitlines()
     assert len(lines) == len(preset_names()) + 2
     assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
-    assert main(["--markdown"]) == 0
+    assert presets(["--markdown"]) == 0
     assert capsys.readouterr().out == readme_table() + "\n"
-    assert main([]) == 0
+    assert presets([]) == 0
     assert capsys.readouterr().out == list_presets() + "\n"
     assert list_presets().splitlines()[1].split()[:3] == ["tiny", "tiny", "world"]
 

@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 
 from textregion.cli.arguments import parse_arguments
-from textregion.cli.jobs import ImageJob
-from textregion.cli.settings import (
-    file_stamp,
-    job_fingerprint,
-    mask_file,
-    result_fingerprint,
-    run_settings,
-    segmenter_options,
-)
+from textregion.cli.jobs import ImageJob, file_stamp, job_fingerprint, mask_file, run_settings, segmenter_options
 from textregion.segmenter import TextRegionSegmenter
 
 
@@ -43,21 +35,21 @@ def settings(*flags: str) -> dict:
     "flags", [["--masks", "slic"], ["--boxes", "1,2,3,4"], ["--save_tokens"], ["--points_per_side", "3"]]
 )
 def test_every_setting_counts(flags):
-    same = result_fingerprint(settings(), ("a",), "image")
-    assert same == result_fingerprint(settings("--output", "elsewhere", "--resume"), ("a",), "image")
-    assert same != result_fingerprint(settings(*flags), ("a",), "image")
+    job = ImageJob(Path("x.png"), ("a",))
+    same = job_fingerprint(settings(), job, "image")
+    assert same == job_fingerprint(settings("--output", "elsewhere", "--resume"), job, "image")
+    assert same != job_fingerprint(settings(*flags), job, "image")
 
 
 def test_labels_image_and_masks_count(tmp_path):
-    plain = settings()
+    plain, path = settings(), Path("photos/x.png")
     several = {
-        result_fingerprint(plain, ("a", "b"), "image"),
-        result_fingerprint(plain, ("b", "a"), "image"),
-        result_fingerprint(plain, ("a", "b"), "other"),
-        result_fingerprint(plain, ("a", "b"), "image", "masks"),
+        job_fingerprint(plain, ImageJob(path, ("a", "b")), "image"),
+        job_fingerprint(plain, ImageJob(path, ("b", "a")), "image"),
+        job_fingerprint(plain, ImageJob(path, ("a", "b")), "other"),
     }
-    assert len(several) == 4
-    job = ImageJob(Path("photos/x.png"), ("a",))
+    assert len(several) == 3
+    job = ImageJob(path, ("a",))
     assert mask_file(tmp_path, job.image) is None
     given = settings("--masks", str(tmp_path))
     before = job_fingerprint(given, job, "image")

@@ -4,13 +4,13 @@ import os
 import subprocess
 import sys
 
-from textregion.cli.weights import main
+from textregion.cli.models import weights
 from textregion.weights import write_checksums
 
 
 def test_the_program_prints_one_line_and_stops_with_two(tmp_path):
     environment = dict(os.environ, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
-    command = [sys.executable, "-m", "textregion.cli.weights", "--preset", "clip-vit-b16", "--to", str(tmp_path / "to")]
+    command = [sys.executable, "-m", "textregion", "weights", "--preset", "clip-vit-b16", "--to", str(tmp_path / "to")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: weights not found: open_clip_model.safetensors of timm/")
@@ -21,11 +21,11 @@ def test_the_program_prints_one_line_and_stops_with_two(tmp_path):
 def test_the_program_checks_a_folder(tmp_path, capsys):
     (tmp_path / "a.pt").write_text("x")
     write_checksums(tmp_path)
-    assert main(["--verify", str(tmp_path)]) == 0
+    assert weights(["--verify", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"1 files in {tmp_path} are as they were fetched\n"
-    assert main([]) == 2
+    assert weights([]) == 2
     assert capsys.readouterr().err.startswith("error: nothing to do")
-    assert main(["--preset", "tiny"]) == 0
+    assert weights(["--preset", "tiny"]) == 0
     assert "in the repository" in capsys.readouterr().out
 
 
@@ -34,7 +34,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, caps
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("textregion.weights._fetch_one", full)
-    assert main(["--preset", "clip-vit-b16", "--to", str(tmp_path / "to")]) == 2
+    assert weights(["--preset", "clip-vit-b16", "--to", str(tmp_path / "to")]) == 2
     assert capsys.readouterr().err == (
         f"error: cannot write to {tmp_path / 'to'} ([Errno 28] No space left on device); give another folder as --to\n"
     )

@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 from textregion.tiny.scenes import draw_scene
-from textregion.web.arguments import Limits
-from textregion.web.cached_segmenter import CachedSegmenter
+from textregion.web.cached_segmenter import CachedSegmenter, Limits
 from TextRegionSegmenter import TextRegionSegmenter
 from utils.screenshot import HOW_TO_INSTALL, find_browser, open_browser
 

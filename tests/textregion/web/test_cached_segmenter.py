@@ -7,8 +7,15 @@ from PIL import Image
 
 from textregion.errors import InputError
 from textregion.labels import region_scores
-from textregion.web.arguments import Limits
-from textregion.web.cached_segmenter import CachedSegmenter, Question, array_bytes, bounded_cache, resize, shown_size
+from textregion.web.cached_segmenter import (
+    CachedSegmenter,
+    Limits,
+    Question,
+    array_bytes,
+    bounded_cache,
+    resize,
+    shown_size,
+)
 
 LABELS = ["sand", "brick", "black ring", "white hexagon", "yellow square"]
 

@@ -11,12 +11,13 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from textregion.cli.arguments import parse_arguments
+from textregion.cli.arguments import limits_of, parse_arguments
 from textregion.cli.program import main
 from textregion.errors import InputError
 from textregion.web import server
-from textregion.web.arguments import DEFAULT_PORT, Limits, limits_of
-from textregion.web.gate import LOCAL_NAMES, Gate, allowed_hosts
+from textregion.web.cached_segmenter import Limits
+from textregion.web.gate import LOCAL_NAMES, Gate
+from textregion.web.server import DEFAULT_PORT, LOOPBACK
 
 
 @pytest.fixture
@@ -108,12 +109,13 @@ def test_a_killed_server_leaves_no_files(pytestconfig, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_local_names_where_only_this_machine_can_ask():
-    assert allowed_hosts("127.0.0.1") == allowed_hosts("::1") == LOCAL_NAMES
-    assert allowed_hosts("0.0.0.0") is None
+@pytest.mark.parametrize("name", LOCAL_NAMES)
+def test_local_names_are_always_served(name, tmp_path):
+    gate = Gate(PlainTextResponse("here"), tmp_path, 1)
+    assert TestClient(gate, base_url=f"http://{name}").get("/").status_code == 200
 
 
-@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 403), ("0.0.0.0", 200)])
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 403), ("::1", 403), ("0.0.0.0", 200)])
 def test_any_name_where_other_machines_can_ask(host, status, tmp_path):
-    gate = Gate(PlainTextResponse("here"), tmp_path, 1, allowed_hosts(host))
+    gate = Gate(PlainTextResponse("here"), tmp_path, 1, host in LOOPBACK)
     assert TestClient(gate, base_url="http://other.example").get("/").status_code == status

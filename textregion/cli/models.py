@@ -1,0 +1,83 @@
+"""`textregion presets` and `textregion weights`: the table of models, and their files for machines without internet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from textregion.backbones import find_spec
+from textregion.cli.command_line import Parser, run_program
+from textregion.errors import InputError
+from textregion.masks.sam2 import find_size
+from textregion.presets import TINY_WORLD, assets_of, find_preset, preset_names
+from textregion.render import markdown_table, text_table
+from textregion.tiny.models import clip_config
+from textregion.weights import CHECKSUMS, fetch, verify
+
+WEIGHTS_HELP = """Fetching the weights of presets for machines without internet.
+
+    python -m textregion weights --preset clip-vit-l14-336 --to weights     # on a machine with internet
+    python -m textregion weights --verify weights                           # after copying, anywhere
+    python TextRegionSegmenter.py --clip_download_root weights …            # looks there, for SAM 2 too
+
+Environment: TEXTREGION_CLIP and TEXTREGION_SAM2 name a weight file, or a folder made by `--to`, of the
+image-text model and of SAM 2. HF_HUB_OFFLINE=1 never asks the network; HF_HOME moves the cache.
+"""
+COLUMNS = ("preset", "open_clip model", "D", "crop", "SAM 2.1", "points", "download", "published result (theirs)")
+
+
+def preset_row(name: str) -> tuple[str, ...]:
+    """A preset under COLUMNS: name, model, embedding width D, crop side in pixels, SAM 2.1 size, points per side,
+    download size of everything, figures of the paper (theirs, not measured here).
+    """
+    preset = find_preset(name)
+    points = str(preset.masks["points_per_side"])
+    if preset.backbone == TINY_WORLD:
+        config = clip_config()
+        sizes = str(config["embed_dim"]), str(config["vision_cfg"]["image_size"])
+        return name, "tiny world", *sizes, "tiny world", points, "none", "–"
+    spec, sam2 = find_spec(preset.backbone), find_size(preset.sam2)
+    download = f"{(spec.megabytes + sam2.megabytes) / 1000:.1f} GB"
+    sizes = str(spec.width), str(spec.crop_size)
+    return name, " ".join(spec.open_clip), *sizes, sam2.name, points, download, preset.published or "–"
+
+
+def list_presets() -> str:
+    """The table in aligned columns, for a terminal."""
+    return text_table(COLUMNS, map(preset_row, preset_names()))
+
+
+def readme_table() -> str:
+    """The table for README.md, which holds it between `<!-- presets -->` and `<!-- /presets -->`."""
+    return "\n".join(markdown_table(COLUMNS, [(f"`{name}`", *preset_row(name)[1:]) for name in preset_names()]))
+
+
+def presets(arguments: Sequence[str]) -> int:
+    """The program that prints the table; returns its exit code."""
+    parser = Parser(prog="textregion presets", description="Print the table of presets.")
+    parser.add_argument("--markdown", action="store_true", help="as it stands in README.md")
+    options = parser.parse_args(arguments)
+    return run_program(lambda: print(readme_table() if options.markdown else list_presets()))
+
+
+def weights(arguments: Sequence[str]) -> int:
+    """The program that fetches or checks weights; returns its exit code: 0, or 2 after one line on stderr."""
+    parser = Parser(prog="python -m textregion weights", description=WEIGHTS_HELP)
+    parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets whose files are wanted")
+    parser.add_argument("--to", metavar="DIR", default="weights", help="folder to put them in (default: weights)")
+    parser.add_argument("--verify", metavar="DIR", help="check a folder against its checksums, fetch nothing")
+    options = parser.parse_args(arguments)
+
+    def body() -> None:
+        if options.verify:
+            print(f"{len(verify(options.verify))} files in {options.verify} are as they were fetched")
+            return
+        if not options.preset:
+            raise InputError("nothing to do; give --preset NAME [NAME …] --to DIR, or --verify DIR")
+        assets = list(dict.fromkeys(asset for name in options.preset for asset in assets_of(name)))
+        if not assets:
+            print(f"{', '.join(options.preset)} needs no files: its weights are in the repository")
+            return
+        for path in fetch(assets, options.to):
+            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+        print(f"checksums in {Path(options.to) / CHECKSUMS}; use it with --clip_download_root {options.to}")
+
+    return run_program(body)
