@@ -4,11 +4,11 @@ from dataclasses import Field, fields
 from pathlib import Path
 
 import pytest
-from textregion.cli.jobs import run_settings
 
 from eval import model, tasks
 from eval.journal import Journal
 from textregion.cli.arguments import parse_arguments
+from textregion.cli.jobs import ImageJob, job_fingerprint, run_settings
 from textregion.config import SegmenterConfig
 from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator, SlicMasks
@@ -61,7 +61,8 @@ def test_every_option_that_decides_results_counts(identity, option, tmp_path):
         Journal.start(tmp_path / form, plain[form], resume=True).close()
         with pytest.raises(InputError, match=rf"made with other settings \(.*{option}"):
             Journal.start(tmp_path / form, changed[form], resume=True)
-    program = [result_fingerprint(one["program"], ("cat",), "image") for one in (plain, identity({}, {}), changed)]
+    job = ImageJob(Path("photo.png"), ("cat",))
+    program = [job_fingerprint(one["program"], job, "image") for one in (plain, identity({}, {}), changed)]
     assert program[0] == program[1] != program[2]
 
 

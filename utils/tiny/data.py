@@ -144,7 +144,7 @@ LABEL_SETS = tuple(map(_label_set, ("shape", "name", "class_name", "texture")))
 
 
 def vocabulary() -> Tensor:
-    """Ids of all tokens of captions and templates: (V,) int64, rising: open_clip takes the largest for end of text."""
+    """Ids of all tokens that can occur: (V,) int64, rising: open_clip finds the end of a text by the largest."""
     tokenize = tokenizer()
     texts = [template("red star") for template in TEMPLATES]
     texts += [*SHAPES, *COLOURS, *TEXTURES, *itertools.chain(*GROUND_NAMES.values()), OTHER_WORDS]
