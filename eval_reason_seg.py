@@ -2,7 +2,7 @@
 
 import sys
 
-from eval.reasoning import main
+from eval import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("eval_reason_seg.py", "eval.reasoning"))

@@ -2,7 +2,7 @@
 
 import sys
 
-from eval.referring import main
+from eval import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("eval_referring.py", "eval.referring"))

@@ -363,10 +363,10 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program; returns its exit code: 0, or 2 after one line about bad input."""
+    """The program; returns its exit code (`run_program`), 1 when images could not be used."""
     options = parser().parse_args(arguments)
 
-    def body() -> None:
+    def body() -> int:
         run = run_of(options, "lvis")
         annotations = read_annotations(options.annotations)
         boxes = read_boxes(options.boxes, annotations)
@@ -374,13 +374,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"no folder {options.image_root}; --image_root is the folder of the images")
         output_folder(run.work_dir, "--work-dir")
         with resumable():
-            evaluate_methods(options, run, annotations, boxes)
+            return evaluate_methods(options, run, annotations, boxes)
 
     return run_program(body)
 
 
-def evaluate_methods(options: argparse.Namespace, run: Run, annotations: Annotations, boxes: BoxSet) -> None:
-    """Every method with the same models in the same processes; the first process prints and writes the table."""
+def evaluate_methods(options: argparse.Namespace, run: Run, annotations: Annotations, boxes: BoxSet) -> int:
+    """Every method with the same models in the same processes; the first process prints and writes the table.
+
+    Returns the exit code: 1 when images could not be used.
+    """
     done: dict[str, tuple[Results, list[Skipped]]] = {}
     with processes(run.launcher, run.device, run.local_rank) as group:
         segmenter = build_segmenter(LvisTask, run, group.device)
@@ -393,8 +396,10 @@ def evaluate_methods(options: argparse.Namespace, run: Run, annotations: Annotat
             results = evaluate_with(segmenter, task, replace(run, work_dir=run.work_dir / method, model=model), group)
             if results is not None:
                 done[method] = results
+            images = len(task.items()[: run.limit])
     if done:
         report(run, annotations, boxes, done)
+    return int(any(results.items < images for results, _ in done.values()))
 
 
 def method_models(segmenter: TextRegionSegmenter, method: str) -> dict:

@@ -303,17 +303,19 @@ def run_of(options: argparse.Namespace, task: str) -> Run:
 def run_task(
     parser: Parser, make: Callable[[argparse.Namespace], Task], name: str, arguments: Sequence[str] | None
 ) -> int:
-    """Parse, evaluate, print; returns the exit code: 0, or 2 after one line about bad input."""
+    """Parse, evaluate, print; returns the exit code (`run_program`), 1 when images could not be used."""
     options = parser.parse_args(arguments)
 
-    def body() -> None:
+    def body() -> int:
         run = run_of(options, name)
         task = make(options)
         output_folder(run.work_dir, "--work-dir")
         with resumable():
             done = evaluate(task, run)
-        if done is not None:
-            print(f"{done[1]}\nwritten to {run.work_dir / 'results.json'} and {run.work_dir / 'results.md'}")
+        if done is None:
+            return 0
+        print(f"{done[1]}\nwritten to {run.work_dir / 'results.json'} and {run.work_dir / 'results.md'}")
+        return int(done[0].items < len(task.items()[: run.limit]))
 
     return run_program(body)
 

@@ -104,11 +104,11 @@ class DemoRun:
         return {**write_results(folder, image, self.segmenter, run, **extras), "seconds": spent()}
 
 
-def photographs(run: DemoRun, jobs: Sequence[ImageJob], output: Path) -> None:
+def photographs(run: DemoRun, jobs: Sequence[ImageJob], output: Path) -> int:
     """Label every image; one that cannot be read is reported and the others are still done.
 
-    Raises InputError at the end when any failed. Stopped by Ctrl-C, a full disk or the like, it keeps what is
-    finished and says how to go on.
+    Returns the exit code: 0, or 1 when some failed; InputError at the end when all did. Stopped by Ctrl-C, a full disk
+    or the like, it keeps what is finished and says how to go on.
     """
     words = list(dict.fromkeys(word for job in jobs for word in job.labels))
     if run.preset == "tiny" and (unknown := unknown_words(words)):
@@ -116,21 +116,21 @@ def photographs(run: DemoRun, jobs: Sequence[ImageJob], output: Path) -> None:
     clear_remains(output)
     folders = [output / name for name in output_names([job.image for job in jobs])]
     if len(jobs) > 1:
-        batch(run, jobs, folders, output)
-        return
+        return batch(run, jobs, folders, output)
     job, folder = jobs[0], folders[0]
     if run.earlier(job, folder) is not None:
         print(f"{job.image}: already finished with these settings: {folder}")
-        return
+        return 0
     image, written = run.photograph(job, folder)
     print(f"{job.image}: {len(image.tokens)} regions -> {folder / 'picture.png'}")
     if BOXES_FILE in image.more_files:
         print_boxes(image.more_files[BOXES_FILE]["boxes"])
     print_shares(image.result, image.tokens.dense is not None)
     print_files(folder, written)
+    return 0
 
 
-def batch(run: DemoRun, jobs: Sequence[ImageJob], folders: Sequence[Path], output: Path) -> None:
+def batch(run: DemoRun, jobs: Sequence[ImageJob], folders: Sequence[Path], output: Path) -> int:
     """Many images, a line each, then a table."""
     done: list[Outcome] = []
     try:
@@ -145,8 +145,13 @@ def batch(run: DemoRun, jobs: Sequence[ImageJob], folders: Sequence[Path], outpu
         if done:
             print_table(done)
     write_summary(output, done)
-    if failed := sum(outcome.status == "failed" for outcome in done):
-        raise InputError(f"{failed} of {len(jobs)} images could not be labelled; see the lines above")
+    failed = sum(outcome.status == "failed" for outcome in done)
+    told = f"{failed} of {len(jobs)} images could not be labelled; see the lines above"
+    if failed == len(jobs):
+        raise InputError(told)
+    if failed:
+        print(f"error: {told}", file=sys.stderr)
+    return int(failed > 0)
 
 
 def attempt(run: DemoRun, job: ImageJob, folder: Path) -> "Outcome":

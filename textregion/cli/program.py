@@ -22,8 +22,8 @@ from textregion.tiny.scenes import draw_scene
 from textregion.web.server import serve
 
 
-def run(args: argparse.Namespace, segmenter_class: type) -> None:
-    """Do what the command line asks. Raises InputError for anything the user can put right."""
+def run(args: argparse.Namespace, segmenter_class: type) -> int:
+    """Do what the command line asks; returns the exit code. Raises InputError for anything the user can put right."""
     jobs = gather_jobs(args)
     preset = args.preset or ("clip-vit-l14-336" if jobs else "tiny")
     output = output_folder(args.output)
@@ -33,9 +33,9 @@ def run(args: argparse.Namespace, segmenter_class: type) -> None:
     segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
     demo = DemoRun(segmenter, args, preset, boxes)
     if jobs:
-        photographs(demo, jobs, output)
-    else:
-        drawn_scene(demo, args.seed, output)
+        return photographs(demo, jobs, output)
+    drawn_scene(demo, args.seed, output)
+    return 0
 
 
 def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:
@@ -86,13 +86,14 @@ def serve_page(args: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None, prog: str = "TextRegionSegmenter.py") -> int:
     """Run the program; returns the exit code (`run_program`)."""
 
-    def body() -> None:
+    def body() -> int:
         args = parse_arguments(arguments, prog)
+        if not (args.list_presets or args.serve):
+            return run(args, TextRegionSegmenter)
         if args.list_presets:
             print(list_presets())
-        elif args.serve:
-            serve_page(args)
         else:
-            run(args, TextRegionSegmenter)
+            serve_page(args)
+        return 0
 
     return run_program(body)
