@@ -261,7 +261,7 @@ def test_pictures_are_drawn_through_mmseg(data, tmp_path):
 
 
 def test_unknown_model_arguments_are_refused(data, tmp_path):
-    with pytest.raises(InputError, match="unknown model arguments colour, shade"):
+    with pytest.raises(InputError, match="unknown options colour, shade"):
         run(tmp_path, {"shade": 1, "colour": 2})
 
 

@@ -185,7 +185,7 @@ def test_real_presets_are_evaluated_as_published(world, tmp_path):
         assert segmenter.config.antialias is antialias
         assert not segmenter.config.dense_fallback
         assert segmenter.mask_generator.min_size == (0 if recipe == "semantic-fp32" else 100)
-        assert describe(segmenter, run)["scale"] == scale
+        assert tuple(describe(segmenter, run)["config"]["scale"]) == scale
 
 
 class RegionCount(Task):
