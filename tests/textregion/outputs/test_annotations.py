@@ -81,7 +81,7 @@ def test_region_scores_are_those_of_a_pixel_that_one_region_covers(tiny_clip):
     from dataclasses import replace
 
     from textregion.labeling import label_pixels
-    from textregion.text import LabelPrompts
+    from textregion.labels import LabelPrompts
 
     random = torch.Generator().manual_seed(3)
     unit = torch.nn.functional.normalize(torch.randn(6, 8, generator=random), dim=1)
