@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from textregion.errors import InputError
 
 CropBox = tuple[int, int, int, int]
+RgbTensor = Float[Tensor, "3 h w"]
 RESIZE_METHODS = ("multi_resolution", "resize")
 
 
@@ -70,11 +71,7 @@ class CropGrid:
 
 
 def cut_crops(
-    image: Float[Tensor, "3 h w"],
-    boxes: list[CropBox],
-    size: int,
-    interpolation: str = "bicubic",
-    antialias: bool = True,
+    image: RgbTensor, boxes: list[CropBox], size: int, interpolation: str = "bicubic", antialias: bool = True
 ) -> Float[Tensor, "T 3 size size"]:
     """Each crop squashed to size x size (aspect ignored, values not clamped); one of that size is left alone.
 

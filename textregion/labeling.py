@@ -75,7 +75,10 @@ def label_pixels(
         reaching = [r for r, (first, last) in enumerate(extents) if first <= bottom and last >= top]
         regions = torch.tensor(reaching, dtype=torch.long, device=device)
         soft = masks.pixels(mask_rows, torch.arange(mask_width, device=device), regions).clamp_(max=1)
-        logits = _source_logits(region_logits[regions], soft, mask_height, mask_rows, uncovered)
+        logits = (region_logits[regions].T @ soft.flatten(1)).unflatten(1, soft.shape[1:])
+        if uncovered is not None:
+            elsewhere = _uncovered_logits(uncovered, masks.mask_size, mask_rows)
+            logits = torch.where((soft > 0).any(0), logits, elsewhere)
         if resized:
             logits = lerp_rows(lerp_columns(logits, x_taps), row_taps)
             soft = masks.pixels(ys[rows] * mask_height // height, xs * mask_width // width, regions).clamp_(max=1)
@@ -110,24 +113,14 @@ def _row_extents(masks: RegionMasks) -> list[tuple[float, float]]:
     return [(first, -last) for first, last in extents.tolist()]
 
 
-def _source_logits(
-    region_logits: Float32[Tensor, "K Q"],
-    soft: Float32[Tensor, "K y w"],
-    mask_height: int,
-    rows: Int[Tensor, " y"],
-    uncovered: Float32[Tensor, "Q ..."] | None,
-) -> Float32[Tensor, "Q y w"]:
-    """Pixel logits on some rows at mask size: one matrix product, then the logits of uncovered pixels."""
-    logits = (region_logits.T @ soft.flatten(1)).unflatten(1, soft.shape[1:])
-    if uncovered is None:
-        return logits
+def _uncovered_logits(
+    uncovered: Float32[Tensor, "Q ..."], mask_size: tuple[int, int], rows: Int[Tensor, " y"]
+) -> Float32[Tensor, "Q #y #w"]:
+    """Logits of pixels that no region covers, on some rows at mask size."""
     if uncovered.ndim == 1:
-        elsewhere = uncovered[:, None, None]
-    else:
-        y_taps = [tap[rows] for tap in bilinear_taps(uncovered.shape[1], mask_height, rows.device)]
-        x_taps = bilinear_taps(uncovered.shape[2], soft.shape[2], rows.device)
-        elsewhere = lerp_rows(lerp_columns(uncovered, x_taps), y_taps)
-    return torch.where((soft > 0).any(0), logits, elsewhere)
+        return uncovered[:, None, None]
+    y_taps = [tap[rows] for tap in bilinear_taps(uncovered.shape[1], mask_size[0], rows.device)]
+    return lerp_rows(lerp_columns(uncovered, bilinear_taps(uncovered.shape[2], mask_size[1], rows.device)), y_taps)
 
 
 def _region_behind(

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from textregion.segmenter import TextRegionSegmenter
 
 FILE = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text(encoding="utf-8"))
+GivenPath = str | Path | None
 TINY_WORLD = "tinyworld"
 FROM_PRESET = "preset"
 CONFIG_OPTIONS = tuple(f.name for f in fields(SegmenterConfig))
@@ -99,10 +100,10 @@ def build(
     segmenter_class: "type[TextRegionSegmenter]",
     name: str,
     *,
-    clip_checkpoint: str | Path | None = None,
-    clip_download_root: str | Path | None = None,
-    sam2_checkpoint: str | Path | None = None,
-    model_cfg: str | Path | None = None,
+    clip_checkpoint: GivenPath = None,
+    clip_download_root: GivenPath = None,
+    sam2_checkpoint: GivenPath = None,
+    model_cfg: GivenPath = None,
     mask_generator: MaskGenerator | str | None = FROM_PRESET,
     random_weights: bool = False,
     **options: Any,
@@ -154,26 +155,22 @@ def build(
 
 
 def _requests(
-    preset: Preset,
-    clip_checkpoint: str | Path | None = None,
-    sam2_checkpoint: str | Path | None = None,
-    model_cfg: str | Path | None = None,
-    wants_sam2: bool = True,
-) -> dict[str, tuple[Asset, str | Path | None]]:
+    preset: Preset, clip: GivenPath = None, sam2: GivenPath = None, model_cfg: GivenPath = None, wants_sam2: bool = True
+) -> dict[str, tuple[Asset, GivenPath]]:
     """The files to look for, each with the path the user gave for it."""
     requests = {}
     if preset.backbone != TINY_WORLD:
         spec = find_spec(preset.backbone)
-        requests["backbone"] = (weight_asset(spec), clip_checkpoint)
+        requests["backbone"] = (weight_asset(spec), clip)
         if (tokenizer := tokenizer_asset(spec)) is not None:
-            requests["tokenizer"] = (tokenizer, clip_checkpoint)
-    elif clip_checkpoint is not None:
+            requests["tokenizer"] = (tokenizer, clip)
+    elif clip is not None:
         raise InputError(f"preset {preset.name} brings its own image-text model; leave --clip_checkpoint out")
-    if wants_sam2 and (preset.sam2 != TINY_WORLD or sam2_checkpoint is not None or model_cfg is not None):
+    if wants_sam2 and (preset.sam2 != TINY_WORLD or sam2 is not None or model_cfg is not None):
         size = size_of(model_cfg) or (preset.sam2 if preset.sam2 != TINY_WORLD else "large")
-        if size_of(model_cfg) is None and model_cfg is not None and sam2_checkpoint is None:
+        if size_of(model_cfg) is None and model_cfg is not None and sam2 is None:
             raise InputError(f"model_cfg {model_cfg} is not a published size; give its weights as --sam2_checkpoint")
-        requests["sam2"] = (sam2_asset(size), sam2_checkpoint)
+        requests["sam2"] = (sam2_asset(size), sam2)
     return requests
 
 
@@ -184,14 +181,14 @@ def _load_backbone(preset: Preset, found: dict[str, Path]) -> Backbone:
     return load_backbone(spec, found["backbone"], tokenizer_of(spec, found.get("tokenizer")))
 
 
-def _load_sam2(preset: Preset, path: Path | None, model_cfg: str | Path | None, explicit: bool) -> nn.Module:
+def _load_sam2(preset: Preset, path: Path | None, model_cfg: GivenPath, explicit: bool) -> nn.Module:
     """An explicit file without model_cfg may be of any published size; a found one is of the preset's."""
     if path is None:
         return tinyworld.load_sam2()
     return load_sam2(path, model_cfg if explicit or model_cfg is not None else preset.sam2)
 
 
-def _random_models(preset: Preset, model_cfg: str | Path | None, wants_sam2: bool) -> tuple[Backbone, nn.Module | None]:
+def _random_models(preset: Preset, model_cfg: GivenPath, wants_sam2: bool) -> tuple[Backbone, nn.Module | None]:
     """Seeded, on the CPU, without touching the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(RANDOM_SEED)

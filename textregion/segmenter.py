@@ -51,6 +51,7 @@ from textregion.text import TEMPLATES, TextCache, fills_context
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
+AnyMasks = RegionMasks | np.ndarray | Tensor | None
 LABELS_PER_BATCH = 2048 // len(TEMPLATES)
 
 
@@ -124,7 +125,7 @@ class TextRegionSegmenter:
 
     # ------------------------------------------------------------------ image -> region tokens
 
-    def encode_image(self, image: ImageInput, masks: "RegionMasks | np.ndarray | Tensor | None" = None) -> RegionTokens:
+    def encode_image(self, image: ImageInput, masks: AnyMasks = None) -> RegionTokens:
         """One unit vector per region of the image.
 
         image: path, PIL image, (H, W, 3) uint8 RGB array or encoded bytes.
@@ -136,7 +137,7 @@ class TextRegionSegmenter:
 
     @torch.inference_mode()
     def encode_images(
-        self, images: Sequence[ImageInput], masks: "Sequence[RegionMasks | np.ndarray | Tensor | None] | None" = None
+        self, images: Sequence[ImageInput], masks: Sequence[AnyMasks] | None = None
     ) -> list[RegionTokens]:
         """Several images as `encode_image`, their crops encoded together, `crops_per_batch` at a time.
 
@@ -199,12 +200,7 @@ class TextRegionSegmenter:
         """(h, w) at which generated masks are meant, of the two sizes (H, W) that an image has (method 5.2)."""
         return image_size if self.config.mask_size == "original" else resized_size
 
-    def _masks(
-        self,
-        image: UInt8[np.ndarray, "H W 3"],
-        resized: UInt8[np.ndarray, "h w 3"],
-        masks: "RegionMasks | np.ndarray | Tensor | None",
-    ) -> RegionMasks:
+    def _masks(self, image: np.ndarray, resized: np.ndarray, masks: AnyMasks) -> RegionMasks:
         """The given or generated masks, in the ablation's form if asked for."""
         size = image.shape[:2]
         if masks is not None:
