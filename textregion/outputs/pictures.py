@@ -11,12 +11,14 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw
 
-from textregion.outputs.annotations import label_shares, told_labels
-from textregion.outputs.sheets import MARGIN, font, footer, sheet, shorten, with_footer
+from textregion.outputs.annotations import Crops, label_shares, told_labels
+from textregion.outputs.sheets import MARGIN, Panels, font, footer, sheet, shorten, with_footer
 from textregion.render import RgbImage, blend, grey, outline, palette
 from textregion.resampling import RegionCrop, crop_regions
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 
+PatchScores = Float32[np.ndarray, "Ph Pw"]
+Colour = UInt8[np.ndarray, " 3"]
 DRAWN_ABOVE = 0.5
 MOST_IN_LEGEND = 48
 MOST_REGIONS = 60  # in one picture of each
@@ -29,9 +31,7 @@ MOST_BOXES = 60  # in one picture
 SMALLEST, LARGEST = 800, 2400  # pixels, of the longer side of a picture of boxes
 
 
-def draw_regions(
-    image: RgbImage, masks: RegionMasks, opacity: float = 0.6, crops: Sequence[RegionCrop] | None = None
-) -> RgbImage:
+def draw_regions(image: RgbImage, masks: RegionMasks, opacity: float = 0.6, crops: Crops | None = None) -> RgbImage:
     """Every region r in colour r of the palette, large ones first so that small ones stay visible.
 
     Drawn is where the soft value (0..3) is above DRAWN_ABOVE: resizing gives regions a fringe of small values.
@@ -54,7 +54,7 @@ def turbo(values: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     return np.ascontiguousarray(cv2.applyColorMap(values, cv2.COLORMAP_TURBO)[..., ::-1])
 
 
-def heat_map(image: RgbImage, scores: Float32[np.ndarray, "Ph Pw"], removed: Bool[np.ndarray, "Ph Pw"]) -> RgbImage:
+def heat_map(image: RgbImage, scores: PatchScores, removed: Bool[np.ndarray, "Ph Pw"]) -> RgbImage:
     """Patch scores over the image, blue low to red high; removed (global) patches are hatched in white."""
     height, width = image.shape[:2]
     spread = scores.max() - scores.min()
@@ -74,9 +74,6 @@ def draw_box(
     return cv2.rectangle(image.copy(), (x, y), (x + width, y + height), colour, max(2, max(image.shape) // 300))
 
 
-# ---------------------------------------------------------------------- sheets
-
-
 def legend(result: Segmentation, most: int = MOST_IN_LEGEND) -> tuple[list[tuple[np.ndarray, str]], str]:
     """(colour, "label share") of the labels in order, of very many the largest only; and a note about the others."""
     shares = label_shares(result)
@@ -87,21 +84,13 @@ def legend(result: Segmentation, most: int = MOST_IN_LEGEND) -> tuple[list[tuple
 
 
 def main_picture(
-    image: RgbImage,
-    tokens: RegionTokens,
-    result: Segmentation,
-    crops: Sequence[RegionCrop],
-    note: str,
-    more_panels: Sequence[tuple[str, RgbImage]] = (),
+    image: RgbImage, tokens: RegionTokens, result: Segmentation, crops: Crops, note: str, more_panels: Panels = ()
 ) -> Image.Image:
     """Image, regions, labels (and further panels) side by side, with a legend."""
-    panels = [
-        ("image", image),
-        ("regions", draw_regions(image, tokens.masks, crops=crops)),
-        ("labels", result.overlay(image)),
-    ]
+    regions = draw_regions(image, tokens.masks, crops=crops)
+    panels = [("image", image), ("regions", regions), ("labels", result.overlay(image)), *more_panels]
     entries, missing = legend(result)
-    return sheet([*panels, *more_panels], entries, ". ".join(filter(None, [missing, note])))
+    return sheet(panels, entries, ". ".join(filter(None, [missing, note])))
 
 
 def overlay_picture(image: RgbImage, result: Segmentation) -> Image.Image:
@@ -111,7 +100,7 @@ def overlay_picture(image: RgbImage, result: Segmentation) -> Image.Image:
     return with_footer(result.overlay(image), entries, ". ".join(filter(None, [missing, faint])))
 
 
-def global_patch_picture(image: RgbImage, scores: Float32[np.ndarray, "Ph Pw"], threshold: float) -> Image.Image:
+def global_patch_picture(image: RgbImage, scores: PatchScores, threshold: float) -> Image.Image:
     """The difference score of every patch, hatched where the patch was removed."""
     picture = heat_map(image, scores, scores < threshold)
     note = f"score d in [{scores.min():.2f}, {scores.max():.2f}]; hatched: removed, d < {threshold:g}"
@@ -126,34 +115,29 @@ def similarity_picture(
     known = ~np.isnan(values)
     scaled = np.where(known, 255 * (values - low) / span, 0).clip(0, 255).round().astype(np.uint8)
     base = grey(image)
-    coloured = blend(base, turbo(scaled), 0.6)
+    picture = np.where(known[..., None], blend(base, turbo(scaled), 0.6), base)
     bar = turbo(np.linspace(0, 255, 5).round().astype(np.uint8)[None])[0]
     entries = [(colour, f"{step:.3f}") for colour, step in zip(bar, np.linspace(low, high, 5), strict=True)]
-    note = (
-        "Cosine of the regions with the label, the largest where they overlap; one scale for all labels of the image."
-    )
-    note += "" if known.all() else " Grey: in no region."
-    return sheet([("image", image), (label, np.where(known[..., None], coloured, base))], entries, note)
+    note = "Cosine of the regions with the label, the largest where they overlap; one scale for all labels of the image"
+    note += "." if known.all() else ". Grey: in no region."
+    return sheet([("image", image), (label, picture)], entries, note)
 
 
-# ---------------------------------------------------------------------- every region on its own
-
-
-def region_sheet(
-    image: RgbImage, rows: Sequence[dict], crops: Sequence[RegionCrop], most: int = MOST_REGIONS
-) -> Image.Image:
+def region_sheet(image: RgbImage, rows: Sequence[dict], crops: Crops, most: int = MOST_REGIONS) -> Image.Image:
     """Regions in cells, large ones first: outlined in the image, below it the region's index, area and best labels.
 
     rows: from `annotations.region_rows`; crops: `crop_regions` of the same masks. Of more than `most` regions only
     the largest are shown, and the foot of the sheet says so. Scores are cosine and probability.
     """
+    count, colours = len(rows), palette(len(rows))
     shown = sorted(rows, key=lambda row: (-row["area"], row["region"]))[:most]
+    some = f"The {len(shown)} largest of {count} regions; all are in regions.json" if len(shown) < count else ""
+    note = f"{some or f'{count} regions'}. Large to small; #: index in regions.json; per label: cosine, probability."
     columns = max(3, min(COLUMNS, len(shown)))
     width = columns * CELL[0] + MARGIN
-    foot = footer([], _note(len(shown), len(rows)), width, SIZE)
+    foot = footer([], note if count else "No regions were found.", width, SIZE)
     lines = -(-len(shown) // columns)
     picture = Image.new("RGB", (width, MARGIN + lines * CELL[1] + foot.height), "white")
-    colours = palette(len(rows))
     for n, row in enumerate(shown):
         corner = MARGIN + (n % columns) * CELL[0], MARGIN + (n // columns) * CELL[1]
         picture.paste(_cell(image, row, crops[row["region"]], colours[row["region"]]), corner)
@@ -161,41 +145,33 @@ def region_sheet(
     return picture
 
 
-def _note(shown: int, count: int) -> str:
-    """What the numbers are, and how many regions are not shown."""
-    if count == 0:
-        return "No regions were found."
-    some = f"{count} regions" if shown == count else f"The {shown} largest of {count} regions; all are in regions.json"
-    return f"{some}. Large to small; #: index in regions.json; per label: cosine, probability."
-
-
-def _cell(image: RgbImage, row: dict, crop: RegionCrop, colour: UInt8[np.ndarray, " 3"]) -> Image.Image:
+def _cell(image: RgbImage, row: dict, crop: RegionCrop, colour: Colour) -> Image.Image:
     cell = Image.new("RGB", (SIDE, CELL[1] - MARGIN), "white")
     picture = Image.fromarray(region_picture(image, crop, colour))
     cell.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
     draw, y = ImageDraw.Draw(cell), SIDE + 4
     draw.rectangle((0, y + 2, SIZE - 3, y + SIZE - 1), tuple(colour.tolist()), "black")
-    _line(draw, y, f"#{row['region']}", f"{row['area']:,} px", indent=SIZE + 3)
-    for n, label in enumerate(row["labels"][:LINES], start=1):
-        scores = f"{label['cosine']:.3f} {label['probability']:4.0%}"
-        _line(draw, y + 19 * n, label["name"], scores, "black" if n == 1 else "dimgray")
+    lines = [(SIZE + 3, f"#{row['region']}", f"{row['area']:,} px")]
+    lines += [(0, x["name"], f"{x['cosine']:.3f} {x['probability']:4.0%}") for x in row["labels"][:LINES]]
+    for n, (x, left, right) in enumerate(lines):  # the words shortened so that the numbers have room
+        ink, taken = "black" if n < 2 else "dimgray", font(SIZE).getlength(right)
+        draw.text((SIDE - taken, y + 19 * n), right, ink, font(SIZE))
+        draw.text((x, y + 19 * n), shorten(left, SIZE, SIDE - taken - x - 8), ink, font(SIZE))
     return cell
 
 
-def _line(draw: ImageDraw.ImageDraw, y: int, left: str, right: str, colour: str = "black", indent: int = 0) -> None:
-    """Words at the left, shortened so that the numbers at the right have room."""
-    taken = font(SIZE).getlength(right)
-    draw.text((SIDE - taken, y), right, colour, font(SIZE))
-    draw.text((indent, y), shorten(left, SIZE, SIDE - taken - indent - 8), colour, font(SIZE))
+def region_picture(image: RgbImage, crop: RegionCrop, colour: Colour, side: int = SIDE) -> UInt8[np.ndarray, "_ _ 3"]:
+    """The part of the image around a region, at most `side` pixels a side: the region as it is, the rest faded.
 
-
-def region_picture(
-    image: RgbImage, crop: RegionCrop, colour: UInt8[np.ndarray, " 3"], side: int = SIDE
-) -> UInt8[np.ndarray, "_ _ 3"]:
-    """The part of the image around a region, at most `side` pixels a side: the region as it is, the rest faded."""
+    Around the region is a sixth of its longer side; of one without a pixel the whole image is shown.
+    """
     inside = np.zeros(image.shape[:2], np.uint8)
     crop.paint(inside, 1)
-    rows, columns = _surroundings(crop, image.shape[:2])
+    mask, rows, columns = crop.mask, slice(None), slice(None)
+    if mask.any():
+        y, x = crop.rows.start + mask.any(1).nonzero()[0], crop.columns.start + mask.any(0).nonzero()[0]
+        room = max(np.ptp(y) + 1, np.ptp(x) + 1) // 6 + 2
+        rows, columns = (slice(max(v[0] - room, 0), v[-1] + 1 + room) for v in (y, x))
     part, inside = image[rows, columns], inside[rows, columns]
     factor = side / max(part.shape[:2])
     size = max(1, round(part.shape[1] * factor)), max(1, round(part.shape[0] * factor))
@@ -205,21 +181,6 @@ def region_picture(
     picture = np.where(inside[..., None].astype(bool), part, faded)
     contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(np.ascontiguousarray(picture), contours, -1, colour.tolist(), 2)
-
-
-def _surroundings(crop: RegionCrop, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of the region's mask with a sixth of its longer side around it; the image if it is empty."""
-    mask = crop.mask
-    if not mask.any():
-        return slice(size[0]), slice(size[1])
-    y, x = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
-    top, bottom = crop.rows.start + int(y[0]), crop.rows.start + int(y[-1]) + 1
-    left, right = crop.columns.start + int(x[0]), crop.columns.start + int(x[-1]) + 1
-    room = max(bottom - top, right - left) // 6 + 2
-    return slice(max(top - room, 0), bottom + room), slice(max(left - room, 0), right + room)
-
-
-# ---------------------------------------------------------------------- boxes with names
 
 
 def boxes_picture(image: UInt8[np.ndarray, "H W 3"], rows: Sequence[dict], note: str = "") -> Image.Image:
@@ -238,17 +199,11 @@ def boxes_picture(image: UInt8[np.ndarray, "H W 3"], rows: Sequence[dict], note:
     for _, box, colour in placed:
         draw.rectangle(box, outline=colour, width=max(2, size // 6))
     for row, box, colour in placed:  # after all boxes, so that no line runs through a name
-        _write_name(draw, box, _name(row), colour, size)
+        best = row["labels"][0] if row["labels"] else None
+        name = f"{best['name']} {best['score']:.0%}" if best else "no token"
+        _write_name(draw, box, f"#{row['box']} {name}", colour, size)
     count = f"{len(rows)} boxes" if len(shown) == len(rows) else f"The {len(shown)} best of {len(rows)} boxes"
-    words = f"{count}; all labels and scores: boxes.json."
-    return with_footer(np.asarray(picture), note=f"{words} {note}".strip())
-
-
-def _name(row: dict) -> str:
-    if not row["labels"]:
-        return f"#{row['box']} no token"
-    best = row["labels"][0]
-    return f"#{row['box']} {best['name']} {best['score']:.0%}"
+    return with_footer(np.asarray(picture), note=f"{count}; all labels and scores: boxes.json. {note}".strip())
 
 
 def _write_name(draw: ImageDraw.ImageDraw, box: Sequence[float], words: str, colour: tuple, size: int) -> None:

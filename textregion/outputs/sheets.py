@@ -21,6 +21,7 @@ LONGEST = 400  # characters of one line that are ever measured
 MARGIN = 16
 NARROWEST, WIDEST = 480, 1600  # pixels, of a sheet and of one of its panels
 Font = ImageFont.FreeTypeFont
+Panels = Sequence[tuple[str, RgbImage]]  # (title, picture)
 Legend = Sequence[tuple[np.ndarray, str]]  # (colour, words)
 
 
@@ -74,15 +75,17 @@ def wrap(text: str, size: int, width: float) -> list[str]:
     return lines
 
 
-def sheet(
-    panels: Sequence[tuple[str, RgbImage]], legend: Legend = (), note: str = "", height: int | None = None
-) -> Image.Image:
+def sheet(panels: Panels, legend: Legend = (), note: str = "", height: int | None = None) -> Image.Image:
     """Panels side by side with titles, a legend of (colour, text) below and a note at the foot.
 
     height: of the panels in pixels, default that of the tallest within 240..640; none gets wider than WIDEST.
     """
     height = height or max(240, min(640, max(p.shape[0] for _, p in panels)))
-    images = [_fitted(picture, height) for _, picture in panels]
+    images = []
+    for _, picture in panels:
+        factor = min(height / picture.shape[0], WIDEST / picture.shape[1])
+        sides = max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
+        images.append(Image.fromarray(picture).resize(sides))
     width = max(sum(i.width + MARGIN for i in images) + MARGIN, NARROWEST)
     foot = footer(legend, note, width)
     canvas = Image.new("RGB", (width, max(i.height for i in images) + MARGIN + 20 + foot.height), "white")
@@ -135,10 +138,3 @@ def _legend_rows(legend: Legend, width: int, size: int) -> list[list[tuple]]:
         rows[-1].append((x, colour, words))
         x += needed
     return rows
-
-
-def _fitted(picture: RgbImage, height: int) -> Image.Image:
-    """The picture at a height, or lower where it would get wider than WIDEST."""
-    factor = min(height / picture.shape[0], WIDEST / picture.shape[1])
-    sides = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
-    return Image.fromarray(picture).resize(sides)

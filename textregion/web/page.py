@@ -34,6 +34,8 @@ EXAMPLES = (  # (seed, mode, text) of drawn scenes; None: all names in the scene
     (9, SENTENCE, "the yellow ring"),
     (20, LABELS, None),
 )
+FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]  # what a visitor's system has
+MONOSPACE = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 KEPT_SECONDS = 4 * 3600  # how long files are kept while the server runs; at its end all go
 FOLLOW_LINK = "() => { setTimeout(() => document.querySelector('#download')?.click(), 0); }"
@@ -47,11 +49,12 @@ def build_app(segmenter: Any, preset: str, limits: Limits, files: Path, local: b
     """
     page = build_page(CachedSegmenter(segmenter, preset, limits), draw_examples(files))
     page.queue(max_size=limits.queue_size, default_concurrency_limit=1, api_open=False)
+    theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE)
     app = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         page,
         path="/",
-        theme=theme(),
+        theme=theme,
         css=CSS,
         footer_links=[],
         run_history=False,
@@ -75,16 +78,6 @@ def draw_examples(files: Path) -> list[list[str]]:
         Image.fromarray(scene.image).save(path)
         rows.append([str(path), mode, text or ", ".join(scene.labels)])
     return rows
-
-
-def theme() -> gr.themes.Base:
-    """Calm colours and the fonts that the visitor's system has: nothing to load."""
-    return gr.themes.Default(
-        primary_hue="teal",
-        neutral_hue="slate",
-        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"],
-        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
-    )
 
 
 def build_page(model: CachedSegmenter, examples: Sequence[Sequence[str]]) -> gr.Blocks:

@@ -24,6 +24,7 @@ from textregion.web.drawing import REFERRED, SWITCHES, DrawingOptions, draw
 EMPTY = "Start with an image: drop one, or choose one of the drawn scenes."
 HINT = "Click anywhere in the picture to see how a region scores."
 MOST_ROWS = 12  # of scores
+Point = tuple[float, float]  # shares (x, y) of a picture's width and height, in [0, 1]
 LABELS, SENTENCE = "Labels", "Sentence"
 
 
@@ -87,7 +88,7 @@ def is_share(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def page_content(model: CachedSegmenter, controls: Controls, point: tuple[float, float] | None = None) -> PageContent:
+def page_content(model: CachedSegmenter, controls: Controls, point: Point | None = None) -> PageContent:
     """The page for these controls. point: where the picture was clicked last, as shares (x, y) of its sides."""
     if not controls.upload:
         return PageContent(notice(EMPTY, "hint"))
@@ -103,17 +104,20 @@ def page_content(model: CachedSegmenter, controls: Controls, point: tuple[float,
         return PageContent(notice(sentence_case(error), "error"), None if image is None else image.shown)
 
 
-def answered(
-    model: CachedSegmenter, image: EncodedImage, controls: Controls, point: tuple[float, float] | None
-) -> PageContent:
-    """An image with words."""
+def answered(model: CachedSegmenter, image: EncodedImage, controls: Controls, point: Point | None) -> PageContent:
+    """An image with words: how much was found, which words the tiny model never learned, what a heat map means."""
     question, drawing = controls.question, controls.drawing
     answer = model.ask(image, question)
     region = None if point is None else answer.region_at(point)
     selected = None if region is None else image.region_mask(region, image.shown.shape[:2])
     picture = draw(image.shown, answer, drawing, model.global_patches(image), selected)
     unknown = unknown_words(list(answer.words)) if model.preset == "tiny" else []
-    note = summary(image, unknown, drawing.heat_map)
+    text = f"{len(image.regions)} regions in {image.size[1]} × {image.size[0]} pixels."
+    if unknown:
+        text += f" The tiny model never saw: {', '.join(unknown)}."
+    if drawing.heat_map:
+        text += " Heat map: how much more a patch is like its own regions than like others; hatched: left out."
+    note = notice(text, "hint" if unknown else "news")
     return PageContent(note, picture, legend(answer), scores(answer, region, point is not None), True)
 
 
@@ -123,41 +127,24 @@ def notice(text: str, kind: str = "news") -> str:
     return f'<p class="tr-notice tr-{kind}" role="{role}">{escape(text)}</p>'
 
 
-def summary(image: EncodedImage, unknown: list[str], heat_map: bool) -> str:
-    """How much was found, which words the tiny model never learned, and what a heat map means."""
-    height, width = image.size
-    text = f"{len(image.regions)} regions in {width} × {height} pixels."
-    if unknown:
-        text += f" The tiny model never saw: {', '.join(unknown)}."
-    if heat_map:
-        text += " Heat map: how much more a patch is like its own regions than like others; hatched: left out."
-    return notice(text, "hint" if unknown else "news")
-
-
 def legend(answer: Answer) -> str:
     """Each label with its colour and its share of the picture, largest first; for a sentence its score and box."""
-    if answer.grounding is not None:
-        return grounding_line(answer)
+    if (found := answer.grounding) is not None:
+        if found.region is None:
+            return notice("No region was found in this image.", "hint")
+        box = "" if found.box is None else " · box {:.0f}, {:.0f}, {:.0f} × {:.0f}".format(*found.box)
+        words = named(REFERRED, answer.names[0], f"region {found.region} · cosine {found.score:.3f}{box}")
+        return f'<p class="tr-grounding">{words}</p>'
     counts = np.bincount(answer.result.label_map.ravel(), minlength=len(answer.names))
     shares, colours = counts / answer.result.label_map.size, answer.result.palette
-    items = [
-        f'<li>{swatch(colours[i])}<span class="tr-name">{escape(answer.names[i])}</span>'
-        f'<span class="tr-share">{shares[i]:.1%}</span></li>'
-        for i in np.argsort(-shares, kind="stable")
-    ]
+    largest_first = np.argsort(-shares, kind="stable")
+    items = [f"<li>{named(colours[i], answer.names[i], f'{shares[i]:.1%}')}</li>" for i in largest_first]
     return f'<ul class="tr-legend">{"".join(items)}</ul>'
 
 
-def grounding_line(answer: Answer) -> str:
-    """The region a sentence refers to, in a line."""
-    found = answer.grounding
-    if found is None or found.region is None:
-        return notice("No region was found in this image.", "hint")
-    box = "" if found.box is None else " · box {:.0f}, {:.0f}, {:.0f} × {:.0f}".format(*found.box)
-    return (
-        f'<p class="tr-grounding">{swatch(REFERRED)}<span class="tr-name">{escape(answer.names[0])}</span>'
-        f'<span class="tr-share">region {found.region} · cosine {found.score:.3f}{box}</span></p>'
-    )
+def named(colour: np.ndarray | tuple[int, int, int], name: str, share: str) -> str:
+    """A colour with its name, and a number that goes with it."""
+    return f'{swatch(colour)}<span class="tr-name">{escape(name)}</span><span class="tr-share">{share}</span>'
 
 
 def scores(answer: Answer, region: int | None, clicked: bool) -> str:
@@ -186,9 +173,7 @@ def sentence_scores(answer: Answer, region: int | None, clicked: bool) -> str:
     return table("Regions for this sentence", ("region", "cosine", "rank"), rows, cosine)
 
 
-def table(
-    title: str, heads: tuple[str, str, str], rows: Sequence[tuple[str, float, str]], cosine: Float32[np.ndarray, " n"]
-) -> str:
+def table(title: str, heads: Sequence[str], rows: Sequence[tuple], cosine: Float32[np.ndarray, " n"]) -> str:
     """A table of (HTML, cosine, text), with bars from the least to the largest of `cosine`."""
     low, high = float(cosine.min(initial=0)), float(cosine.max(initial=1e-6))
     body = "".join(
@@ -206,7 +191,7 @@ def swatch(colour: np.ndarray | tuple[int, int, int]) -> str:
     return f'<i class="tr-swatch" style="background:#{bytes(int(c) for c in colour).hex()}"></i>'
 
 
-def share_of(size: tuple[int, int], index: Any) -> tuple[float, float]:
+def share_of(size: tuple[int, int], index: Any) -> Point:
     """A click at pixel (x, y) of a picture (h, w) as shares of its sides. InputError for anything else."""
     numbers = isinstance(index, (list, tuple)) and len(index) == 2 and all(isinstance(n, (int, float)) for n in index)
     height, width = size
@@ -217,8 +202,7 @@ def share_of(size: tuple[int, int], index: Any) -> tuple[float, float]:
 
 def sentence_case(error: InputError) -> str:
     """The error's line as a sentence."""
-    text = str(error)
-    return text[:1].upper() + text[1:]
+    return str(error)[:1].upper() + str(error)[1:]
 
 
 def save(model: CachedSegmenter, controls: Controls, kind: str) -> tuple[str, bytes]:
@@ -252,11 +236,10 @@ def numbers_json(model: CachedSegmenter, image: EncodedImage, controls: Controls
     answer = model.answer(image, question, image.size)
     rows = region_rows(image.regions, model.embed(answer.words), answer.words, top=len(answer.names))
     content = {"file": name, "preset": model.preset}
-    if answer.grounding is None:
+    if (found := answer.grounding) is None:
         content |= {"threshold": question.threshold, **labels_json(answer.result), "regions": rows}
         content["coco"] = coco_json([(name, answer.result)])
     else:
-        found = answer.grounding
         mask = None if found.region is None else encode_mask(found.mask)
         content |= {"sentence": answer.names[0], "region": found.region, "box": found.box, "score": found.score}
         content |= {"mask": mask, "regions": rows}
