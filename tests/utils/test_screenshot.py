@@ -40,7 +40,7 @@ def test_no_browser_is_one_line(monkeypatch, capsys):
 def test_a_page_that_cannot_be_served_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "gradio.py").write_text("raise ModuleNotFoundError(name='gradio')")
-    with pytest.raises(InputError, match="--serve needs gradio, which is not installed; run"), served():
+    with pytest.raises(InputError, match="the page needs gradio, which is not installed; run"), served():
         pass
 
 

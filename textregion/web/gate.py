@@ -90,16 +90,16 @@ class Gate:
 
     def check_file(self, name: Any) -> None:
         """HTTPException for anything but a file under `files`: addresses, other folders, "..", links."""
-        if not isinstance(name, str) or not all(map(self.holds, {name, unquote(name), unquote(unquote(name))})):
-            raise HTTPException(403, "no such file")
 
-    def holds(self, name: str) -> bool:
-        """Whether an absolute path, its links followed, lies under `files` and is no folder."""
-        try:
-            whole = Path(name).resolve()
-            return Path(name).is_absolute() and self.files in whole.parents and not whole.is_dir()
-        except (ValueError, OSError, RuntimeError):  # a null byte, a name too long, links in a circle
-            return False
+        def is_held(path: str) -> bool:
+            try:
+                whole = Path(path).resolve()
+                return Path(path).is_absolute() and self.files in whole.parents and not whole.is_dir()
+            except (ValueError, OSError, RuntimeError):  # a null byte, a name too long, links in a circle
+                return False
+
+        if not isinstance(name, str) or not all(map(is_held, {name, unquote(name), unquote(unquote(name))})):
+            raise HTTPException(403, "no such file")
 
     async def check_body(self, scope: Scope, receive: Receive) -> Receive:
         """The same JSON body again, after all files it names were checked."""

@@ -1,6 +1,7 @@
 """The page: layout, events, and the app that serves it. The only module that knows gradio."""
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,8 @@ from textregion.errors import InputError
 from textregion.tiny.scenes import draw_scene
 from textregion.web import views
 from textregion.web.cached_segmenter import CachedSegmenter, Limits
-from textregion.web.drawing import SWITCHES
 from textregion.web.gate import Gate
-from textregion.web.views import DOWNLOADS, LABELS, SENTENCE, Controls, PageContent, page_content
+from textregion.web.views import DOWNLOADS, LABELS, SENTENCE, SWITCHES, Controls, PageContent, page_content
 
 TITLE = "TextRegion"
 EXPLANATION = "Label every region of an image with your own words. It is encoded once; new words take no new encoding."
@@ -90,15 +90,13 @@ def build_page(model: CachedSegmenter, examples: Sequence[Sequence[str]]) -> gr.
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=300):
                 controls, button = build_controls()
-                drawn = gr.Dataset(
-                    components=controls[:1],
-                    samples=[[path] for path, _, _ in examples],
-                    type="index",
-                    label="Drawn scenes",
-                    elem_id="examples",
-                )
+                scenes = {"label": "Drawn scenes", "samples": [[path] for path, _, _ in examples]}
+                drawn = gr.Dataset(components=controls[:1], **scenes, type="index", elem_id="examples")
             with gr.Column(scale=7, min_width=300):
-                shown = build_results()
+                notice = gr.HTML(views.notice(views.EMPTY, "hint"), elem_id="notice", padding=False)
+                frame = {"interactive": False, "format": "png", "buttons": ["fullscreen"], "height": 480}
+                picture = gr.Image(label="Result", **frame, elem_id="result")
+                shown = [notice, picture, *(gr.HTML(elem_id=name, padding=False) for name in ("legend", "scores"))]
                 with gr.Row(visible=False, elem_id="saving") as saving:
                     savers = {
                         kind: gr.Button(name, size="sm", min_width=100, elem_id=f"save-{kind}")
@@ -109,8 +107,18 @@ def build_page(model: CachedSegmenter, examples: Sequence[Sequence[str]]) -> gr.
         connect(model, controls, button, [*shown, saving], point)
         drawn.click(lambda index: list(examples[index]), drawn, controls[:3], show_progress="hidden", **MODEL)
         for kind, saver in savers.items():
-            connect_download(model, controls, kind, saver, link)
+            made = saver.click(partial(save_file, model, kind), controls, link, show_progress="minimal", **MODEL)
+            made.success(js=FOLLOW_LINK)
     return page
+
+
+def save_file(model: CachedSegmenter, kind: str, *values: Any) -> str:
+    """Make the file of a download for some values of the controls; returns its path, which the hidden link leads to."""
+    try:
+        name, data = views.save(model, Controls(*values), kind)
+    except InputError as error:
+        raise gr.Error(views.sentence_case(error), print_exception=False) from error
+    return save_bytes_to_cache(data, name, get_upload_folder())
 
 
 def build_controls() -> tuple[list[Component], gr.Button]:
@@ -132,18 +140,8 @@ def build_controls() -> tuple[list[Component], gr.Button]:
     return [image, mode, text, threshold, opacity, switches], button
 
 
-def build_results() -> list[Component]:
-    """What a user gets, in the order of `updates`."""
-    notice = gr.HTML(views.notice(views.EMPTY, "hint"), elem_id="notice", padding=False)
-    picture = gr.Image(
-        label="Result", interactive=False, format="png", buttons=["fullscreen"], height=480, elem_id="result"
-    )
-    legend = gr.HTML(elem_id="legend", padding=False)
-    return [notice, picture, legend, gr.HTML(elem_id="scores", padding=False)]
-
-
 def updates(content: PageContent) -> list[Any]:
-    """New values for what `build_results` made, and whether there is anything to save."""
+    """New values for notice, picture, legend and scores, and whether there is anything to save."""
     return [content.notice, content.picture, content.legend, content.scores, gr.update(visible=content.answered)]
 
 
@@ -172,19 +170,3 @@ def connect(
         ask(refresh, [*controls, point], shown, show_progress="hidden", trigger_mode="always_last", **MODEL)
     asked, answer = [*controls, point], [*shown, point]
     shown[1].select(select, asked, answer, show_progress="hidden", trigger_mode="always_last", **MODEL)
-
-
-def connect_download(
-    model: CachedSegmenter, controls: list[Component], kind: str, button: gr.Button, link: gr.DownloadButton
-) -> None:
-    """Make a file when its button is clicked, then follow the hidden link to it."""
-
-    def make(*values: Any) -> str:
-        try:
-            name, data = views.save(model, Controls(*values), kind)
-        except InputError as error:
-            raise gr.Error(views.sentence_case(error), print_exception=False) from error
-        return save_bytes_to_cache(data, name, get_upload_folder())
-
-    made = button.click(make, controls, link, show_progress="minimal", **MODEL)
-    made.success(js=FOLLOW_LINK)

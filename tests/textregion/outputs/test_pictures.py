@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from textregion.outputs.pictures import (
+    MARGIN,
     MOST_IN_LEGEND,
     draw_box,
     draw_regions,
@@ -15,7 +16,6 @@ from textregion.outputs.pictures import (
     similarity_picture,
     turbo,
 )
-from textregion.outputs.sheets import MARGIN
 from textregion.types import RegionMasks, Segmentation
 
 

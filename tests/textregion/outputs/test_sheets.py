@@ -7,14 +7,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from textregion.errors import InputError
-from textregion.outputs import sheets
-from textregion.outputs.sheets import LONGEST, MARGIN, WIDEST, font, legible, sheet, shorten, with_footer, wrap
+from textregion.outputs import pictures
+from textregion.outputs.pictures import LONGEST, MARGIN, WIDEST, font, legible, sheet, shorten, with_footer, wrap
 
 
 @pytest.fixture
 def fresh():
     """No font remembered, before and after."""
-    caches = (sheets.font, sheets._drawable)
+    caches = (pictures.font, pictures._drawable)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -62,10 +62,10 @@ def test_only_the_beginning_of_endless_text_is_measured():
 def test_a_font_of_ones_own(monkeypatch, fresh, tmp_path):
     path = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSansMono.ttf"
     fresh_width = font(10).getlength("i")
-    sheets.font.cache_clear()
+    pictures.font.cache_clear()
     monkeypatch.setenv("TEXTREGION_FONT", path)
     assert font(10).getlength("i") == font(10).getlength("W") != fresh_width
-    sheets.font.cache_clear()
+    pictures.font.cache_clear()
     monkeypatch.setenv("TEXTREGION_FONT", str(tmp_path / "absent.ttf"))
     with pytest.raises(InputError, match="TEXTREGION_FONT"):
         font(10)

@@ -10,8 +10,19 @@ import torch
 from PIL import Image
 
 from textregion.errors import InputError
-from textregion.web.drawing import DrawingOptions, largest_patch, write_names
-from textregion.web.views import EMPTY, HINT, LABELS, SENTENCE, Controls, page_content, save, share_of
+from textregion.web.views import (
+    EMPTY,
+    HINT,
+    LABELS,
+    SENTENCE,
+    Controls,
+    DrawingOptions,
+    largest_patch,
+    page_content,
+    save,
+    share_of,
+    write_names,
+)
 
 
 @pytest.fixture
