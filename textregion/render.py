@@ -121,7 +121,7 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     """Lines of a Markdown table; white space within a cell becomes one space, and "|" is escaped."""
     lines = [header, ["---"] * len(header), *rows]
     cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in line] for line in lines]
