@@ -2,7 +2,7 @@
 
 Environment: TEXTREGION_CLIP and TEXTREGION_SAM2 name a weight file, or a folder made by `fetch`, of the image-text
 model and of SAM 2. HF_HUB_OFFLINE=1 never asks the network; HF_HOME moves the cache. The program that fetches is
-textregion/cli/weights.py.
+`textregion weights`.
 """
 
 import os
