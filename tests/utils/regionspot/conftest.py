@@ -23,7 +23,7 @@ class ColourWorld:
     def write(self, name: str, first: int, count: int) -> Path:
         """Draw scenes of these seeds; returns the annotation file."""
         images, annotations = [], []
-        (self.folder / name).mkdir()
+        (self.folder / name).mkdir(exist_ok=True)  # xdist may set a module up twice
         for number in range(first, first + count):
             scene = draw_scene(number, 64, 3, distinct_colours=True)
             Image.fromarray(scene.image).save(self.folder / name / f"{number}.png")

@@ -109,6 +109,8 @@ def test_a_second_stage_starts_from_the_first_and_maps_may_be_made_on_the_way(wo
         (("--lr", "0"), "--lr 0.0, expected a number above 0"),
         (("--val", "x=only"), "data set 'x=only', expected NAME=annotations.json:images_folder"),
         (("--init", "none.safetensors"), "none.safetensors"),
+        (("--device", "cuda"), "--device 'cuda', expected one of auto, cpu"),
+        (("--dtype", "float16"), "--dtype 'float16', expected one of float32, fp32"),
         (("--preset", "siglip2-l16-256"), "siglip2-l16-256|CLIP models"),
     ],
 )
@@ -117,6 +119,12 @@ def test_bad_options_end_in_one_line(world, tmp_path, capsys, more, said):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert any(part in error for part in said.split("|"))
+
+
+def test_a_head_of_random_weights_is_taken_for_no_other(world, tmp_path):
+    assert main(arguments(world, tmp_path, "--steps", 1, "--random-weights")) == 0
+    _, origin = load_head(tmp_path / "head.safetensors")
+    assert (origin["clip"], origin["sam"]) == ("tiny (random weights)", "sam2:tinyworld (random weights)")
 
 
 def test_training_without_accelerate_says_what_to_install(world, tmp_path, capsys, monkeypatch):
