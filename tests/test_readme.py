@@ -113,7 +113,7 @@ def test_links_lead_somewhere():
 
 
 def test_named_paths_exist():
-    rows = re.findall(r"^\| .* \| (`[^|]+`) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| .* \| (`[\w./-]+`(?:, `[\w./-]+`)*) \|$", README, re.MULTILINE)
     paths = [path for row in rows for path in re.findall(r"`([^`]+)`", row)]
     assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []

@@ -83,7 +83,7 @@ def rewritten_tokens(folder: Path, right: Path) -> Iterator[Case]:
         "boxes": ({"masks.boxes": tensors["masks.boxes"][:, :2]}, {}),
     }
     changes |= {
-        "kept": ({"kept": tensors["kept"][:, None]}, {}),
+        "source_index": ({"source_index": tensors["source_index"][:, None]}, {}),
         "more": ({"more": torch.zeros(3)}, {}),
         "dense": ({"dense": torch.zeros(3)}, {}),
     }
