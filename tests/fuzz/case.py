@@ -155,7 +155,9 @@ def judge_lines(code: object, error: str) -> tuple[str, str]:
         return WORKS, ""
     if code == 130 and len(told) == 1 and told[0].startswith("stopped"):
         return STOPPED, told[0]
-    if code == 2 and len(told) == 1 and told[0].startswith("error: ") and lines[-1] == told[0]:
+    left_out = "images could not be labelled" in error  # some (code 1, the others were) or all
+    one_line = len(told) == 1 and told[0].startswith("error: ") and lines[-1] == told[0]
+    if one_line and (code == 2 or (code == 1 and left_out)):
         return clear_line(told[0].removeprefix("error: "))
     return FAILURE, f"exit code {code}, {len(told)} lines: {error[-2000:]}"
 

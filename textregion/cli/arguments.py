@@ -40,6 +40,8 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
     files = "\n".join(f"  {name:<{width}}  {what}" for name, what in RESULT_FILES.items())
     epilog = EXAMPLES.format(prog=prog if prog.startswith("textregion") else f"python {prog}", files=files)
     parser = Parser(prog=prog, description=DESCRIPTION, epilog=epilog)
+    if prog.startswith("textregion"):  # the published program has flags only
+        parser.add_argument("images", nargs="*", metavar="IMAGE", help="images, folders, globs in quotes, as --image")
     _add_inputs(parser)
     add_model_flags(parser)
     _add_sources(parser)
@@ -49,13 +51,12 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
     _add_page(parser)
     args = parser.parse_args(arguments)
     args.preset, args.clip_pretrained, args.clip_architecture = chosen_preset(args), None, None
-    args.image_list = [*args.images, *([args.image] if args.image else []), *(args.image_list or [])]
+    args.image_list = [*getattr(args, "images", []), *([args.image] if args.image else []), *(args.image_list or [])]
     return args
 
 
 def _add_inputs(parser: Parser) -> None:
     add = parser.add_argument_group("what to label").add_argument
-    add("images", nargs="*", metavar="IMAGE", help="images, folders of images or globs in quotes, as after --image")
     image = "an image (PNG, JPEG, WebP, …; at most 100 million pixels), a folder of images or a glob in quotes"
     add("--image", metavar="FILE", help=image)
     add("--image_list", nargs="+", metavar="FILE", help="several images, folders or globs")
