@@ -126,8 +126,10 @@ def build(
     regionspot = pop_options(options)
     of_masks = {key: options.pop(key) for key in MASK_OPTIONS if key in options}
     own = [name for name, p in signature(segmenter_class).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    known = sorted({*CONFIG_OPTIONS, *own})
-    if unknown := sorted(options.keys() - known):
+    if unknown := sorted(options.keys() - {*CONFIG_OPTIONS, *own}):
+        known = sorted(
+            {*CONFIG_OPTIONS, *own, *MASK_OPTIONS, *signature(build).parameters} - {"segmenter_class", "name"}
+        )
         raise InputError(f"unknown options {', '.join(unknown)}; expected some of {', '.join(known)}")
     if isinstance(mask_generator, str) and mask_generator not in (FROM_PRESET, "sam2"):
         source = find_source(mask_generator)

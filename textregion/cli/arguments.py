@@ -50,6 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
     _add_outputs(parser)
     _add_page(parser)
     args = parser.parse_args(arguments)
+    args.prog = prog if prog.startswith("textregion") else f".venv/bin/python {prog}"
     args.preset, args.clip_pretrained, args.clip_architecture = chosen_preset(args), None, None
     args.image_list = [*getattr(args, "images", []), *([args.image] if args.image else []), *(args.image_list or [])]
     return args

@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from glob import has_magic
+from os.path import exists
 
 from textregion.cli.models import presets, weights
 from textregion.cli.program import main as label
@@ -40,4 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             words = ["--serve", *rest]
         case ["segment", *rest]:
             words = rest
+        case [first, *_] if not (first.startswith("-") or has_magic(first) or exists(first)):
+            print(f"error: unknown command {first!r}; textregion --help lists those there are", file=sys.stderr)
+            return 2
     return label(words, prog="textregion segment")

@@ -66,7 +66,7 @@ def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:
     print(f"mean IoU against the known truth: {score:.3f}")
     print_files(folder, written)
     print(f"({run.note})")
-    program = ".venv/bin/python TextRegionSegmenter.py"
+    program = run.args.prog
     print(f"Next: another scene            {program} --seed {seed + 1}")
     print(f"      your photo, real weights {program} --image photo.jpg --labels dog sofa floor")
 

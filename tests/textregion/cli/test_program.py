@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from skimage import data
 
+from textregion.cli.main import main as console
 from textregion.cli.program import main
 from textregion.outputs.annotations import similarity_map
 from textregion.types import RegionTokens
@@ -210,3 +211,16 @@ def test_bad_input_is_one_line_and_code_2(capsys, arguments, message):
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_the_console_program_says_what_it_does_not_know(capsys, tmp_path):
+    assert console(["preset"]) == 2
+    assert capsys.readouterr().err == "error: unknown command 'preset'; textregion --help lists those there are\n"
+    assert console(["boxes", "a.png", "-l", "sky"]) == 2
+    assert capsys.readouterr().err.startswith("error: give --boxes x1,y1,x2,y2 … or --boxes FILE")
+    assert console(["segment", str(tmp_path / "absent.png"), "-l", "sky", "--preset", "tiny"]) == 2
+    assert "error: no image file at " in capsys.readouterr().err
+    assert console(["--help"]) == 0
+    assert "textregion segment IMAGE" in capsys.readouterr().out
+    assert console(["presets"]) == 0
+    assert capsys.readouterr().out.startswith("preset ")
