@@ -161,7 +161,7 @@ def answer_sentence(
         notes.append(["empty sentence", "it has no words"])
         return answer
     notes += long_notes(segmenter, [sentence.lower()])
-    found = segmenter.refer(regions, sentence)
+    found = segmenter.refer(regions, sentence, published=True)
     answer["region"] = found.region
     if found.box is None:
         notes.append(["no region found", f"{len(regions)} regions, no box", WRONG])

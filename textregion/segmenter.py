@@ -322,15 +322,19 @@ class TextRegionSegmenter:
             )
 
     @torch.inference_mode()
-    def refer(self, image: "ImageInput | RegionTokens", sentence: str) -> GroundingResult:
-        """The region a sentence refers to: the largest cosine; its mask > 0 and largest component's box (method 10)."""
+    def refer(self, image: "ImageInput | RegionTokens", sentence: str, published: bool = False) -> GroundingResult:
+        """The region a sentence refers to: the largest cosine; its mask and its largest component's box (method 10).
+
+        published: take the wider mask of the paper's verdicts (`RegionMasks.published`), not the sharp one.
+        """
         regions = self._regions(image)
         (sentence,) = as_labels([sentence])
         if len(regions) == 0:
             return GroundingResult(None, np.zeros(regions.masks.image_size, bool), None, None)
         scores = regions.similarity(self.encode_text([sentence.lower()]))[:, 0]
         best = int(scores.argmax())
-        mask = regions.masks.select(torch.tensor([best])).binary()[0].cpu().numpy()
+        chosen = regions.masks.select(torch.tensor([best]))
+        mask = (chosen.published() if published else chosen.binary())[0].cpu().numpy()
         return GroundingResult(best, mask, largest_component_box(mask), float(scores[best]))
 
     @torch.inference_mode()

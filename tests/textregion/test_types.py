@@ -74,10 +74,45 @@ def test_half_masks_are_rounded_to_half():
     torch.testing.assert_close(masks.full(), expected.float(), rtol=1e-3, atol=0)
 
 
-def test_binary_is_positive_at_image_size():
-    masks = soft_masks()
-    assert torch.equal(masks.binary((29, 23)), masks.full() > 0)
-    assert torch.equal(masks.binary(), oracles.resize(masks.full(), (37, 41)) > 0)
+def logits(seed: int = 0) -> RegionMasks:
+    """Four parts of three regions, both signs, as SAM gives them: half precision, a sixth of the image's size."""
+    soft = 9 * torch.randn(4, 7, 5, generator=torch.Generator().manual_seed(seed))
+    return RegionMasks(soft.half(), (37, 41), (29, 23), torch.tensor([0, 1, 1, 2]), cut=0.0)
+
+
+@pytest.mark.parametrize("size", [(37, 41), (29, 23), (7, 5), (3, 2)])
+def test_binary_enlarges_logits_before_it_cuts(size):
+    masks = logits()
+    large = oracles.resize(masks.soft.float(), size) > 0
+    expected = torch.stack([large[0], large[1] | large[2], large[3]])
+    assert torch.equal(masks.binary(size), expected)
+    if size == masks.image_size:
+        assert torch.equal(masks.binary(), expected)
+
+
+def test_soft_values_are_cut_at_a_half():
+    masks = RegionMasks(torch.tensor([[[0.0, 0.4, 0.6, 1.0]]]), (1, 4))
+    assert masks.binary().tolist() == [[[False, False, True, True]]]
+    assert masks.boxes.tolist() == [[2, 0, 4, 1]]
+
+
+def test_the_method_sees_logits_clamped_before_they_are_enlarged():
+    masks = logits()
+    clamped = replace(masks, soft=masks.soft.clamp(0, 3))
+    assert torch.equal(masks.full(), clamped.full())
+    assert torch.equal(masks.patch_grid((4, 3)), clamped.patch_grid((4, 3)))
+    assert torch.equal(masks.published(), oracles.resize(clamped.full(), (37, 41)) > 0)
+    assert (masks.published() & ~masks.binary()).any()  # wider than the sharp masks
+    same_size = replace(masks, mask_size=masks.image_size)
+    assert torch.equal(same_size.published(), same_size.full() > 0)
+    assert not (same_size.binary() & ~same_size.published()).any()
+
+
+def test_memory_of_binary_does_not_change_the_result(monkeypatch):
+    masks = logits()
+    at_once = masks.binary()
+    monkeypatch.setattr("textregion.types.PIXELS_AT_ONCE", 1)
+    assert torch.equal(masks.binary(), at_once)
 
 
 # ---------------------------------------------------------------- masks: boxes and scores

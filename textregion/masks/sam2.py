@@ -22,7 +22,7 @@ from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source, speed_option
 from textregion.runtime import autocast, compile_backend, free_memory, in_parts, to_device
 from textregion.storage import reading
-from textregion.types import MAX_SOFT_VALUE, RegionMasks
+from textregion.types import LOGIT_CUT, RegionMasks
 from textregion.weights import SAM2_VARIABLE, Asset
 
 MEAN = (0.485, 0.456, 0.406)
@@ -294,8 +294,8 @@ class Sam2MaskGenerator:
             index, stability, boxes = index[order], stability[order], boxes[order]
         if len(index) == 0:
             return RegionMasks.empty(image_size, logits.device)
-        soft = candidates[index].clamp(0, MAX_SOFT_VALUE)
-        masks = RegionMasks(soft, image_size, mask_size, None, None, scores[index], stability)
+        scores = {"predicted_iou": scores[index], "stability": stability}
+        masks = RegionMasks(candidates[index], image_size, mask_size, **scores, cut=LOGIT_CUT)
         if self.fuse_mask:
             masks = filters.merge(masks, filters.fusion_groups(masks, boxes, self.fuse_mask_threshold))
         return filters.without_overlap(masks, self.min_size) if self.return_non_overlapping else masks

@@ -28,7 +28,7 @@ from textregion.outputs import annotations, pictures
 from textregion.outputs.annotations import Crops
 from textregion.regionspot.model import encode_names
 from textregion.render import RgbImage
-from textregion.resampling import crop_regions_above
+from textregion.resampling import crop_regions
 from textregion.runtime import package_versions
 from textregion.storage import set_aside
 from textregion.types import RegionTokens, Segmentation
@@ -98,8 +98,8 @@ def write_results(
     prompts = LabelPrompts.parse(image.labels)
     text = segmenter.encode_text(prompts.queries)
     with segmenter.timer("write"), finished_folder(folder, run) as place:
-        crops, drawn = crop_regions_above(image.tokens.masks, [0.0, pictures.DRAWN_ABOVE])
-        for name, content in _files(image, text, prompts, crops, drawn):
+        crops = crop_regions(image.tokens.masks)
+        for name, content in _files(image, text, prompts, crops):
             write_file(place / name, content)
         image.result.save_png(place / "labels.png")
         scores, threshold = image.tokens.patch_scores, segmenter.config.global_patch_threshold
@@ -132,16 +132,16 @@ def write_file(path: Path, content: Image.Image | dict) -> None:
         path.write_bytes(json_bytes(content))
 
 
-def _files(image: LabelledImage, text: Text, prompts: LabelPrompts, crops: Crops, drawn: Crops) -> Iterator[tuple]:
-    """Names and contents of what is always written. crops, drawn: all pixels of the regions, and those drawn."""
+def _files(image: LabelledImage, text: Text, prompts: LabelPrompts, crops: Crops) -> Iterator[tuple]:
+    """Names and contents of what is always written. crops: where the regions lie."""
     pixels, tokens, result = image.pixels, image.tokens, image.result
-    yield "picture.png", pictures.main_picture(pixels, tokens, result, drawn, image.note, image.more_panels)
+    yield "picture.png", pictures.main_picture(pixels, tokens, result, crops, image.note, image.more_panels)
     yield "overlay.png", pictures.overlay_picture(pixels, result)
     yield "labels.json", annotations.labels_json(result)
     yield "coco.json", annotations.coco_json([(image.name, result)])
     rows = annotations.region_rows(tokens, text, prompts, crops=crops)
     yield "regions.json", {**annotations.image_json(pixels.shape[:2]), "regions": rows}
-    yield "regions.png", pictures.region_sheet(pixels, rows, drawn)
+    yield "regions.png", pictures.region_sheet(pixels, rows, crops)
     yield "coco_regions.json", annotations.coco_regions_json(image.name, tokens, rows, prompts.names, crops)
     yield from image.more_files.items()
 

@@ -31,7 +31,6 @@ Panels = Sequence[tuple[str, RgbImage]]  # (title, picture)
 Legend = Sequence[tuple[np.ndarray, str]]  # (colour, words)
 PatchScores = Float32[np.ndarray, "Ph Pw"]
 Colour = UInt8[np.ndarray, " 3"]
-DRAWN_ABOVE = 0.5
 MOST_IN_LEGEND = 48
 MOST_REGIONS = 60  # in one picture of each
 COLUMNS = 6
@@ -46,11 +45,10 @@ SMALLEST, LARGEST = 800, 2400  # pixels, of the longer side of a picture of boxe
 def draw_regions(image: RgbImage, masks: RegionMasks, opacity: float = 0.6, crops: Crops | None = None) -> RgbImage:
     """Every region r in colour r of the palette, large ones first so that small ones stay visible.
 
-    Drawn is where the soft value (0..3) is above DRAWN_ABOVE: resizing gives regions a fringe of small values.
-    crops: `crop_regions(masks, DRAWN_ABOVE)` at the image's size, if already made.
+    crops: `crop_regions(masks)` at the image's size, if already made.
     """
     if crops is None:
-        crops = crop_regions(replace(masks, image_size=image.shape[:2]), DRAWN_ABOVE)
+        crops = crop_regions(replace(masks, image_size=image.shape[:2]))
     tint, colours = np.zeros_like(image), palette(len(crops))
     index_map = np.full(image.shape[:2], -1)
     for r in np.argsort([-crop.area for crop in crops], kind="stable"):

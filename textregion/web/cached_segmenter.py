@@ -62,7 +62,7 @@ class EncodedImage:
 
     def region_mask(self, region: int, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
         """Where one region lies, at a size (h, w)."""
-        return self.regions.masks.select(torch.tensor([region])).binary(size, threshold=0.5)[0].cpu().numpy()
+        return self.regions.masks.select(torch.tensor([region])).binary(size)[0].cpu().numpy()
 
 
 @dataclass(frozen=True)
