@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os.path import isfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -20,7 +20,18 @@ from textregion.image_files import FORMATS, exif_orientation, without_metadata
 
 MAX_PIXELS = 100_000_000
 BYTES_PER_PIXEL, SPARE_BYTES = 16, 2**26  # of a file: more than pixels without compression and their metadata take
-Encoded = str | os.PathLike | bytes | bytearray | memoryview | IO[bytes]
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file that is open in binary mode, or what reads like one."""
+
+    def read(self, size: int, /) -> Any:
+        """At most `size` bytes."""
+        ...
+
+
+Encoded = str | os.PathLike | bytes | bytearray | memoryview | Readable
 ImageInput = Encoded | Image.Image | np.ndarray
 
 # What Pillow, its plug-ins and the libraries below raise at a file that they cannot decode
@@ -57,9 +68,10 @@ def load_image(image: ImageInput, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndar
     | LA, La, PA, RGBA, RGBa; a transparent colour or palette | over white (La and RGBa: alpha multiplied in already) |
     | I;16, I;16L, I;16B, I;16N | grey, 65535 is white (of a TIFF of 12 bits: 4095) |
     | I | grey; of a PNG or PGM file 65535 is white, else 255 if no value is larger, else 65535; others are refused |
-    | F | grey; 1 is white; whole numbers up to more than 1 as in I; others, NaN and infinity are refused |
+    | F | grey; 1 is white; whole numbers of which some are larger: as in I; others, NaN and infinity are refused |
 
-    16 bits in more channels are cut to 8 by Pillow; a TIFF of signed bytes is refused.
+    A TIFF of signed bytes is refused. 16 bits in several channels are cut to 8 by Pillow, which does not find the
+    transparent colour of a PNG then (nor in grey of 2 or 4 bits): such a picture is opaque.
     Raises InputError naming the image, what was got and what is expected, also for whatever a decoder raises.
     """
     if isinstance(image, np.ndarray):
@@ -106,11 +118,12 @@ def _read(image: Encoded, max_pixels: int) -> tuple[bytes, str]:
                 data = file.read(most + 1)
         except OSError as error:
             raise InputError(f"cannot read {name} ({error.strerror or error})") from error
-    elif hasattr(image, "read"):
+    elif isinstance(image, Readable):
         name = "the given file"
         with decoding(name):
-            with suppress(AttributeError, io.UnsupportedOperation):  # a stream is read from where it is
-                image.seek(0)
+            with suppress(io.UnsupportedOperation):  # a stream is read from where it is
+                if hasattr(image, "seek"):
+                    image.seek(0)
             data = image.read(most + 1)
         if not isinstance(data, bytes):
             raise InputError(f"{name} gives {type(data).__name__}, expected bytes; open it with mode 'rb'")
@@ -160,14 +173,15 @@ def _find_decoder(data: bytes, name: str) -> tuple[str, Any]:
 
 def _from_pil(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
     _check_size(image.height, image.width, name, max_pixels)
-    with decoding(name):
-        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tile and image.fp:
-            # Not decoded yet, and Pillow would rewrite its EXIF on the way
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tile and image.fp:
+        # Not decoded yet, and Pillow would rewrite its EXIF on the way
+        with decoding(name):
             place = image.fp.tell()
-            data, _ = _read(image.fp, max_pixels)
-            image.fp.seek(place)
-            opened, orientation, name = _decode(data, name, max_pixels, image.tag_v2.offset)
-            return _upright(_to_rgb(opened, name), orientation)
+        data, _ = _read(image.fp, max_pixels)
+        image.fp.seek(place)
+        opened, orientation, _ = _decode(data, name, max_pixels, image.tag_v2.offset)
+        return _upright(_to_rgb(opened, name), orientation)
+    with decoding(name):
         image.load()
     return _upright(_to_rgb(image, name), exif_orientation(image.info.get("exif")))
 
