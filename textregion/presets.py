@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import open_clip
-import torch
 import yaml
 from torch import nn
 
@@ -17,6 +16,7 @@ from textregion.backbones.loading import (
     RANDOM_SEED,
     load_backbone,
     random_backbone,
+    seeded,
     tokenizer_asset,
     tokenizer_of,
     weight_asset,
@@ -192,15 +192,14 @@ def _load_sam2(preset: Preset, path: Path | None, model_cfg: GivenPath, explicit
 
 def _random_models(preset: Preset, model_cfg: GivenPath, wants_sam2: bool) -> tuple[Backbone, nn.Module | None]:
     """Seeded, on the CPU, without touching the global random state."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(RANDOM_SEED)
+    with seeded(RANDOM_SEED):
         if preset.backbone == TINY_WORLD:
             backbone = ClipBackbone.from_model(tinyworld.build_clip(), tinyworld.tokenizer(), name=preset.name)
         else:
             backbone = random_backbone(find_spec(preset.backbone))
-        torch.default_generator.manual_seed(RANDOM_SEED)
-        if not wants_sam2:
-            return backbone, None
+    if not wants_sam2:
+        return backbone, None
+    with seeded(RANDOM_SEED):
         own = model_cfg is None and preset.sam2 == TINY_WORLD
         return backbone, tinyworld.build_sam2().eval() if own else build_sam2(model_cfg or preset.sam2)
 

@@ -1,7 +1,9 @@
 """From a registry row to a working backbone: architecture, tokenizer, weights in any published layout."""
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from textregion.storage import reading
 from textregion.weights import CLIP_VARIABLE, Asset
 
 RANDOM_SEED = 0
+SEEDING = threading.RLock()
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -45,10 +48,20 @@ def build_model(spec: BackboneSpec) -> nn.Module:
     return model_class(**config).eval()
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global random numbers on the CPU from a seed in the body, and as they were afterwards.
+
+    One thread at a time: another would take the seeded state for the user's, and put that back.
+    """
+    with SEEDING, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 def random_backbone(spec: BackboneSpec, seed: int = RANDOM_SEED) -> Backbone:
     """The real architecture with random weights, for trying a program only; the global random state stays."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         model = build_model(spec)
     return wrap(spec, model, stand_in_tokenizer(model))
 
