@@ -44,8 +44,9 @@ def no_region_note(result: Segmentation, tokens: RegionTokens) -> str:
     """What every file and picture says of an image without a region; nothing where some region covers a pixel."""
     if bool((result.region_map >= 0).any()):
         return ""
-    how = "labelled from dense features" if is_labelled(result, tokens) else "no pixel has a label that means anything"
-    return f"{no_region(len(tokens))}: {how}"
+    if is_labelled(result, tokens):
+        return f"{no_region(len(tokens))}: labelled from dense features"
+    return f"{no_region(len(tokens))}: the label map holds the first label everywhere, which means nothing"
 
 
 def no_region(regions: int) -> str:
