@@ -235,8 +235,9 @@ def name_boxes(
         text, scale = segmenter.encode_text(prompts.queries), TEMPERATURE
     rows = annotations.box_rows(tokens, given, text, prompts, scale)
     size, names = annotations.image_json(image.shape[:2]), list(prompts.names)
-    content = {**size, "note": caution, "method": method, "scale": round(scale, 4), "labels": names, "boxes": rows}
-    note = pictures.sentences(f"method: {method}", caution)
+    said = "; ".join(filter(None, ["" if len(tokens) else annotations.no_region(0), caution]))
+    content = {**size, "note": said, "method": method, "scale": round(scale, 4), "labels": names, "boxes": rows}
+    note = pictures.sentences(f"method: {method}", said)
     return {BOXES_FILE: content, "boxes.png": pictures.boxes_picture(image, rows, note)}
 
 
