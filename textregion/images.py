@@ -90,6 +90,12 @@ def open_image(image: Encoded, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return _decode(*_read(image, max_pixels), max_pixels)[0]
 
 
+def format_and_orientation(image: Encoded) -> tuple[str | None, int]:
+    """(Pillow's name of a file's format, its EXIF orientation 1..8; 1 is upright). Raises InputError as `load_image`."""
+    decoded, orientation, _ = _decode(*_read(image, MAX_PIXELS), MAX_PIXELS)
+    return decoded.format, orientation
+
+
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
     """InputError naming the image for whatever a decoder raises in the body."""

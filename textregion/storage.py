@@ -30,7 +30,10 @@ def reading(path: str | Path) -> Iterator[None]:
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write beside the target, flush to disk, rename. OSError passes through (full disk, no permission)."""
+    """Write beside the target, flush to disk, rename. Every `save` of the library writes through this.
+
+    Folders that are missing are made. OSError passes through (full disk, no permission).
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # made by open, so with the user's permissions

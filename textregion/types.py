@@ -10,6 +10,7 @@ Glossary of axes
     H, W  the image's own size in pixels    h, w  the stored size of a mask
 """
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,7 +29,7 @@ from textregion import render
 from textregion.errors import InputError, first_line, sides
 from textregion.labels import LabelPrompts, region_scores
 from textregion.resampling import bilinear_taps, crop_regions, lerp_columns, lerp_rows, taps_at
-from textregion.storage import complete, load_tensors, save_tensors
+from textregion.storage import complete, load_tensors, save_tensors, write_atomically
 
 MAX_SOFT_VALUE = 3.0
 LOGIT_CUT = 0.0  # SAM's logits are positive inside a mask
@@ -106,6 +107,10 @@ class RegionMasks:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def __repr__(self) -> str:
+        (height, width), stored = self.image_size, "x".join(map(str, self.soft.shape))
+        return f"RegionMasks({len(self)} regions in {width} x {height} pixels, stored {stored} {self.soft.dtype})"
 
     def checked(self) -> "RegionMasks":
         """Itself, once its values are known to be finite and its groups to be R; InputError otherwise. Waits for the
@@ -334,6 +339,11 @@ class RegionTokens:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __repr__(self) -> str:
+        (height, width), made = self.masks.image_size, ", ".join(filter(None, [self.backbone, self.recipe]))
+        sizes = f"{len(self)} regions in {width} x {height} pixels, D = {self.tokens.shape[1]}, grid {self.grid}"
+        return f"RegionTokens({sizes}{made and f', {made}'})"
+
     def checked(self) -> "RegionTokens":
         """Itself, once its tokens are known to be finite; InputError otherwise. It waits for the device."""
         if not bool(self.tokens.isfinite().all()):
@@ -419,6 +429,10 @@ class Segmentation:
         if self.label_map.size and not 0 <= int(self.label_map.min()) <= int(self.label_map.max()) < len(self.labels):
             raise InputError(f"got label indices outside 0..{len(self.labels) - 1}")
 
+    def __repr__(self) -> str:
+        height, width = self.label_map.shape
+        return f"Segmentation({width} x {height} pixels, {len(self.labels)} labels: {reprlib.repr(self.labels)})"
+
     @property
     def palette(self) -> UInt8[np.ndarray, "L 3"]:
         """One colour per label, stable in the label's position."""
@@ -440,7 +454,7 @@ class Segmentation:
 
     def save_png(self, path: str | Path) -> None:
         """Write the label map as an 8-bit palette PNG (16-bit grey above 256 labels); pixel value = label index."""
-        render.label_map_image(self.label_map, self.palette).save(path)
+        write_atomically(path, render.png_bytes(render.label_map_image(self.label_map, self.palette)))
 
     def overlay(self, image: UInt8[np.ndarray, "h w 3"], opacity: float = 0.6) -> UInt8[np.ndarray, "H W 3"]:
         """The image in grey with every label's colour laid over it, fainter where no region lies."""

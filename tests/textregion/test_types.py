@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from textregion.errors import InputError
+from textregion.labeling import GroundingResult
 from textregion.labels import as_labels
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 
@@ -462,3 +463,25 @@ def test_labels_nobody_can_read_are_refused(label, message):
 def test_labels_of_any_script_are_taken():
     labels = ("سماء", "天空", "👩‍👩‍👧", "e\u0301", "two\twords\n", "\u202esky")
     assert as_labels(labels) == labels
+
+
+def test_types_say_their_facts_and_not_their_arrays():
+    masks = RegionMasks(torch.ones(3, 5, 7, dtype=torch.float16), (211, 131))
+    tokens = RegionTokens(torch.eye(3, 8), masks, torch.arange(3), (4, 6), "clip-vit-b16", "semantic")
+    label_map = np.zeros((211, 131), np.int64)
+    result = Segmentation(label_map, np.zeros((211, 131), np.float32), label_map, tuple(f"w{i}" for i in range(99)))
+    grounding = GroundingResult(2, label_map > 0, (1.0, 2.0, 3.0, 4.0), 0.25)
+    assert repr(masks) == "RegionMasks(3 regions in 131 x 211 pixels, stored 3x5x7 torch.float16)"
+    assert repr(tokens) == ("RegionTokens(3 regions in 131 x 211 pixels, D = 8, grid (4, 6), clip-vit-b16, semantic)")
+    assert repr(result) == ("Segmentation(131 x 211 pixels, 99 labels: ('w0', 'w1', 'w2', 'w3', 'w4', 'w5', ...))")
+    assert repr(grounding) == ("GroundingResult(region 2, box (1.0, 2.0, 3.0, 4.0), score 0.25, 131 x 211 pixels)")
+    assert repr(RegionMasks.empty((2, 3))) == "RegionMasks(0 regions in 3 x 2 pixels, stored 0x1x1 torch.float32)"
+
+
+def test_savers_make_the_folders_that_are_missing(tmp_path):
+    masks = RegionMasks(torch.ones(1, 5, 7), (5, 7))
+    tokens = RegionTokens(torch.eye(1), masks, torch.arange(1), (2, 2))
+    masks.save(tmp_path / "a" / "b" / "masks.safetensors")
+    tokens.save(tmp_path / "c" / "d" / "tokens.safetensors")
+    assert len(RegionMasks.load(tmp_path / "a" / "b" / "masks.safetensors")) == 1
+    assert len(RegionTokens.load(tmp_path / "c" / "d" / "tokens.safetensors")) == 1

@@ -18,15 +18,18 @@ PORTS_TRIED = 100
 LOOPBACK = ("127.0.0.1", "localhost", "::1")  # values of host by which only this machine reaches the page
 
 
-def serve(build_segmenter: Callable[[], Any], preset: str, limits: Limits, host: str, port: int | None) -> None:
+def serve(
+    build_segmenter: Callable[[], Any], preset: str, limits: Limits, host: str, port: int | None, caution: str = ""
+) -> None:
     """Serve the page until Ctrl-C. InputError: gradio is missing, the port is taken, and those of `build_segmenter`.
 
     build_segmenter: makes the TextRegionSegmenter, once the port is had. host, port: where it listens (`listening`).
+    caution: what page and files say of every answer.
     """
     with temporary_files() as files, listening(host, port) as listener:
         with needs("the page", layer="web", extra="web"):
             from textregion.web.page import build_app
-        run_app(build_app(build_segmenter(), preset, limits, files, host in LOOPBACK), listener)
+        run_app(build_app(build_segmenter(), preset, limits, files, host in LOOPBACK, caution), listener)
 
 
 @contextmanager

@@ -209,12 +209,23 @@ FAILED = Outcome("bad.png", "out/bad", "failed", message='bad.png is, "truly", n
 
 
 def test_rows_tell_what_run_json_holds():
-    run = {"width": 5, "height": 7, "regions": 2, "shares": [["a", 0.5], ["b", 0.3], ["c", 0.1], ["d", 0.1]]}
+    run = {
+        "width": 5,
+        "height": 7,
+        "regions": 2,
+        "note": "",
+        "shares": [["a", 0.5], ["b", 0.3], ["c", 0.1], ["d", 0.1]],
+    }
     row = Outcome.of_run("x.png", "out/x", "resumed", {**run, "kept": "out/x.old-1"}, 0.1)
     assert (row.width, row.height, row.regions, row.labels) == (5, 7, 2, "a 50%, b 30%, c 10%")
     assert row.line() == (
         "x.png: 2 regions -> out/x (resumed; a 50%, b 30%, c 10%; 0.10 s; an earlier run is kept as out/x.old-1)"
     )
+    none = Outcome.of_run(
+        "x.png", "out/x", "done", {**run, "regions": 0, "shares": [], "note": "no region found: …"}, 0.1
+    )
+    assert none.line() == "x.png: 0 regions -> out/x (done; no region found; 0.10 s; no region found: …)"
+    assert none.cells()[3] == "no region found"
     assert FAILED.line() == 'skipped: bad.png is, "truly", no image'
 
 
