@@ -91,7 +91,7 @@ def open_image(image: Encoded, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def format_and_orientation(image: Encoded) -> tuple[str | None, int]:
-    """(Pillow's name of a file's format, its EXIF orientation 1..8; 1 is upright). Raises InputError as `load_image`."""
+    """(Pillow's name of a file's format, EXIF orientation 1..8, 1 is upright). InputError as of `load_image`."""
     decoded, orientation, _ = _decode(*_read(image, MAX_PIXELS), MAX_PIXELS)
     return decoded.format, orientation
 
