@@ -32,6 +32,14 @@ def id_key(value: object) -> str:
     return number[1] + digits if digits else "0"
 
 
+def whole_id(value: object) -> int | None:
+    """An id as a whole number, however a file writes it (7, 7.0, "7"); None for what is none: null, true, 7.5, "a"."""
+    try:
+        return int(id_key(value))
+    except ValueError:  # of which InputError is a kind
+        return None
+
+
 def name_parts(name: str | Path) -> Parts:
     """Folders and base name, on any system's separator, without leading `..`; é is the same in both of its codings."""
     path = posixpath.normpath(unicodedata.normalize("NFC", str(name)).replace("\\", "/"))

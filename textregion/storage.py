@@ -81,8 +81,12 @@ def read_text(path: str | Path, expected: str) -> str:
 
 
 def read_json(path: str | Path, expected: str) -> Any:
-    """The content of a JSON file. InputError as of `read_text`, for what is no JSON, and for a key given twice."""
-    text = read_text(path, expected)
+    """The content of a JSON file. InputError as of `read_text` and `parse_json`."""
+    return parse_json(path, read_text(path, expected), expected)
+
+
+def parse_json(path: str | Path, text: str, expected: str) -> Any:
+    """The content of a JSON file's text. InputError for what is no JSON, and for a key given twice."""
     try:
         return json.loads(text, object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:  # too deep, or a number of too many digits
