@@ -110,6 +110,10 @@ class ReferringTask(Task):
         parts = self.parts(records)
         return {f"{split} accuracy": part["accuracy"] for split, part in parts.items() if part["sentences"]}
 
+    def scored(self, records: Records) -> int:
+        """The scored sentences."""
+        return sum(self.count(record)["scored"] for record in records.values())
+
     def parts(self, records: Records) -> dict[str, dict]:
         """Per split: accuracy (of what was scored; and with all that was not scored taken as wrong), and counts."""
         rows = {}
