@@ -113,6 +113,11 @@ def read_annotations(path: Path) -> Annotations:
             skipped.append(Skipped(f"annotation {number}", "annotation there twice", "the same once more", COUNTED_ONCE))
         else:
             _add_object(annotations, place, row)
+    owner: dict[str, int] = {}
+    for number in annotations.objects_of:
+        if (first := owner.setdefault(images[number].paths[0], number)) != number:
+            told = f"images {first} and {number} of {path} are both {images[number].paths[0]}"
+            raise InputError(f"{told}; expected an image's annotations under one id")
     without = sum("segmentation" not in thing for thing in annotations.objects)
     if 0 < without < len(annotations.objects):
         reason = f"of {len(annotations.objects)}, so mask AP is not told"

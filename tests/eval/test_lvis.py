@@ -374,6 +374,13 @@ def test_a_polygon_without_area_is_left_out_of_its_mask(tmp_path, toy):
     assert [(one.id, one.kind) for one in read.skipped] == [("annotation 1", "polygon of fewer than 3 corners")]
 
 
+def test_annotations_of_one_image_under_two_ids_are_refused(tmp_path):
+    rows = [dict(image(n), file_name="f.png") for n in (1, 2)]
+    with pytest.raises(InputError, match="images 1 and 2 of .* are both f.png"):
+        read_annotations(write(tmp_path, {**TOY, "images": rows}))
+    assert len(read_annotations(write(tmp_path, {**TOY, "images": rows, "annotations": TOY["annotations"][1:]})).images) == 2
+
+
 def test_an_image_is_not_looked_for_where_one_of_another_folder_may_lie(tmp_path):
     rows = [dict(image(n), file_name=name) for n, name in enumerate(["cam1\\a.png", "cam2\\a.png", "cam2/b.png"], 1)]
     images = read_annotations(write(tmp_path, {**TOY, "images": rows})).images
