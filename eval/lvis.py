@@ -354,7 +354,7 @@ def parser() -> Parser:
     add("--annotations", type=Path, required=True, metavar="FILE", help="lvis_v1_val.json, or another in LVIS's layout")
     add("--image_root", type=Path, required=True, metavar="DIR", help="images, flat or in train2017/ and val2017/")
     boxes = (
-        "the annotations' boxes (gt, the default), or a detector's: JSON, image id -> boxes (x1 y1 x2 y2) and "
+        "the annotations' boxes (gt, the default), or a detector's: JSON, image id or name -> boxes (x1 y1 x2 y2) and "
         "scores, or COCO results (image_id, bbox as x y width height, score)"
     )
     add("--boxes", default=ANNOTATED, metavar="gt|FILE", help=boxes)

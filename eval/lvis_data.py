@@ -110,7 +110,7 @@ def read_annotations(path: Path) -> Annotations:
     for place, row in enumerate(content["annotations"], start=1):
         number = whole_id(row.get("id")) if isinstance(row, dict) else None
         if number is not None and rows.setdefault(number, row) is not row and rows[number] == row:
-            skipped.append(Skipped(f"annotation {number}", "annotation there twice", "the same once more", COUNTED_ONCE))
+            skipped.append(Skipped(f"annotation {number}", "annotation there twice", "the same again", COUNTED_ONCE))
         else:
             _add_object(annotations, place, row)
     owner: dict[str, int] = {}
@@ -182,7 +182,7 @@ def _image(row: Mapping, every_category: Sequence[int]) -> ImageEntry:
 
 def image_paths(row: Mapping) -> tuple[str, ...]:
     """Where an image may lie: its file_name, then the last two parts of its coco_url (train2017/000….jpg), then
-    its bare name; "/" between folders, also where the file has Windows' "\\". KeyError when it has neither.
+    its bare name; "/" between folders, also where the file has Windows' separator. KeyError when it has neither.
     """
     named = [str(row["file_name"]).replace("\\", "/")] if row.get("file_name") else []
     if not named or row.get("coco_url"):
@@ -358,7 +358,7 @@ def _matched(detected: ListedImages, annotations: Annotations) -> tuple[dict[str
         if number not in annotations.images:
             unknown[key] = f"{detected.source} has boxes of it"
         elif number in taken:
-            raise InputError(f"{detected.source} has two images that are image {number} of the annotations ({key} last)")
+            raise InputError(f"{detected.source} has two images that are the annotations' image {number}, {key} last")
         else:
             matched[key] = number
             taken.add(number)

@@ -262,7 +262,7 @@ def image_name(file_name: str) -> str:
     """The image's own name: of COCO names the last "_"-part, the annotation's number, is cut (method 10).
 
     COCO_train2014_000000581857_16.jpg -> COCO_train2014_000000581857.jpg. Other names stay. "/" between folders,
-    also where the file has Windows' "\\".
+    also where the file has Windows' separator.
     """
     folder, slash, name = file_name.replace("\\", "/").rpartition("/")
     if "coco" in name.lower() and not PLAIN_COCO.fullmatch(name):

@@ -301,7 +301,8 @@ def shared_arguments(parser: Parser, published: str, proposes: bool = True) -> N
     add("--work-dir", type=Path, metavar="DIR", help="results, journal, pictures (default out/TASK/PRESET)")
     add("--limit", type=positive, metavar="N", help="only the first N images")
     add("--resume", action="store_true", help="go on where an interrupted run in the same work dir stopped")
-    add("--save-predictions", action="store_true", help="also predictions.jsonl, masks as COCO RLE")
+    predictions = "also predictions.jsonl, masks as COCO RLE; of boxes with image ids also coco_results.json"
+    add("--save-predictions", action="store_true", help=predictions)
     add("--visualize", type=positive, default=0, metavar="N", help="contact sheets of up to N right and N wrong cases")
     if proposes:
         add("--mask-cache", type=Path, metavar="DIR", help="keep SAM 2's masks, and use those that are there")
@@ -323,8 +324,7 @@ def run_of(options: argparse.Namespace, task: str) -> Run:
 def run_task(
     parser: Parser, make: Callable[[argparse.Namespace], Task], name: str, arguments: Sequence[str] | None
 ) -> int:
-    """Parse, evaluate, print; returns the exit code (`run_program`), 1 when images could not be used, 2 when none could.
-    """
+    """Parse, evaluate, print; returns the exit code (`run_program`): 1 when some images could not be used, 2 for all."""
     options = parser.parse_args(arguments)
 
     def body() -> int:

@@ -155,40 +155,44 @@ def _from_coco(path: Path, rows: list, images: list) -> BoxesFile:
     annotations tell what images there are. Every listed image has an entry, also without annotations.
     """
     named = [_image_of(path, index, row) for index, row in enumerate(rows)]
-    if not images and not any(named):
-        boxes, scores = [_corners(path, index, row) for index, row in enumerate(rows)], [row.get("score") for row in rows]
-        return BoxesFile(path, {ANY_IMAGE: _given(path, "the file", boxes, scores)})
-    if not all(named):
-        raise InputError(f"{path}: annotation {named.index(None)} is one of some that name no image_id; expected all or none to")
-    listed, unlisted = ListedImages(path, images or named), []
+    nameless = [index for index, image in enumerate(named) if image == (None, None)]
+    if not images and len(nameless) == len(rows):
+        columns = [_corners(path, index, row) for index, row in enumerate(rows)], [row.get("score") for row in rows]
+        return BoxesFile(path, {ANY_IMAGE: _given(path, "the file", *columns)})
+    if nameless:
+        raise InputError(f"{path}: annotation {nameless[0]} and others name no image_id; expected all or none to")
+    told = [{"id": _bare_key(number, name), "file_name": name} for number, name in named]
+    listed, unlisted = ListedImages(path, images or told), []
     found: dict[str, tuple[list, list]] = {key: ([], []) for key in listed.ids}
-    for index, (row, image) in enumerate(zip(rows, named, strict=True)):
-        key = listed.find(image["file_name"]) if images and row.get("image_id") is None else id_key(image["id"])
-        if key not in found:
+    for index, (row, (number, name)) in enumerate(zip(rows, named, strict=True)):
+        key = listed.find(str(name)) if images and number is None else _bare_key(number, name)
+        if key in found:
+            found[key][0].append(_corners(path, index, row))
+            found[key][1].append(row.get("score"))
+        else:
             unlisted.append(key)
-            continue
-        boxes, scores = found[key]
-        boxes.append(_corners(path, index, row))
-        scores.append(row.get("score"))
     if unlisted:
-        told = f"{path}: {len(unlisted)} of {len(rows)} annotations are of images that it does not list"
+        counted = f"{path}: {len(unlisted)} of {len(rows)} annotations are of images that it does not list"
         if len(unlisted) == len(rows):
-            raise InputError(f"{told} (image_id {unlisted[0]} first); expected image_id to be the id of one of its images")
-        warnings.warn(f"{told} (image_id {unlisted[0]} first); they are left out", stacklevel=3)
+            raise InputError(f"{counted} (image_id {unlisted[0]} first); expected the ids of its images")
+        warnings.warn(f"{counted} (image_id {unlisted[0]} first); they are left out", stacklevel=3)
     entries = {key: _given(path, f"image {key}", *columns) for key, columns in found.items()}
     return BoxesFile(path, entries, listed, len(unlisted))
 
 
-def _image_of(path: Path, index: int, row: Any) -> dict | None:
-    """The image that an annotation names, as a row of a list of images; None when it names none."""
+def _image_of(path: Path, index: int, row: Any) -> tuple[str | float | None, object]:
+    """(image_id, file_name) of an annotation, None for what it does not say."""
     if not isinstance(row, dict) or row.get("bbox") is None:
         raise InputError(f"{path}: annotation {index} has no bbox; expected x, y, width, height in pixels")
     number, name = (None if row.get(key) == "" else row.get(key) for key in ("image_id", "file_name"))
     if isinstance(number, (list, dict, bool)) or (isinstance(number, float) and not math.isfinite(number)):
         raise InputError(f"{path}: annotation {index} has the image_id {str(number)[:60]}, expected a number or text")
-    if number is None:
-        return None if name is None else {"id": "/".join(name_parts(str(name))), "file_name": name}
-    return {"id": number, "file_name": name}
+    return number, name
+
+
+def _bare_key(number: str | float | None, name: object) -> str:
+    """What an image is called in a file without a list of images: its id, else its file name."""
+    return id_key(number) if number is not None else "/".join(name_parts(str(name)))
 
 
 def _corners(path: Path, index: int, row: dict) -> tuple[float, float, float, float]:
@@ -198,8 +202,8 @@ def _corners(path: Path, index: int, row: dict) -> tuple[float, float, float, fl
 
 def _by_image(path: Path, content: dict[str, dict]) -> BoxesFile:
     """Detections by image. When a key has an ending or a folder the keys are file names, else ids or bare names."""
-    names = {key: name_parts(key) for key in content if not WHOLE_NUMBER.fullmatch(key.strip())}
-    are_names = any(len(parts) > 1 or Path(parts[-1]).suffix for parts in names.values() if parts)
+    names = ["/".join(name_parts(key)) for key in content if not WHOLE_NUMBER.fullmatch(key.strip())]
+    are_names = any("/" in name or Path(name).suffix for name in names)
     entries = {id_key(key): _from_detections(path, key, value) for key, value in content.items()}
     if len(entries) < len(content):
         raise InputError(f"{path}: {len(content)} entries are of {len(entries)} images; expected one entry an image")

@@ -66,7 +66,7 @@ def set_aside(path: Path) -> Path:
 
 
 def read_text(path: str | Path, expected: str) -> str:
-    """A UTF-8 text file, "\\n" between its lines whichever ends it has. InputError in one line: missing, not text, …
+    """A UTF-8 text file, its lines ended as in Unix. InputError in one line: missing, not text, unreadable.
 
     Byte order marks are left out, also those that joined files have within: they would begin a label or a file name.
     """

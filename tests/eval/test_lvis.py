@@ -376,9 +376,12 @@ def test_a_polygon_without_area_is_left_out_of_its_mask(tmp_path, toy):
 
 def test_annotations_of_one_image_under_two_ids_are_refused(tmp_path):
     rows = [dict(image(n), file_name="f.png") for n in (1, 2)]
-    with pytest.raises(InputError, match="images 1 and 2 of .* are both f.png"):
+    with pytest.raises(InputError, match=r"images 1 and 2 of .* are both f.png"):
         read_annotations(write(tmp_path, {**TOY, "images": rows}))
-    assert len(read_annotations(write(tmp_path, {**TOY, "images": rows, "annotations": TOY["annotations"][1:]})).images) == 2
+    assert (
+        len(read_annotations(write(tmp_path, {**TOY, "images": rows, "annotations": TOY["annotations"][1:]})).images)
+        == 2
+    )
 
 
 def test_an_image_is_not_looked_for_where_one_of_another_folder_may_lie(tmp_path):
@@ -466,7 +469,7 @@ def test_detections_of_images_that_their_file_does_not_list_are_told(toy, tmp_pa
     path = write(tmp_path, {"images": images, "annotations": coco_results(XYXY)}, "b.json")
     with pytest.warns(UserWarning, match="2 of 4 annotations are of images that it does not list"):
         found = read_boxes(str(path), toy)
-    assert [(one.id, one.kind) for one in found.skipped][0] == ("2 boxes", "unlisted image")
+    assert next((one.id, one.kind) for one in found.skipped) == ("2 boxes", "unlisted image")
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,9 @@ def test_coco_results_are_what_pycocotools_loads(world, alone, tmp_path):
     evaluation.evaluate()
     evaluation.accumulate()
     recall = evaluation.eval["recall"][:, :, 0, -1]  # of every category, all sizes, 100 detections an image
-    assert set(recall.flat) == {1, -1}, "-1: not annotated; every box of the annotations has every name, with some score"
+    assert set(recall.flat) == {1, -1}, (
+        "-1: not annotated; every box of the annotations has every name, with some score"
+    )
     assert loaded.annToMask(loaded.anns[1]).sum() == from_rle(rows[0]["segmentation"]).sum() > 0
 
 
@@ -435,7 +437,10 @@ def test_the_scale_is_the_models_own_for_both_methods(segmenter):
     ("arguments", "reason"),
     [
         ([], "the following arguments are required: --annotations, --image_root"),
-        (["--annotations", "nowhere.json", "--image_root", "x"], "no file nowhere.json; expected LVIS or COCO annotations"),
+        (
+            ["--annotations", "nowhere.json", "--image_root", "x"],
+            "no file nowhere.json; expected LVIS or COCO annotations",
+        ),
         (["--annotations", "{world}/lvis_tiny_val.json", "--image_root", "nowhere"], "no folder nowhere"),
         (["--annotations", "{world}/lvis_tiny_val.json", "--image_root", "{world}", "--boxes", "no"], "no file no"),
         (["--annotations", "{world}/head.safetensors", "--image_root", "{world}"], "is not UTF-8 text"),

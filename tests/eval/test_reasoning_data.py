@@ -235,5 +235,5 @@ def test_byte_order_marks_and_line_ends_do_not_matter(tmp_path, mark, end):
 )
 def test_null_is_no_question_and_no_polygon(tmp_path, changed):
     (tmp_path / "a.json").write_text(json.dumps({**ITEM, **changed}))
-    with pytest.raises(InputError, match="has no text|a shape that is no polygon"):
+    with pytest.raises(InputError, match=r"has no text|a shape that is no polygon"):
         read_question(tmp_path / "a.json")

@@ -95,7 +95,10 @@ def test_both_formats_of_detections(tmp_path):
     assert read_detections(tmp_path / "b.json") == {"17": boxes}
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"17": 3}', '{"17": [[1, 2]]}', '{"17": [null]}', '{"17": [], "17": []}', '[{"image_id": null}]'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[1]", '{"17": 3}', '{"17": [[1, 2]]}', '{"17": [null]}', '{"17": [], "17": []}', '[{"image_id": null}]'],
+)
 def test_other_detections_are_refused(tmp_path, content):
     (tmp_path / "d.json").write_text(content)
     with pytest.raises(InputError, match=r"d.json is not (a JSON file of detections|valid JSON)"):

@@ -170,7 +170,7 @@ def test_boxes_are_of_their_own_image_or_refused(tmp_path, layout, names, asked,
 @pytest.mark.parametrize("layout", ["coco", "results with both", "detections"])
 def test_two_ids_of_one_name_are_refused(tmp_path, layout):
     read = read_boxes(written(tmp_path, layouts({"A": "f.png", "B": ".\\f.png"})[layout]))
-    with pytest.raises(InputError, match="lists 2 images that x/f.png may be"):
+    with pytest.raises(InputError, match=r"lists 2 images that x/f.png may be"):
         read.of("x/f.png")
 
 
@@ -188,7 +188,7 @@ def test_ids_are_the_same_as_numbers_and_as_text(tmp_path, listed, named):
 )
 def test_two_entries_of_one_image_are_refused(tmp_path, first, second):
     box = json.dumps({"boxes": [A]})
-    with pytest.raises(InputError, match="2 entries are of 1 images|is there twice"):
+    with pytest.raises(InputError, match=r"2 entries are of 1 images|is there twice"):
         read_boxes(written(tmp_path, f'{{"{first}": {box}, "{second}": {box}}}'))
 
 
@@ -215,7 +215,7 @@ def test_an_image_without_a_name_has_no_boxes_by_name(tmp_path):
     rows = [{"image_id": 7, "bbox": A_XYWH}, {"image_id": 9, "bbox": B_XYWH}]
     read = read_boxes(written(tmp_path, {"images": images, "annotations": rows}))
     check(read.of("b.jpg"), [B])
-    with pytest.raises(InputError, match="lists no image 7.jpg"):
+    with pytest.raises(InputError, match=r"lists no image 7.jpg"):
         read.of("7.jpg")
 
 
@@ -254,7 +254,11 @@ def test_plain_lists_and_lines_are_boxes_of_any_image(tmp_path):
         ([A, "1234"], "b.json", "box 1 of the list is 1234"),
         ({"annotations": [{"bbox": A}, {"id": 3}]}, "b.json", "annotation 1 has no bbox"),
         ({"annotations": [{"bbox": [1, 2]}]}, "b.json", r"annotation 0 is \[1, 2\], expected 4"),
-        ({"annotations": [{"bbox": A, "image_id": 3}, {"bbox": A}]}, "b.json", "annotation 1 is one of some that name no image_id"),
+        (
+            {"annotations": [{"bbox": A, "image_id": 3}, {"bbox": A}]},
+            "b.json",
+            "annotation 1 and others name no image_id",
+        ),
         ({"annotations": [], "images": [{"file_name": "a"}]}, "b.json", "an image without an id"),
         ([{"bbox": A, "image_id": 3, "score": "high"}], "b.json", "scores of image 3"),
         ([{"bbox": A, "image_id": 3, "score": 1}, {"bbox": A, "image_id": 3}], "b.json", "scores of image 3"),

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BoxImage:
-    """One image's boxes. id: as in the file, a number where it is one. file: its name there, relative to the images' folder.
+    """One image's boxes. id: as in the file, a number if one. file: its name there, relative to the images' folder.
 
     boxes: (n, 4) float32, x1 y1 x2 y2 in pixels, inside the image; n is at least 1. category_ids: (n,) as in the file.
     labels: (n,) places of the boxes' names in the data set's `names`.

@@ -101,7 +101,7 @@ def test_missing_or_broken_files_are_refused(write, tmp_path):
     with pytest.raises(InputError, match="no folder"):
         read_dataset("toy", write([annotation()]), tmp_path / "none")
     (tmp_path / "half.json").write_text('{"images": [')
-    with pytest.raises(InputError, match="half.json is not valid JSON"):
+    with pytest.raises(InputError, match=r"half\.json is not valid JSON"):
         read_dataset("toy", tmp_path / "half.json", tmp_path)
 
 
@@ -132,7 +132,9 @@ def test_ids_may_be_numbers_or_text(write, tmp_path, ids):
     for rows in ([annotation(3, 9)], [annotation(ids(3), ids(9))]):
         read = read_dataset("toy", write(rows, images, categories), tmp_path)
         assert (read.names, read.skipped) == (plain.names, plain.skipped)
-        assert [(i.id, i.file, i.category_ids.tolist(), i.labels.tolist()) for i in read.images] == [(3, "3.png", [9], [1])]
+        assert [(i.id, i.file, i.category_ids.tolist(), i.labels.tolist()) for i in read.images] == [
+            (3, "3.png", [9], [1])
+        ]
 
 
 def test_what_is_there_twice_is_counted(write, tmp_path):
