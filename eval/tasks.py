@@ -324,7 +324,7 @@ def run_of(options: argparse.Namespace, task: str) -> Run:
 def run_task(
     parser: Parser, make: Callable[[argparse.Namespace], Task], name: str, arguments: Sequence[str] | None
 ) -> int:
-    """Parse, evaluate, print; returns the exit code (`run_program`): 1 when some images could not be used, 2 for all."""
+    """Parse, evaluate, print; returns the exit code (`run_program`): 1 when some images cannot be used, 2 for all."""
     options = parser.parse_args(arguments)
 
     def body() -> int:
