@@ -168,7 +168,7 @@ class Journal(AbstractContextManager):
     def read(self) -> dict[str, dict]:
         """All records on disk. InputError for other settings or a damaged line that is not the last."""
         records = {}
-        for path in sorted(self.folder.glob("*.jsonl")):
+        for path in sorted(self.folder.glob("run*.jsonl")):
             whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is a torn line, or nothing
             for number, line in enumerate(whole, start=1):
                 try:

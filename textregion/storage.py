@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from os.path import isfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from textregion.errors import InputError
 
+BYTE_ORDER_MARK = "\ufeff"  # Windows' programs begin text files with it
 LARGE = 1e8  # bytes from which hashing a file shows a progress bar
 
 
@@ -66,15 +69,40 @@ def set_aside(path: Path) -> Path:
 
 
 def read_text(path: str | Path, expected: str) -> str:
-    """A UTF-8 text file, with or without a byte order mark. InputError in one line: missing, not text, unreadable."""
+    """A UTF-8 text file, its lines ended as in Unix. InputError in one line: missing, not text, unreadable.
+
+    Byte order marks are left out, also those that joined files have within: they would begin a label or a file name.
+    """
     if not isfile(path):
         raise InputError(f"no file {path}; expected {expected}")
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return Path(path).read_text(encoding="utf-8").replace(BYTE_ORDER_MARK, "")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error}); expected {expected}") from error
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}); expected {expected}") from error
+
+
+def read_json(path: str | Path, expected: str) -> Any:
+    """The content of a JSON file. InputError as of `read_text` and `parse_json`."""
+    return parse_json(path, read_text(path, expected), expected)
+
+
+def parse_json(path: str | Path, text: str, expected: str) -> Any:
+    """The content of a JSON file's text. InputError for what is no JSON, and for a key given twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_once_each)
+    except (ValueError, RecursionError) as error:  # too deep, or a number of too many digits
+        raise InputError(f"{path} is not valid JSON ({error}); expected {expected}") from error
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict, of which json.loads would keep the last of equal keys."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(key for key, number in Counter(key for key, _ in pairs).items() if number > 1)
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
+    return content
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict) -> None:

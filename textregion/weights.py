@@ -220,7 +220,7 @@ def verify(folder: str | Path) -> list[Path]:
     if not sums.is_file():
         raise InputError(f"no {CHECKSUMS} in {folder}; make the folder {again}")
     with reading(sums):
-        entries = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines() if line.strip()]
+        entries = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not entries or any(len(entry) != 2 for entry in entries):
         raise InputError(f"{sums} is damaged; make the folder again {again}")
     paths = [folder / name for _, name in entries]

@@ -318,6 +318,25 @@ def test_all_benchmarks_skip_what_is_missing_and_save_the_table(data, tmp_path, 
     assert (tmp_path / "table.md").read_text().startswith("| backbone | voc21 |")
 
 
+def test_a_run_that_measured_nothing_tells_no_number(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path / "data"))
+    draw_scenes(tmp_path / "data" / "tiny_world", 2, 64)
+    for path in (tmp_path / "data" / "tiny_world" / "images" / "val").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    (tmp_path / "four.txt").write_text("red shape\norange shape\nyellow shape\ngreen shape\n")
+    small = {**SMALL, "benchmark.scenes": 2, "model.classes": str(tmp_path / "four.txt")}
+    flags = ["--device", "cpu", "--masks", "slic", "--cfg-options", *as_flags(small)]
+    assert main(["--config", str(CONFIG), "--work-dir", str(tmp_path / "one"), *flags]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "nothing was measured: 2 could not be used, first images/val/900000.png" in line
+    assert set(json.loads((tmp_path / "one" / "results.json").read_text())["metrics"].values()) == {None}
+    assert main_all(["--presets", "tiny", "--datasets", "tiny", "--work-dir", str(tmp_path / "all"), *flags]) == 1
+    assert "failed: tiny, tiny: error: nothing was measured" in capsys.readouterr().err
+    assert json.loads((tmp_path / "all" / "table.json").read_text())["mIoU"] == {}
+    assert main_all(["--datasets", "voc21", "--work-dir", str(tmp_path / "none"), "--device", "cpu"]) == 2
+    assert "error: nothing was measured: 1 data sets were skipped" in capsys.readouterr().err
+
+
 def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     # Without SMALL it draws all of the tiny world, which must not get among the scenes of `data`.
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path / "data"))

@@ -7,7 +7,16 @@ import torch
 from safetensors.torch import save_file
 
 from textregion.errors import InputError
-from textregion.storage import file_hash, load_tensors, reading, save_tensors, set_aside, write_atomically
+from textregion.storage import (
+    file_hash,
+    load_tensors,
+    read_json,
+    read_text,
+    reading,
+    save_tensors,
+    set_aside,
+    write_atomically,
+)
 from textregion.types import RegionMasks, RegionTokens
 
 TENSORS = {
@@ -124,3 +133,29 @@ def test_set_aside_takes_the_first_free_name(tmp_path):
         (tmp_path / name).mkdir()
     assert set_aside(tmp_path / "run") == tmp_path / "run.old-2"
     assert sorted(os.listdir(tmp_path)) == ["run.old-1", "run.old-2", "run.old-3"]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_text_has_no_byte_order_mark_and_plain_line_ends(tmp_path, mark, end):
+    (tmp_path / "t.txt").write_bytes(end.join([f"{mark}dog", f"{mark}Käse", ""]).encode())
+    assert read_text(tmp_path / "t.txt", "labels") == "dog\nKäse\n"
+
+
+def test_text_of_another_encoding_is_one_line(tmp_path):
+    for encoding in ("utf-16", "latin-1"):
+        (tmp_path / "t.txt").write_bytes("Käse".encode(encoding))
+        with pytest.raises(InputError, match=r"t\.txt is not UTF-8 text .* expected labels"):
+            read_text(tmp_path / "t.txt", "labels")
+
+
+def test_json_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "j.json").write_bytes(b"\xef\xbb\xbf" + b'{"a": [1, {"b": null}]}\r\n')
+    assert read_json(tmp_path / "j.json", "a list") == {"a": [1, {"b": None}]}
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 1}', '[{"a": {"c": 1, "c": 2}}]', "{", "", "[" * 100_000])
+def test_json_that_says_nothing_certain_is_refused(tmp_path, text):
+    (tmp_path / "j.json").write_text(text)
+    with pytest.raises(InputError, match=r"j\.json is not valid JSON \(.*\); expected a list"):
+        read_json(tmp_path / "j.json", "a list")

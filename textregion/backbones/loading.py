@@ -179,7 +179,7 @@ def _read_json(path: Path) -> tuple[str, dict[str, Any]]:
     """A tokenizer's file: its text and its named entries; InputError when it cannot be read or is something else."""
     try:
         with reading(path):
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text)
         if isinstance(content, dict) and isinstance(content.get("model", {}), dict):
             return text, content

@@ -301,7 +301,7 @@ def _images_of(path: Path) -> set[str]:
     if not path.exists():
         return set()
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
     except (OSError, UnicodeDecodeError, csv.Error):
         return {""}
     return {row.get("image") or "" for row in rows}

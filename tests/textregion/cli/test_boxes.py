@@ -102,7 +102,7 @@ def test_an_image_that_the_file_does_not_know_is_one_failed_image(tmp_path, caps
     command = ("--image", images, "--labels", "sky", "--boxes", tmp_path / "boxes.json", "--output", tmp_path / "out")
     code, _, err = run(capsys, *command)
     assert code == 1
-    assert "has no boxes of" in err
+    assert "lists no image" in err
     assert (tmp_path / "out" / "scene_3" / "boxes.json").is_file()
 
 
