@@ -78,7 +78,7 @@ class DemoRun:
         elif source in automatic_sources():
             tokens = self.segmenter.encode_image(pixels)
         else:
-            tokens = self.segmenter.encode_image(pixels, masks=read_masks(source, pixels.shape[:2], job.image.stem))
+            tokens = self.segmenter.encode_image(pixels, masks=read_masks(source, pixels.shape[:2], job.image))
         result = self.segmenter.segment(tokens, job.labels)
         image = LabelledImage(job.image.name, pixels, tokens, result, job.labels, self.note, more_files=box_files)
         return image, self.write(job, image, content, folder, before)
