@@ -30,12 +30,12 @@ def mask_stack(masks: Shaped[Tensor, "..."], image_size: tuple[int, int]) -> Sha
     Three axes are (R, H, W), a mask each: what is above 0 is inside. A lone mask (1, H, W) of several whole numbers
     above 0 is refused, as it is most likely a label map.
 
-    Axes are told by the image's size, never guessed: (R, H, W) if its last two are exactly H and W, else (H, W, R) if
-    its first two are. Other sizes than the image's must be (R, h, w) or (h, w) of the image's aspect, each side within
-    one pixel of the scaled one, and must not have H and W on other axes. Everything else is refused with InputError:
-    transposed masks, and masks of a square for an image that is none (for masks that do cover the whole image, squashed
-    as SAM 2's low-resolution ones are, there is `RegionMasks(masks, image_size, mask_size=image_size)`). So are label
-    maps whose masks would need more than MOST_BYTES.
+    Axes are told by the image's size, never guessed: (R, H, W) if the last two are exactly H and W, else (H, W, R) if
+    the first two are. Masks of another resolution are (R, h, w) or (h, w) of the image's aspect: one scale for both
+    sides, each within one pixel. A stack (R, s, s) of squares is the whole image squashed to a square, as SAM 2 and
+    `resize_method="resize"` see it (of padded squares cut the padding off). Everything else is refused with InputError:
+    H and W on other axes, other aspects, what could as well be (h, w, R) or transposed. So is a label map whose masks
+    would need more than MOST_BYTES.
     """
     if masks.ndim not in (2, 3):
         raise InputError(f"got masks of shape {tuple(masks.shape)}, expected (R, h, w) or (h, w)")
@@ -45,7 +45,7 @@ def mask_stack(masks: Shaped[Tensor, "..."], image_size: tuple[int, int]) -> Sha
     size = (stack.shape[1], stack.shape[2])
     if 0 in size:
         raise InputError(f"got masks of shape {tuple(masks.shape)}, expected (R, h, w) with h, w >= 1")
-    if not same_aspect(size, image_size):
+    if not same_aspect(size, image_size) and (masks.ndim == 2 or size[0] != size[1]):
         raise InputError(_unlike(masks, image_size))
     if len(stack) != 1 or stack.dtype == torch.bool:
         return stack
@@ -68,8 +68,13 @@ def _regions_first(masks: Shaped[Tensor, "a b c"], image_size: tuple[int, int]) 
     if (a, b) == image_size:
         return masks.permute(2, 0, 1).contiguous()
     height, width = image_size
-    transposed = (a, c), (b, a), (c, a), (c, b)
-    if (height, width) in transposed:
+    if image_size in ((a, c), (b, a), (c, a), (c, b)):
+        raise InputError(_unlike(masks, image_size))
+    if same_aspect((b, c), image_size):
+        other = min(a, b) > 1 and (a * width == b * height or b * width == a * height)
+    else:
+        other = same_aspect((a, b), image_size) or same_aspect((b, a), image_size)
+    if other:  # (h, w, R) or (w, h, R) of another resolution
         raise InputError(_unlike(masks, image_size))
     return masks
 
@@ -77,7 +82,7 @@ def _regions_first(masks: Shaped[Tensor, "a b c"], image_size: tuple[int, int]) 
 def _unlike(masks: Tensor, image_size: tuple[int, int]) -> str:
     return (
         f"got masks of shape {tuple(masks.shape)} for an image of {image_size[0]} x {image_size[1]} pixels (H, W), "
-        "expected (R, H, W), (H, W, R), or (R, h, w) of the image's aspect within a pixel; transpose or resize them"
+        "expected (R, H, W), (H, W, R), or unmistakably (R, h, w) of the same aspect; transpose or resize them"
     )
 
 

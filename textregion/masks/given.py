@@ -151,16 +151,18 @@ def read_masks(path: str | Path, image_size: Size, name: str | Path | None = Non
 
     `.json` holds a list of COCO annotations or RLEs, or {"images": […], "annotations": […]}. Only the annotations of
     the image are read: it is found by `ListedImages.find`, and has no region if it has no annotation. A file without
-    images and file names is of any image if it has a single image_id or none. What was made for another size, as
-    "width" and "height" of the images or the RLEs say, is scaled if the aspect is the same within a pixel. Broken
-    annotations and polygons are passed over with a warning that counts and names them.
+    file names is of any image if it has a single image id or none; so is a file of one image in a folder, where it is
+    named after the image. What was made for another size, as "width" and "height" of the images or the RLEs say, is
+    scaled if the aspect is the same within a pixel. Broken annotations and polygons are passed over with a warning that
+    counts and names them.
 
     `.safetensors` is what `RegionMasks.save` wrote for an image of this size.
 
     Raises InputError: missing, unreadable, damaged, of another size, of other images, no annotation usable.
     """
     path, image_size, endings = Path(path), (image_size[0], image_size[1]), ", ".join(SUFFIXES)
-    if isdir(path):
+    in_folder = isdir(path)
+    if in_folder:
         if name is None:
             raise InputError(f"{path} is a folder of masks; the image needs a file name to find its own in it")
         found, stem = mask_file(path, name), Path(name).stem
@@ -178,7 +180,7 @@ def read_masks(path: str | Path, image_size: Size, name: str | Path | None = Non
         return masks
     with reading(path):
         if path.suffix == ".json":
-            return RegionMasks.from_array(_read_coco(path, image_size, name), image_size)
+            return RegionMasks.from_array(_read_coco(path, image_size, name, in_folder), image_size)
         array = _read_png(path, image_size) if path.suffix == ".png" else _read_numpy(path)
         try:
             return RegionMasks.from_array(array, image_size)
@@ -195,8 +197,8 @@ def _read_png(path: Path, image_size: Size) -> Shaped[np.ndarray, "H W"]:
         values = _plane(image, path)
         if image.mode != "P":
             return values
-        colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-    used = np.unique(values)
+        palette = image.getpalette("RGB") or []
+    colours, used = np.array(palette, np.uint8).reshape(-1, 3), np.unique(values)
     if (
         used[-1] < len(colours)
         and np.isin(colours, (0, 255))[used].all()
@@ -296,8 +298,8 @@ def _parse_coco(path: Path, modified: int, size: int) -> CocoMasks:
         named = [(key, row) for key, row in zip(keys, annotations, strict=True) if key is not None]
         rows = [{"id": key, "file_name": row.get("file_name")} for key, row in named]
     images = ListedImages(path, rows)
-    sizes = {id_key(row["id"]): [row.get("height"), row.get("width")] for row in rows}
-    sizes = {key: (sides[0], sides[1]) for key, sides in sizes.items() if _is_size(sides)}
+    sides = {id_key(row["id"]): _size([row.get("height"), row.get("width")]) for row in rows}
+    sizes = {key: size for key, size in sides.items() if size is not None}
     entries: dict[str, list[tuple[str, object]]] = {key: [] for key in images.ids or [ANY]}
     only = next(iter(entries)) if len(entries) == 1 else None
     astray = 0
@@ -316,15 +318,19 @@ def _image_key(annotation: object) -> str | None:
     """Which image an annotation names, as `ListedImages` has its key; None if it names none."""
     if not isinstance(annotation, dict):
         return None
-    named = annotation.get("image_id", annotation.get("file_name"))
+    named = annotation.get("image_id")
+    named = annotation.get("file_name") if named is None else named
     try:
         return None if named is None else id_key(named)
     except InputError:
         return None
 
 
-def _read_coco(path: Path, image_size: Size, name: str | Path | None) -> Bool[np.ndarray, "R H W"]:
-    """The masks of one image of a file, at the image's size; see `read_masks`."""
+def _read_coco(path: Path, image_size: Size, name: str | Path | None, own: bool = False) -> Bool[np.ndarray, "R H W"]:
+    """The masks of one image of a file, at the image's size; see `read_masks`.
+
+    own: the file is named after the image, so that a single image it lists is that one.
+    """
     stamp = path.stat()
     coco = _parse_coco(path, stamp.st_mtime_ns, stamp.st_size)
     images, astray = coco.images, f"{coco.astray} of {coco.count} annotations name no image that the file lists"
@@ -332,7 +338,7 @@ def _read_coco(path: Path, image_size: Size, name: str | Path | None) -> Bool[np
         raise InputError(f"{path}: {astray}; expected the id of one of the images as image_id")
     if coco.astray:
         warnings.warn(f"{path}: {astray}; they are passed over", stacklevel=2)
-    if len(coco.entries) == 1 and (name is None or not any(images.ids.values())):
+    if len(coco.entries) == 1 and (own or name is None or not any(images.ids.values())):
         key = next(iter(coco.entries))
     elif name is None:
         raise InputError(f"{path} holds masks of {len(images.ids)} images; say of which one with its file name")
@@ -373,16 +379,19 @@ def _shape_of(entry: object) -> object:
 
 def _size_of_runs(entries: Sequence[tuple[str, object]]) -> Size | None:
     """(H, W) of the first run-length coded mask."""
-    shapes = (_shape_of(entry) for _, entry in entries)
-    return next(
-        (tuple(shape["size"]) for shape in shapes if isinstance(shape, dict) and _is_size(shape.get("size"))), None
-    )
+    shapes = [shape for _, entry in entries if isinstance(shape := _shape_of(entry), dict)]
+    return next((size for shape in shapes if (size := _size(shape.get("size"))) is not None), None)
 
 
-def _is_size(size: object) -> bool:
-    """Whether it is [height, width]."""
-    sides = size if isinstance(size, list) and len(size) == 2 else ()
-    return len(sides) == 2 and all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides)
+def _size(sides: object) -> Size | None:
+    """[height, width] as JSON has it; None for anything else, and for more pixels than COCO's masks can have."""
+    try:
+        whole = (
+            [int(side) for side in sides if float(side).is_integer() and side > 0] if isinstance(sides, list) else []
+        )
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (whole[0], whole[1]) if len(whole) == len(sides) == 2 and math.prod(whole) <= MOST_PIXELS else None
 
 
 def _coco_mask(entry: object, size: Size, image_size: Size) -> tuple[Bool[np.ndarray, "H W"], list[str]]:
@@ -404,11 +413,11 @@ def _mask_of_runs(rle: Mapping, image_size: Size) -> Bool[np.ndarray, "H W"]:
 
     One of another size is sampled at the centres of the image's pixels.
     """
-    size, counts = rle.get("size"), rle["counts"]
-    if not _is_size(size) or math.prod(size) > MOST_PIXELS:
-        raise BrokenMaskError(f"the size {str(size)[:40]}; expected height and width")
+    size, counts = _size(rle.get("size")), rle["counts"]
+    if size is None:
+        raise BrokenMaskError(f"the size {str(rle.get('size'))[:40]}; expected [height, width]")
     if not same_aspect(size, image_size):
-        raise InputError(f"has a mask of size {size}, expected the image's {list(image_size)} or the same aspect")
+        raise InputError(f"has a mask of size {list(size)}, expected the image's {list(image_size)} or its aspect")
     if not isinstance(counts, str) and not (isinstance(counts, list) and all(type(n) is int for n in counts)):
         raise BrokenMaskError("no COCO mask: counts that are neither text nor whole numbers")
     try:
@@ -419,7 +428,9 @@ def _mask_of_runs(rle: Mapping, image_size: Size) -> Bool[np.ndarray, "H W"]:
         raise BrokenMaskError("damaged: its runs do not add up to the image")
     (height, width), (h, w) = image_size, size
     if (h, w) == (height, width):
-        return coco_mask.decode(rle if isinstance(counts, str) else coco_mask.frPyObjects(rle, h, w)).astype(bool)
+        checked = {"size": [h, w], "counts": counts}
+        coded = checked if isinstance(counts, str) else coco_mask.frPyObjects(checked, h, w)
+        return coco_mask.decode(coded).astype(bool)
     rows, columns = (np.arange(height) * 2 + 1) * h // (2 * height), (np.arange(width) * 2 + 1) * w // (2 * width)
     ends = np.cumsum(run_lengths(counts))
     return np.searchsorted(ends, columns[None] * h + rows[:, None], side="right") % 2 == 1
