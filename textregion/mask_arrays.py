@@ -11,10 +11,15 @@ MOST_BYTES = 2**33  # of masks that a file or a label map may ask for: 8 GiB
 LARGEST_LABEL = 2**31  # whole numbers of floats beyond this are large values, no labels
 
 
-def same_aspect(size: tuple[int, int], image_size: tuple[int, int]) -> bool:
-    """Whether an image of a size (H, W) becomes the other by scaling both sides alike, each within one pixel."""
-    (h, w), (height, width) = size, image_size
-    return max((h - 1) / height, (w - 1) / width) < min((h + 1) / height, (w + 1) / width)
+def same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one of two sizes (H, W) becomes the other by one scale for both sides and rounding to whole pixels, both
+    to the nearest, both down, or both up.
+    """
+    return any(
+        max((h - less) / height, (w - less) / width) < min((h - less + 1) / height, (w - less + 1) / width)
+        for (h, w), (height, width) in ((one, other), (other, one))
+        for less in (0.5, 0, 1)
+    )
 
 
 def mask_stack(masks: Shaped[Tensor, "..."], image_size: tuple[int, int]) -> Shaped[Tensor, "R h w"]:
@@ -31,20 +36,19 @@ def mask_stack(masks: Shaped[Tensor, "..."], image_size: tuple[int, int]) -> Sha
     above 0 is refused, as it is most likely a label map.
 
     Axes are told by the image's size, never guessed: (R, H, W) if the last two are exactly H and W, else (H, W, R) if
-    the first two are. Masks of another resolution are (R, h, w) or (h, w) of the image's aspect: one scale for both
-    sides, each within one pixel. A stack (R, s, s) of squares is the whole image squashed to a square, as SAM 2 and
-    `resize_method="resize"` see it (of padded squares cut the padding off). Everything else is refused with InputError:
-    H and W on other axes, other aspects, what could as well be (h, w, R) or transposed. So is a label map whose masks
-    would need more than MOST_BYTES.
+    the first two are. Masks of another resolution are (R, h, w) or (h, w) of the image's aspect (`same_aspect`). A stack
+    (R, s, s) of squares is the whole image squashed to a square, as SAM 2 and `resize_method="resize"` see it (of padded
+    squares cut the padding off). Everything else is refused with InputError: H and W on other axes, other aspects, what
+    could as well be (h, w, R) or transposed. So is a label map whose masks would need more than MOST_BYTES.
     """
     if masks.ndim not in (2, 3):
         raise InputError(f"got masks of shape {tuple(masks.shape)}, expected (R, h, w) or (h, w)")
-    if masks.ndim == 3 and masks.shape[0] == 0:
-        return masks
+    if masks.ndim == 3 and (masks.shape[0] == 0 or masks.shape == (*image_size, 0)):
+        return masks.new_zeros(0, *image_size)
+    if 0 in masks.shape:
+        raise InputError(f"got masks of shape {tuple(masks.shape)}, expected (R, h, w) with h, w >= 1")
     stack = masks[None] if masks.ndim == 2 else _regions_first(masks, image_size)
     size = (stack.shape[1], stack.shape[2])
-    if 0 in size:
-        raise InputError(f"got masks of shape {tuple(masks.shape)}, expected (R, h, w) with h, w >= 1")
     if not same_aspect(size, image_size) and (masks.ndim == 2 or size[0] != size[1]):
         raise InputError(_unlike(masks, image_size))
     if len(stack) != 1 or stack.dtype == torch.bool:

@@ -1,5 +1,6 @@
 """Masks that are known before: label maps (the paper's upper bound), arrays, files with one of `SUFFIXES`."""
 
+import io
 import json
 import lzma
 import math
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from os.path import isdir, isfile
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer, Shaped
@@ -153,8 +153,8 @@ def read_masks(path: str | Path, image_size: Size, name: str | Path | None = Non
     the image are read: it is found by `ListedImages.find`, and has no region if it has no annotation. A file without
     file names is of any image if it has a single image id or none; so is a file of one image in a folder, where it is
     named after the image. What was made for another size, as "width" and "height" of the images or the RLEs say, is
-    scaled if the aspect is the same within a pixel. Broken annotations and polygons are passed over with a warning that
-    counts and names them.
+    scaled if the aspect is the same (`same_aspect`). Broken annotations and polygons are passed over with a warning
+    that counts and names them.
 
     `.safetensors` is what `RegionMasks.save` wrote for an image of this size.
 
@@ -232,7 +232,7 @@ def _read_numpy(path: Path) -> Shaped[np.ndarray, "..."]:
         raise InputError(f"{path} is not a readable array file; save it again with np.save or np.savez") from error
 
 
-def _read_array(file: BinaryIO, path: Path, length: int) -> Shaped[np.ndarray, "..."]:
+def _read_array(file: io.BufferedIOBase, path: Path, length: int) -> Shaped[np.ndarray, "..."]:
     """An array in numpy's format of `length` bytes with its header; ValueError and others when it is damaged."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0), (3, 0)):
@@ -386,12 +386,13 @@ def _size_of_runs(entries: Sequence[tuple[str, object]]) -> Size | None:
 def _size(sides: object) -> Size | None:
     """[height, width] as JSON has it; None for anything else, and for more pixels than COCO's masks can have."""
     try:
-        whole = (
-            [int(side) for side in sides if float(side).is_integer() and side > 0] if isinstance(sides, list) else []
-        )
+        numbers = [float(side) for side in sides] if isinstance(sides, list) else []
     except (TypeError, ValueError, OverflowError):
         return None
-    return (whole[0], whole[1]) if len(whole) == len(sides) == 2 and math.prod(whole) <= MOST_PIXELS else None
+    if len(numbers) != 2 or not all(number.is_integer() and number > 0 for number in numbers):
+        return None
+    height, width = map(int, numbers)
+    return (height, width) if height * width <= MOST_PIXELS else None
 
 
 def _coco_mask(entry: object, size: Size, image_size: Size) -> tuple[Bool[np.ndarray, "H W"], list[str]]:
