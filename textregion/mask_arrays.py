@@ -36,10 +36,11 @@ def mask_stack(masks: Shaped[Tensor, "..."], image_size: tuple[int, int]) -> Sha
     above 0 is refused, as it is most likely a label map.
 
     Axes are told by the image's size, never guessed: (R, H, W) if the last two are exactly H and W, else (H, W, R) if
-    the first two are. Masks of another resolution are (R, h, w) or (h, w) of the image's aspect (`same_aspect`). A stack
-    (R, s, s) of squares is the whole image squashed to a square, as SAM 2 and `resize_method="resize"` see it (of padded
-    squares cut the padding off). Everything else is refused with InputError: H and W on other axes, other aspects, what
-    could as well be (h, w, R) or transposed. So is a label map whose masks would need more than MOST_BYTES.
+    the first two are. Masks of another resolution are (R, h, w) or (h, w) of the image's aspect (`same_aspect`). A
+    stack (R, s, s) of squares is the whole image squashed to a square, as SAM 2 and `resize_method="resize"` see it (of
+    padded squares cut the padding off). Everything else is refused with InputError: H and W on other axes, other
+    aspects, what could as well be (h, w, R) or transposed. So is a label map whose masks would need more than
+    MOST_BYTES.
     """
     if masks.ndim not in (2, 3):
         raise InputError(f"got masks of shape {tuple(masks.shape)}, expected (R, h, w) or (h, w)")
