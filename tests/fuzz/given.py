@@ -137,7 +137,7 @@ def mask_files(folder: Path, image: Path, random: np.random.Generator) -> Iterat
     np.save(folder / "pickle.npy", np.array([{"a": 1}]), allow_pickle=True)
     np.save(folder / "four_axes.npy", hard[None])
     RegionMasks.from_array(hard, SIZE).save(folder / "right.safetensors")
-    RegionMasks.from_array(hard, (9, 9)).save(folder / "other_image.safetensors")
+    RegionMasks.from_array(hard[:, :9, :9], (9, 9)).save(folder / "other_image.safetensors")
     Image.fromarray(hard[0].astype(np.uint8)).save(folder / "right.png")
     Image.fromarray(picture()).save(folder / "colour.png")
     Image.new("L", (9, 9)).save(folder / "other_size.png")
