@@ -56,7 +56,7 @@ class ListedImages:
     2. by the end of its path: photos/cam1/0001.jpg is the listed cam1/0001.jpg, and cam1/0001.jpg the listed
        set/cam1/0001.jpg. The longest agreement counts; folders that all listed images share may differ;
     3. by its base name alone, if no two listed images share a base name: then folders tell nothing;
-    4. in the same ways by its name without the ending, for files that list names without;
+    4. in the same ways where only one of the two names has an ending: photo.jpg and photo;
     5. by its id as name (0007.jpg is 7), only if the file has no file name at all.
     """
 
@@ -76,8 +76,10 @@ class ListedImages:
         folders = [parts[:-1] for parts in by_path]
         self._shared = len(os.path.commonprefix(folders))  # noqa: RUF071 (of tuples), the folders above all images
         self._by_base: dict[str, list[Parts]] = defaultdict(list)
+        self._by_stem: dict[str, list[Parts]] = defaultdict(list)
         for parts in by_path:
             self._by_base[parts[-1]].append(parts)
+            self._by_stem[Path(parts[-1]).stem].append(parts)
         self._bases_differ = all(len(paths) == 1 for paths in self._by_base.values())
 
     def find(self, asked: str | Path) -> str:
@@ -85,21 +87,20 @@ class ListedImages:
         parts = name_parts(asked)
         if not parts:
             raise InputError(f"got the image name {str(asked)!r}, expected a file name")
-        stem = Path(parts[-1]).stem
+        *folders, base = parts
+        stem = Path(base).stem
         if not self._by_path:
-            found = {key for key in (id_key(parts[-1]), id_key(stem)) if key in self.ids}
-            return self._only(found, asked)
-        paths = self._matching(parts) or self._matching((*parts[:-1], stem))
+            return self._only({key for key in (id_key(base), id_key(stem)) if key in self.ids}, asked)
+        paths = [parts] if parts in self._by_path else []
+        for listed in (self._by_base.get(base), self._by_base.get(stem), self._by_stem.get(base)):
+            paths = paths or self._closest(tuple(folders), listed or [])
         return self._only({key for path in paths for key in self._by_path[path]}, asked)
 
-    def _matching(self, asked: Parts) -> list[Parts]:
-        """The listed paths that agree best with the one asked for."""
-        if asked in self._by_path:
-            return [asked]
-        listed = self._by_base.get(asked[-1], [])
-        agreeing = {path: _agreement(asked, path[self._shared :]) for path in listed}
-        best = max(agreeing.values(), default=0)
-        if best == 0:
+    def _closest(self, folders: Parts, listed: list[Parts]) -> list[Parts]:
+        """Of listed paths with the right base name those whose folders agree best."""
+        agreeing = {path: _agreement(folders, path[self._shared : -1]) for path in listed}
+        best = max(agreeing.values(), default=-1)
+        if best == -1:
             return listed if self._bases_differ else []
         return [path for path, length in agreeing.items() if length == best]
 
@@ -123,9 +124,9 @@ class ListedImages:
 
 
 def _agreement(asked: Parts, listed: Parts) -> int:
-    """How many parts two paths share at their ends if one of them is the whole end of the other, else 0."""
+    """How many folders two paths share at their ends if one's are all at the end of the other's, else -1."""
     length = min(len(asked), len(listed))
-    return length if asked[-length:] == listed[-length:] else 0
+    return length if asked[len(asked) - length :] == listed[len(listed) - length :] else -1
 
 
 def _told(names: Iterable[Parts]) -> str:

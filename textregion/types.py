@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from textregion import render
 from textregion.errors import InputError, first_line, sides
 from textregion.labels import LabelPrompts, region_scores
+from textregion.mask_arrays import mask_stack
 from textregion.resampling import bilinear_taps, crop_regions, lerp_columns, lerp_rows, taps_at
 from textregion.storage import complete, load_tensors, save_tensors, write_atomically
 
@@ -130,18 +131,19 @@ class RegionMasks:
     def from_array(
         cls, masks: "np.ndarray | Tensor | RegionMasks", image_size: tuple[int, int], device: torch.device | str = "cpu"
     ) -> "RegionMasks":
-        """Masks somebody else made: (R, h, w) or one (h, w), bool, integer or float; any resolution.
+        """Masks somebody else made of an image of size (H, W): (R, H, W), (H, W, R) or one (H, W), bool, integer or
+        float; (R, h, w) and (h, w) of the same aspect too. A plane of integers may be a label map, a region per label:
+        `mask_arrays.mask_stack` has the whole rule.
 
         Negative values count as 0 and values above 3 as 3. InputError for NaN, infinities or other shapes.
         """
         if isinstance(masks, RegionMasks):
             return masks.checked().to(device)
+        image_size = sides(image_size, "image_size")
         masks = masks if isinstance(masks, Tensor) else _as_tensor(masks)
         if masks.is_complex() or masks.layout != torch.strided:
             raise InputError(f"got masks of {masks.dtype}, {masks.layout}, expected a dense tensor of real numbers")
-        masks = masks[None] if masks.ndim == 2 else masks
-        if masks.ndim != 3:
-            raise InputError(f"got masks of shape {tuple(masks.shape)}, expected (R, h, w) or (h, w)")
+        masks = mask_stack(masks, image_size)
         if len(masks) == 0:
             return cls.empty(image_size, device)
         if masks.dtype != torch.bool:
@@ -287,9 +289,9 @@ def _as_tensor(masks: Any) -> Tensor:
         array = np.asarray(masks)
     except ValueError as error:
         raise InputError(f"got masks that are no array ({first_line(error)}), expected (R, h, w) numbers") from error
-    if array.dtype.kind not in "bifu":
-        raise InputError(f"got masks of dtype {array.dtype}, expected numbers or booleans")
-    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
+    if array.dtype.kind not in "bifu" or array.dtype.itemsize > 8:  # torch has no longer numbers
+        raise InputError(f"got masks of dtype {array.dtype}, expected booleans or numbers of at most 64 bits")
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def _first(on: Bool[Tensor, "M n"]) -> Float32[Tensor, " M"]:

@@ -212,18 +212,19 @@ def test_bad_masks_are_refused(untyped, options, message):
 @pytest.mark.parametrize(
     "values",
     [
-        np.array([[[0, 1], [2, 9]]], np.uint8),
-        np.array([[[0, 1], [2, 9]]], np.int64),
-        np.array([[[-4, 1], [2, 9]]], np.float64),
-        np.array([[-4, 1], [2, 9]], np.float16),
-        torch.tensor([[-4, 1], [2, 9]]),
-        [[[0, 1], [2, 9]]],
+        np.array([[[0, 1], [2, 9]]] * 3, np.uint8),
+        np.array([[[0, 1], [2, 9]]] * 3, np.int64),
+        np.array([[[-4, 1], [2, 9.5]]] * 3, np.float64),
+        np.array([[[-4, 1], [2, 9]]] * 3, np.float16),
+        torch.tensor([[[-4, 1], [2, 9]]] * 3),
+        [[[0, 1], [2, 9]]] * 3,
     ],
 )
 def test_given_masks_are_clamped_to_0_3(values):
-    masks = RegionMasks.from_array(values, (20, 30))
-    assert masks.full().tolist() == [[[0, 1], [2, 3]]]
-    assert masks.image_size == (20, 30)
+    masks = RegionMasks.from_array(values, (20, 20))
+    assert masks.full().tolist() == [[[0, 1], [2, 3]]] * 3
+    assert masks.image_size == (20, 20)
+    assert RegionMasks.from_array(np.array([[-4, 1], [2.5, 9]]), (20, 20)).full().tolist() == [[[0, 1], [2.5, 3]]]
 
 
 def test_given_boolean_masks_and_views_are_taken():
@@ -236,6 +237,20 @@ def test_given_boolean_masks_and_views_are_taken():
 
 def test_given_masks_of_no_region():
     assert len(RegionMasks.from_array(np.zeros((0, 5, 7)), (5, 7))) == 0
+
+
+def test_a_plane_of_labels_is_a_region_each_and_axes_are_told_by_the_image():
+    labels = np.array([[0, 1, 1], [2, 2, 2]])
+    expected = [(labels == n).tolist() for n in range(3)]
+    assert RegionMasks.from_array(labels, (2, 3)).soft.tolist() == expected
+    assert RegionMasks.from_array(np.moveaxis(np.array(expected[:2]), 0, 2), (2, 3)).soft.tolist() == expected[:2]
+
+
+def test_given_masks_that_may_not_be_written_to_make_no_noise(recwarn):
+    values = np.ones((1, 2, 2), np.float32)
+    values.setflags(write=False)
+    assert RegionMasks.from_array(values, (2, 2)).soft.sum() == 4
+    assert not [w for w in recwarn if "writ" in str(w.message)]
 
 
 def test_given_region_masks_pass_through():
@@ -252,6 +267,8 @@ def test_given_region_masks_pass_through():
         (np.full((1, 2, 2), -np.inf), "NaN or infinite"),
         (np.array([[["a"]]]), "dtype <U1"),
         (np.zeros((1, 2, 2), complex), "dtype complex128"),
+        (np.zeros((1, 2, 2), np.longdouble), "expected booleans or numbers of at most 64 bits"),
+        (np.zeros((9, 2, 5)), r"shape \(9, 2, 5\) for an image of 2 x 2 pixels"),
     ],
 )
 def test_bad_given_masks_are_refused(values, message):

@@ -71,7 +71,7 @@ def _add_inputs(parser: Parser) -> None:
 
 def _add_sources(parser: Parser) -> None:
     group = parser.add_argument_group("which regions")
-    more = ", or a file or folder of masks: PNG label map, COCO-RLE JSON, npy, npz (sam2)"
+    more = ", or a file or folder of masks: PNG (black and white, or labels), COCO JSON, npy, npz (sam2)"
     mask_source_flag(group, more, default="sam2")
     boxes = (
         "boxes x1,y1,x2,y2 in pixels, or one FILE of them (COCO annotations or results, a detector's dict by "

@@ -81,7 +81,7 @@ class DemoRun:
         elif source in automatic_sources():
             tokens = self.segmenter.encode_image(pixels)
         else:
-            tokens = self.segmenter.encode_image(pixels, masks=read_masks(source, pixels.shape[:2], job.image.stem))
+            tokens = self.segmenter.encode_image(pixels, masks=read_masks(source, pixels.shape[:2], job.image))
         result = self.segmenter.segment(tokens, job.labels)
         told = (job.labels, self.note, self.caution, job.image)
         image = LabelledImage(job.image.name, pixels, tokens, result, *told, more_files=box_files)

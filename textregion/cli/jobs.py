@@ -24,7 +24,7 @@ from textregion.config import fingerprint
 from textregion.errors import InputError
 from textregion.labels import merge_labels, split_labels
 from textregion.masks import automatic_sources
-from textregion.masks.given import SUFFIXES
+from textregion.masks.given import mask_file
 from textregion.outputs.folder import RUN_FILE
 from textregion.regionspot.loading import TINY
 from textregion.segmenter import TextRegionSegmenter
@@ -232,16 +232,10 @@ def run_settings(segmenter: TextRegionSegmenter, args: argparse.Namespace, prese
 def job_fingerprint(settings: Mapping, job: ImageJob, image: str) -> str:
     """Short hash of all that the result of one image of a run depends on; image: its content hash."""
     source, masks = settings["mask_source"], None
-    if source not in automatic_sources() and (path := mask_file(Path(source), job.image)) is not None:
+    if source not in automatic_sources() and (path := mask_file(source, job.image)) is not None:
         masks = file_hash(path)
     content = {"format": FORMAT, "settings": settings, "labels": job.labels, "image": image, "masks": masks}
     return fingerprint(content)
-
-
-def mask_file(source: Path, image: Path) -> Path | None:
-    """The file of a --masks file or folder that belongs to an image; None when there is none."""
-    candidates = [source, *(source / f"{image.stem}{suffix}" for suffix in SUFFIXES)]
-    return next((path for path in candidates if isfile(path)), None)
 
 
 def file_stamp(path: str | None) -> dict | None:

@@ -145,7 +145,7 @@ def test_real_architectures_on_a_photograph(tmp_path, capsys, photos):
 @pytest.mark.parametrize("source", ["slic", "label-map", "boxes"])
 def test_other_mask_sources(tmp_path, capsys, photos, source):
     label_map = np.zeros((151, 181), np.uint8)
-    label_map[:, 90:] = 1
+    label_map[:, 90:] = 2  # 0 and 1 would be a single mask
     Image.fromarray(label_map).save(tmp_path / "coffee.png")
     flags = {"slic": ["--masks", "slic"], "label-map": ["--masks", tmp_path], "boxes": ["--boxes", "9,9,80,90"]}
     code, out, err = run(
