@@ -125,7 +125,7 @@ def stand_in(path: str | Path) -> str:
         start = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
         size = os.fstat(file.fileno()).st_size
     if size == 0:
-        return "an empty file, as a download leaves it that did not begin"
+        return "an empty file (a download that was truncated at once)"
     if start.startswith(b"version https://") and b"\noid sha256:" in start.replace(b"\r", b""):
         return "a Git LFS pointer, not the file it stands for (git lfs pull fetches that)"
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
