@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 
 import torch
-import yaml
 
 from textregion.errors import InputError
 from textregion.render import markdown_table
 from textregion.runtime import package_versions, resolve_device
 from textregion.storage import write_atomically
+from textregion.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SCORED = "left out of the score"
@@ -123,7 +123,7 @@ def figure(value: float) -> str:
 @cache
 def published_figures() -> tuple[Published, ...]:
     """All figures of published.yaml."""
-    content = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+    content = read_yaml(Path(__file__).with_name("published.yaml"), "the published figures")
     return tuple(Published(**row) for row in content["figures"])
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import open_clip
-import yaml
 from torch import nn
 
 from textregion.backbones import SPECS, Backbone, BackboneSpec, ClipBackbone, find_spec
@@ -28,11 +27,12 @@ from textregion.masks.sam2 import build_sam2, load_sam2, sam2_asset, size_of
 from textregion.regionspot.loading import load_regionspot, pop_options
 from textregion.tiny import models as tinyworld
 from textregion.weights import Asset, locate_all
+from textregion.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from textregion.segmenter import TextRegionSegmenter
 
-FILE = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text(encoding="utf-8"))
+FILE = read_yaml(Path(__file__).with_name("presets.yaml"), "the table of presets")
 GivenPath = str | Path | None
 TINY_WORLD = "tinyworld"
 FROM_PRESET = "preset"

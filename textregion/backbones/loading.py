@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from textregion.backbones.base import FAMILIES, Backbone, BackboneSpec, Tokenizer, model_config
 from textregion.checkpoints import load_strictly, read_state
 from textregion.errors import InputError
-from textregion.storage import reading
+from textregion.storage import reading, stand_in
 from textregion.weights import CLIP_VARIABLE, Asset
 
 RANDOM_SEED = 0
@@ -184,5 +184,6 @@ def _read_json(path: Path) -> tuple[str, dict[str, Any]]:
         if isinstance(content, dict) and isinstance(content.get("model", {}), dict):
             return text, content
         raise TypeError(f"it holds {type(content).__name__}")
-    except (UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
-        raise InputError(f"{path} is not a readable tokenizer file; download it again") from error
+    except (ValueError, RecursionError, TypeError) as error:
+        why = f" but {what}" if (what := stand_in(path)) else ""
+        raise InputError(f"{path} is not a readable tokenizer file{why}; download it again") from error

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from textregion.boxes import ANY_IMAGE, BoxesFile, GivenBoxes, read_boxes
 from textregion.cli.flags import REGIONSPOT, given_options
@@ -29,6 +28,7 @@ from textregion.outputs.folder import RUN_FILE
 from textregion.regionspot.loading import TINY
 from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import file_hash, read_text
+from textregion.yaml_files import read_yaml
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 FORMAT = 3  # of the output folder; a new one makes all earlier results count as different
@@ -143,11 +143,7 @@ def read_query_cfg(path: Path) -> dict[Path, list[str]]:
 
     Relative paths are looked up beside the YAML file too.
     """
-    text = read_text(path, "a YAML file that maps image paths to lists of labels")
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())})") from error
+    content = read_yaml(path, "a YAML file that maps image paths to lists of labels")
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} holds {type(content).__name__}, expected a mapping of image path -> list of labels")
     queries = {}

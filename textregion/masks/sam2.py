@@ -1,9 +1,11 @@
 """SAM 2.1: models, on the `sam2` package's own classes and YAML files, and their automatic masks (method 9)."""
 
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.resources import files
 from os.path import isfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
@@ -13,7 +15,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from torch.nn import functional as F
-from yaml import YAMLError
 
 from textregion.checkpoints import load_strictly, read_state
 from textregion.config import option
@@ -21,15 +22,16 @@ from textregion.errors import InputError, at_least
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source, speed_option
 from textregion.runtime import autocast, compile_backend, free_memory, in_parts, to_device
-from textregion.storage import reading
 from textregion.types import LOGIT_CUT, RegionMasks
 from textregion.weights import SAM2_VARIABLE, Asset
+from textregion.yaml_files import read_yaml
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 LOGIT_LIMIT = 32.0
 BYTES_PER_LOW_RES_PIXEL = 448  # of the decoder's working set per prompt, measured in float32 (28 MiB at 256 x 256)
 MEMORY_SHARE = 0.7  # of the free memory of a CUDA device that the decoder may take
+ALLOWED_TARGETS = ("torch.nn.Identity",)  # besides those of sam2: what a model for images puts in place of its memory
 CPU_PROMPTS = 32  # on a CPU more at once only take more memory
 
 
@@ -97,21 +99,49 @@ def config_path(model_cfg: str | Path) -> Path:
 def build_sam2(model_cfg: str | Path = "large") -> nn.Module:
     """A SAM 2 with random weights from a configuration; single clicks are never re-decided by stability (method 9.2).
 
-    Raises InputError when the YAML cannot be read or does not describe a sam2 model.
+    Raises InputError when the YAML cannot be read or does not describe a sam2 model (`_check_targets`).
     """
     path = config_path(model_cfg)
     try:
-        with reading(path):
-            config = OmegaConf.load(path)
-        return instantiate(config.model, _recursive_=True).eval()
-    except (YAMLError, OmegaConfBaseException, InstantiationException, UnicodeDecodeError) as error:
+        read_yaml(path, "sam2's YAML form")  # within its bounds
+        config = OmegaConf.load(path)
+        described = OmegaConf.to_container(config.model, resolve=True)  # so that what is checked is what is made
+        _check_targets(described)
+        return instantiate(described, _recursive_=True).eval()
+    except (OmegaConfBaseException, InstantiationException, ImportError, AttributeError, ValueError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, (ImportError, OSError)) and not isinstance(cause, ModuleNotFoundError):
             raise cause from None  # a library that cannot be loaded tells its own story
-        reason = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split()).replace(f"{path} ", "")[:160]
         raise InputError(f"{path} is not a SAM 2 configuration ({reason}); expected sam2's YAML form") from error
+
+
+def _check_targets(described: Any) -> None:
+    """InputError unless everything that a configuration would make is a torch module that the package sam2 defines.
+
+    A `_target_` could be any name that Python can import, `os.system` as well.
+    """
+    if isinstance(described, dict):
+        if "_target_" in described and not _is_part_of_sam2(described["_target_"]):
+            raise InputError(f"it names {described['_target_']!r}, but only sam2's own torch modules are made")
+        if described.get("weights_path") is not None:
+            raise InputError("it names weights_path, a file that sam2 would load without checks; leave it out")
+    parts = described.values() if isinstance(described, dict) else described if isinstance(described, list) else ()
+    for part in parts:
+        _check_targets(part)
+
+
+def _is_part_of_sam2(target: Any) -> bool:
+    """Whether a name is that of a torch module defined in sam2, and not of what sam2's files import in turn."""
+    if target in ALLOWED_TARGETS:
+        return True
+    if not isinstance(target, str) or not target.startswith("sam2."):
+        return False
+    module, _, name = target.rpartition(".")
+    found = getattr(import_module(module), name)
+    return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith("sam2.")
 
 
 def load_sam2(path: str | Path, model_cfg: str | Path | None = None) -> nn.Module:

@@ -31,7 +31,7 @@ from textregion.regionspot.model import encode_names
 from textregion.render import RgbImage
 from textregion.resampling import crop_regions
 from textregion.runtime import package_versions
-from textregion.storage import set_aside
+from textregion.storage import flush_folder, set_aside
 from textregion.types import RegionTokens, Segmentation
 
 RUN_FILE = "run.json"
@@ -289,7 +289,7 @@ def finished_folder(folder: Path, run: dict) -> Iterator[Path]:
             files = sorted(str(p.relative_to(hidden)) for p in hidden.rglob("*") if p.is_file())
             run.update(folder=folder.name, files=files)
             (hidden / RUN_FILE).write_bytes(json_bytes(run))
-            _flush(hidden)
+            flush_folder(hidden)
             if (aside := _move_into_place(hidden, folder, run["fingerprint"])) is not None:
                 run["kept"] = str(aside)
         finally:
@@ -326,16 +326,6 @@ def _alive(process: int) -> bool:
     except OSError as error:  # another user's process may not be sent a signal
         return isinstance(error, PermissionError)
     return True
-
-
-def _flush(folder: Path) -> None:
-    """Everything onto the disk before the folder gets its name: a power cut leaves no empty file in it either."""
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _move_into_place(hidden: Path, folder: Path, fingerprint: str) -> Path | None:
