@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,6 +207,8 @@ def test_yaml_of_images_and_labels(tmp_path, capsys, photos):
     ],
 )
 def test_bad_input_is_one_line_and_code_2(capsys, arguments, message):
+    Path("utils").mkdir()
+    Path("README.md").write_text("no image, and no folder")
     code, _, err = run(capsys, *arguments)
     assert code == 2
     assert err.startswith("error: ")
