@@ -25,7 +25,7 @@ def steps(reference: Tensor | np.ndarray | float, dtype: torch.dtype, count: int
 
 @dataclass(frozen=True)
 class Noise:
-    """Differences between outputs of one function whose inputs differ in the last bit: largest, and root mean square."""
+    """Differences of one function's outputs whose inputs differ in the last bit: largest, and root mean square."""
 
     largest: float
     rms: float

@@ -15,7 +15,7 @@ HOME = tempfile.TemporaryDirectory(prefix="textregion-tests-", ignore_cleanup_er
 isolation.clear(os.environ)
 os.environ.update(isolation.places(Path(HOME.name)), HF_HUB_OFFLINE="1")
 
-from jaxtyping import config, install_import_hook
+from jaxtyping import config, install_import_hook  # noqa: E402
 
 # Before anything imports them. An int is a float to every user, so it is to the checker.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
