@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -171,10 +172,9 @@ def test_pixels_outside_all_regions_are_said(tmp_path, capsys, photos):
 
 
 def test_yaml_of_images_and_labels(tmp_path, capsys, photos):
-    queries = photos / "queries.yaml"
+    queries = Path(shutil.copytree(photos, tmp_path / "photos")) / "queries.yaml"
     queries.write_text(yaml.safe_dump({"astronaut.png": ["red shape", "sky"], "coffee.png": "wood, stone"}))
     code, out, _ = run(capsys, "--preset", "tiny", "--image_query_cfg", queries, "--output", tmp_path)
-    queries.unlink()
     assert code == 0
     assert out.count("regions ->") == 2
     for name, labels in (("astronaut", ["red shape", "sky"]), ("coffee", ["wood", "stone"])):
