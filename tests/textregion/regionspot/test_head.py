@@ -1,7 +1,7 @@
 """The head against numbers of the published program, and what its options promise."""
 
-import numpy as np
 import bounds
+import numpy as np
 import pytest
 import torch
 from golden_data import HERE
