@@ -1,11 +1,21 @@
-"""Run-time checks of every annotated signature, and the models the tests share."""
+"""Run-time checks of every annotated signature, a place of its own for each test, and the models the tests share."""
 
+import itertools
 import os
+import tempfile
+from pathlib import Path
 
 # The models here are tiny: more threads would mostly wait for each other. Programs that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from jaxtyping import config, install_import_hook
+import isolation
+
+# Before anything reads them. This home is that of fixtures which several tests share; see `own_place`.
+HOME = tempfile.TemporaryDirectory(prefix="textregion-tests-", ignore_cleanup_errors=True)
+isolation.clear(os.environ)
+os.environ.update(isolation.places(Path(HOME.name)), HF_HUB_OFFLINE="1")
+
+from jaxtyping import config, install_import_hook  # noqa: E402
 
 # Before anything imports them. An int is a float to every user, so it is to the checker.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
@@ -14,7 +24,9 @@ install_import_hook(["textregion", "utils"], CHECKER)
 import pytest  # noqa: E402
 import tiny_models  # noqa: E402
 import torch  # noqa: E402
+from huggingface_hub import constants  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from isolation import pytest_runtest_setup, pytest_runtest_teardown, pytest_terminal_summary  # noqa: E402, F401
 
 from textregion.masks.sam2 import Sam2MaskGenerator  # noqa: E402
 from textregion.regionspot.box_tokens import Sam2BoxTokens  # noqa: E402
@@ -23,6 +35,20 @@ from textregion.tiny.models import load_clip, load_sam2  # noqa: E402
 
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=12)
 settings.load_profile("tests")
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def own_place(request, monkeypatch, tmp_path_factory):
+    """A home, caches and a working directory of the test's own, and torch's random numbers seeded by its name."""
+    home = tmp_path_factory.getbasetemp() / "homes" / str(next(NUMBERS))
+    folder = home / "folder"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    for name, value in isolation.places(home).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "huggingface" / "hub"))  # it was read on import
+    torch.manual_seed(isolation.seed_of(request.node))
 
 
 @pytest.fixture(scope="session")

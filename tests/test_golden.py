@@ -1,12 +1,13 @@
 """Parity with outputs of the authors' program: views, features, scores, kept regions, tokens, label maps.
 
 Runs over the selection in tests/golden (weights rounded to 12 bits of mantissa, so outputs agree to about 1e-4)
-and, where it is, over the complete golden folder (exact weights, outputs agree to float32 rounding).
+and, where it is, over the complete golden folder (exact weights, outputs agree to float32 rounding: STEPS).
 """
 
 from dataclasses import dataclass
 from functools import cache
 
+import bounds
 import numpy as np
 import pytest
 import torch
@@ -24,7 +25,10 @@ CROP = 64
 DEMO_LABELS = ["cat", "astronaut", "coffee cup", "rocket", "sky"]
 EVAL_LABELS = ["sky; wall; floor", "cat", "astronaut", "coffee cup", "rocket"]
 COSINE = 0.99999
-AGREEMENT = 0.9999
+# Rounding errors of these towers (3 blocks, sums of up to 256 terms) on six kinds of processors: at most 7 steps of
+# float32 at the largest value of an output. Four times that is allowed.
+STEPS = 32
+ROUNDING = bounds.steps(1.0, torch.float32, STEPS)  # of cosines and of what sums of them are divided by
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,9 @@ def encoded(case: Case) -> RegionTokens:
     return case.segmenter().encode_image(case.golden.rgb(case.image), masks=case.masks)
 
 
-def close(actual, expected, bound: float) -> None:
+def close(actual, expected, bound: float | None = None) -> None:
+    """Equal to `bound`, or to the rounding of float32 at the largest of the values."""
+    bound = bounds.steps(expected, torch.float32, STEPS) if bound is None else bound
     torch.testing.assert_close(torch.as_tensor(actual), torch.as_tensor(expected), rtol=0, atol=bound)
 
 
@@ -119,7 +125,7 @@ def score_bound(case: Case) -> float:
     """Float32 rounding; the half-precision run of the program; rounded weights."""
     if case.variant == "fp16":
         return 1e-3
-    return 1e-6 if case.golden.complete else 1e-4
+    return ROUNDING if case.golden.complete else 1e-4
 
 
 def grid_of(case: Case) -> tuple[np.ndarray, CropGrid]:
@@ -176,7 +182,7 @@ def test_views(case):
     backbone = case.golden.backbone(case.family)
     pixels = torch.from_numpy(resized).permute(2, 0, 1).float() / 255
     views = cut_crops(pixels, grid.crops, CROP, backbone.interpolation, case.variant != "noaa")
-    close(backbone.normalise(views), case["clip_inputs"], 2e-5)
+    close(backbone.normalise(views), case["clip_inputs"])
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c["last_block_input"] is not None], ids=str)
@@ -188,13 +194,13 @@ def test_encoder_tokens(case):
         tokens = tokens.transpose(0, 1)
     else:  # the program's "last block" of these families is the final norm
         maps = case.golden.backbone(case.family).encode_crops(views).pooled
-    close(maps.flatten(2).transpose(1, 2), tokens[:, -maps[0, 0].numel() :], 2e-5)
+    close(maps.flatten(2).transpose(1, 2), tokens[:, -maps[0, 0].numel() :])
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c["value"] is not None], ids=str)
 def test_values_of_the_last_block(case):
     maps = case.golden.backbone("clip").encode_crops(torch.from_numpy(case["clip_inputs"])).pooled
-    close(maps.flatten(2).permute(2, 0, 1), case["value"][1:], 2e-5)
+    close(maps.flatten(2).permute(2, 0, 1), case["value"][1:])
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c["value_map"] is not None], ids=str)
@@ -202,7 +208,7 @@ def test_fused_value_map(case):
     resized, grid = grid_of(case)
     segmenter = case.segmenter()
     fused = fuse_crops(segmenter.encode_crops([resized], [grid])[0].pooled, grid, segmenter.backbone.global_weight)
-    close(fused[None], case["value_map"], 5e-5)
+    close(fused[None], case["value_map"])
 
 
 # ---------------------------------------------------------------- region tokens
@@ -212,7 +218,7 @@ def test_fused_value_map(case):
 def test_patch_masks(case):
     masks = RegionMasks.from_array(case.masks, case.golden.rgb(case.image).shape[:2])
     weights = patch_weights(masks.patch_grid(encoded(case).grid), "hard" if case.variant == "hard" else "soft")
-    close(weights, case["low_res_masks"].reshape(len(weights), -1), 1e-6)
+    close(weights, case["low_res_masks"].reshape(len(weights), -1), ROUNDING)
 
 
 @each_case
@@ -236,7 +242,7 @@ def test_region_tokens(case):
     tokens = encoded(case).tokens
     assert tokens.shape == expected.shape
     assert F.cosine_similarity(tokens, expected).min() >= COSINE
-    close(tokens.norm(dim=1), torch.ones(len(tokens)), 1e-5)
+    close(tokens.norm(dim=1), torch.ones(len(tokens)), ROUNDING)
 
 
 # ---------------------------------------------------------------- words and label maps
@@ -247,15 +253,15 @@ def test_region_tokens(case):
 def test_text_embeddings(golden, family):
     backbone = golden.backbone(family)
     demo = golden.arrays(f"{family}_demo_A_astronaut")["query_features"]
-    close(backbone.encode_labels(DEMO_LABELS), demo, 1e-6)
+    close(backbone.encode_labels(DEMO_LABELS), demo, ROUNDING)
     synonyms = golden.arrays(f"{family}_eval_A_astronaut")["query_features_syn"]
-    close(backbone.encode_labels(LabelPrompts.parse(EVAL_LABELS).queries), synonyms, 1e-6)
+    close(backbone.encode_labels(LabelPrompts.parse(EVAL_LABELS).queries), synonyms, ROUNDING)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c["clip_logits"] is not None], ids=str)
 def test_dense_fallback_logits(case):
     logits = torch.einsum("qd,dyx->qyx", query_features(case), encoded(case).dense)
-    close(logits[None], case["clip_logits"], 2e-6)
+    close(logits[None], case["clip_logits"], ROUNDING)
 
 
 def query_features(case: Case) -> torch.Tensor:
@@ -273,37 +279,44 @@ def prompts_of(case: Case) -> LabelPrompts:
     return prompts
 
 
+def threshold(case: Case) -> float:
+    """Confidence below which a pixel gets the first label."""
+    return 0.35 if case.path == "eval" and case.variant not in ("plain", "city_scape") else 0.0
+
+
 def segment(case: Case):
     segmenter, prompts = case.segmenter(), prompts_of(case)
     known = dict(zip(prompts.queries, query_features(case), strict=True))
     segmenter.remembered_labels.update(known)  # rounded models have no text tower; the complete ones are tested above
-    threshold = 0.35 if case.path == "eval" and case.variant not in ("plain", "city_scape") else 0.0
-    return segmenter.segment(encoded(case), prompts, threshold, case.masks.shape[1:], return_probabilities=True)
+    return segmenter.segment(encoded(case), prompts, threshold(case), case.masks.shape[1:], return_probabilities=True)
 
 
 @each_case
 def test_label_maps(case):
-    result = segment(case)
-    assert (result.label_map == case["seg_preds"][0]).mean() >= least_agreement(case)
+    """Probabilities within their bound; labels equal but where another one is as probable as that lets them be."""
+    result, bound = segment(case), probability_bound(case)
+    expected = case["seg_preds"][0]
+    other = result.label_map != expected
+    assert other.mean() <= (0.003 if case.variant == "fp16" else 0.0002)
+    probability_of_expected = np.take_along_axis(result.probabilities, expected[None].astype(int), 0)[0]
+    tied = result.confidence - probability_of_expected <= 2 * bound
+    undecided = np.abs(result.confidence - threshold(case)) <= bound
+    assert (tied | undecided)[other].all()
     probabilities = result.probabilities if case.path == "eval" else result.confidence[None]
-    bound = probability_bound(case)
     if case["seg_logits"] is not None:
         close(probabilities, case["seg_logits"], bound)
     if case["seg_logits_stride4"] is not None:
         close(probabilities[:, ::4, ::4].copy(), case["seg_logits_stride4"], bound)
 
 
-def least_agreement(case: Case) -> float:
-    """The program's half-precision run and our rounded weights move borders by a few pixels."""
-    if case.variant == "fp16":
-        return 0.997
-    return AGREEMENT if case.golden.complete else 0.9998
-
-
 def probability_bound(case: Case) -> float:
-    """50 * logits amplifies rounding; SigLIP's logits are ten times a cosine already."""
+    """What the rounding of the cosines becomes in softmax(50 * logits), whose slope is at most 1/4 for each of two.
+
+    SigLIP's logits are ten times a cosine already. The program's half precision and rounded weights err more.
+    """
     if case.variant == "fp16":
         return 0.02
     if not case.golden.complete:
         return 1e-3
-    return 1e-5 if case.family != "siglip2" else 3e-4
+    scale = 50 * (10 if case.family == "siglip2" else 1)
+    return scale * 2 * ROUNDING / 4

@@ -1,5 +1,7 @@
 """Small models of the real libraries' own classes, with seeded random weights. No download."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
@@ -19,6 +21,14 @@ SAM2_CONFIG = Path(__file__).parent / "golden" / "sam2_cfg" / "sam2_tiny_random.
 CLIP_VISION = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8}
 CLIP_TEXT = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
 TIMM_TEXT = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 2}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's random numbers of this seed within the block; afterwards they go on as if there had been none."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 @register_model
@@ -45,13 +55,13 @@ def golden_siglip_tiny_patch8_64(pretrained=False, **kwargs):
 
 def clip_model(seed: int = 1, image_size: int = 32, **vision) -> CLIP:
     """An open_clip CLIP with lively random weights: residual branches matter, unlike right after its own init."""
-    torch.manual_seed(seed)
-    model = CLIP(24, CLIP_VISION | {"image_size": image_size} | vision, CLIP_TEXT, quick_gelu=True)
-    for name, parameter in model.visual.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter, std=0.3)
-        elif parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=1.5 / parameter.shape[1] ** 0.5)
+    with seeded(seed):
+        model = CLIP(24, CLIP_VISION | {"image_size": image_size} | vision, CLIP_TEXT, quick_gelu=True)
+        for name, parameter in model.visual.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.3)
+            elif parameter.ndim == 2:
+                torch.nn.init.normal_(parameter, std=1.5 / parameter.shape[1] ** 0.5)
     return model.eval()
 
 
@@ -62,9 +72,9 @@ def clip(seed: int = 1, **options) -> ClipBackbone:
 
 def timm_model(tower: str, embed_dim: int, pool: str = "map", proj: str | None = "none", **options) -> CustomTextCLIP:
     """An open_clip model with one of the two small timm towers."""
-    torch.manual_seed(2)
     vision = {"image_size": 64, "timm_model_name": tower, "timm_pool": pool, "timm_proj": proj}
-    return CustomTextCLIP(embed_dim, vision, TIMM_TEXT, **options).eval()
+    with seeded(2):
+        return CustomTextCLIP(embed_dim, vision, TIMM_TEXT, **options).eval()
 
 
 def siglip() -> SiglipBackbone:
@@ -82,8 +92,8 @@ def perception() -> PerceptionBackbone:
 @cache
 def sam2(seed: int = 5):
     """A SAM 2.1-like model of 256 px with 64 x 64 low-res masks."""
-    torch.manual_seed(seed)
-    return instantiate(OmegaConf.load(SAM2_CONFIG).model, _recursive_=True).eval()
+    with seeded(seed):
+        return instantiate(OmegaConf.load(SAM2_CONFIG).model, _recursive_=True).eval()
 
 
 @cache
@@ -91,12 +101,12 @@ def sam1(seed: int = 4, side: int = 128, width: int = 64):
     """A SAM v1 of the segment-anything package: 128 px, 32 x 32 low-res masks, tokens 64 wide, lively weights."""
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-    torch.manual_seed(seed)
-    encoder = ImageEncoderViT(side, depth=2, embed_dim=32, num_heads=2, out_chans=width, window_size=3)
-    transformer = TwoWayTransformer(depth=2, embedding_dim=width, num_heads=2, mlp_dim=64)
-    prompts = PromptEncoder(width, (side // 16, side // 16), (side, side), mask_in_chans=4)
-    sam = Sam(encoder, prompts, MaskDecoder(transformer_dim=width, transformer=transformer))
-    for name, parameter in sam.named_parameters():
-        if parameter.ndim == 2 and "norm" not in name:
-            torch.nn.init.normal_(parameter, std=1.5 / parameter.shape[1] ** 0.5)
+    with seeded(seed):
+        encoder = ImageEncoderViT(side, depth=2, embed_dim=32, num_heads=2, out_chans=width, window_size=3)
+        transformer = TwoWayTransformer(depth=2, embedding_dim=width, num_heads=2, mlp_dim=64)
+        prompts = PromptEncoder(width, (side // 16, side // 16), (side, side), mask_in_chans=4)
+        sam = Sam(encoder, prompts, MaskDecoder(transformer_dim=width, transformer=transformer))
+        for name, parameter in sam.named_parameters():
+            if parameter.ndim == 2 and "norm" not in name:
+                torch.nn.init.normal_(parameter, std=1.5 / parameter.shape[1] ** 0.5)
     return sam.eval()

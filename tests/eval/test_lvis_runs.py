@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -254,9 +255,10 @@ def test_both_layouts_of_boxes_give_the_same_results(world, alone, tmp_path):
 
 
 def test_other_boxes_are_not_resumed(world, alone, tmp_path, capsys):
+    finished = shutil.copytree(alone, tmp_path / "finished")
     detector_files(world, tmp_path)
     more = ["--boxes", str(tmp_path / "coco.json"), "--resume"]
-    assert main(command_line(world, alone, *more)) == 2
+    assert main(command_line(world, finished, *more)) == 2
     assert 'data.boxes: was "gt", now' in capsys.readouterr().err
 
 
@@ -311,13 +313,14 @@ def test_resuming_after_kill_9_equals_an_uninterrupted_run(world, alone, tmp_pat
     assert_same(tmp_path, alone)
 
 
-def test_nothing_is_done_again(world, alone):
+def test_nothing_is_done_again(world, alone, tmp_path):
+    finished = shutil.copytree(alone, tmp_path / "finished")
     before = results(alone, "textregion")["metrics"]
     with task_worlds.counted_calls() as calls:
-        assert main(command_line(world, alone, "--resume")) == 0
+        assert main(command_line(world, finished, "--resume")) == 0
     assert calls == {}
-    assert results(alone, "textregion")["measured"] == 0
-    assert results(alone, "textregion")["metrics"] == before
+    assert results(finished, "textregion")["measured"] == 0
+    assert results(finished, "textregion")["metrics"] == before
 
 
 def test_a_method_can_be_added_later(world, tmp_path):

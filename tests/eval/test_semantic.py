@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,15 +48,18 @@ def as_flags(options):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
+    """Scenes and a class file, which the tests only read."""
     root = tmp_path_factory.mktemp("data")
-    previous = os.environ.get("TEXTREGION_DATA")
-    os.environ["TEXTREGION_DATA"] = str(root)
+    draw_scenes(root / "tiny_world", SCENES, SMALL["benchmark.size"])
     SMALL["model.classes"] = str(root / "four.txt")
     (root / "four.txt").write_text("red shape\norange shape\nyellow shape\ngreen shape; sky\n")
-    yield root
-    os.environ.pop("TEXTREGION_DATA")
-    if previous is not None:
-        os.environ["TEXTREGION_DATA"] = previous
+    return root
+
+
+@pytest.fixture(autouse=True)
+def data_root(data, monkeypatch):
+    """The programs find the scenes."""
+    monkeypatch.setenv("TEXTREGION_DATA", str(data))
 
 
 def run(work_dir, model=None, **options):
@@ -67,7 +71,15 @@ def run(work_dir, model=None, **options):
 def whole(data, tmp_path_factory):
     """An uninterrupted run in one process."""
     work_dir = tmp_path_factory.mktemp("whole")
-    return run(work_dir), work_dir
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEXTREGION_DATA", str(data))
+        return run(work_dir), work_dir
+
+
+@pytest.fixture
+def finished(whole, tmp_path):
+    """A copy of that run's work dir, to be written to."""
+    return shutil.copytree(whole[1], tmp_path / "finished")
 
 
 def command(work_dir, *flags):
@@ -94,19 +106,18 @@ def test_results_say_what_made_them(whole):
     assert "| mIoU |" in (work_dir / "results.md").read_text()
 
 
-def test_a_finished_run_resumes_to_the_same_numbers(whole, tmp_path):
-    results, work_dir = whole
-    again = run(work_dir, resume=True)
+def test_a_finished_run_resumes_to_the_same_numbers(whole, finished):
+    results, _ = whole
+    again = run(finished, resume=True)
     assert (again.metrics, again.measured) == (results.metrics, 0)
     assert json.dumps(again.per_class) == json.dumps(results.per_class)
-    part = run(work_dir, resume=True, limit=2)
+    part = run(finished, resume=True, limit=2)
     assert part.items == 2
 
 
-def test_other_settings_are_refused_on_resume(whole, capsys):
-    _, work_dir = whole
+def test_other_settings_are_refused_on_resume(finished, capsys):
     flags = ["--resume", "--device", "cpu", "--recipe", "demo", "--cfg-options", *as_flags(SMALL)]
-    assert main(["--config", str(CONFIG), "--work-dir", str(work_dir), *flags]) == 2
+    assert main(["--config", str(CONFIG), "--work-dir", str(finished), *flags]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ")
     assert 'model.recipe: was "auto", now "demo"' in said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -129,9 +130,10 @@ def test_resuming_after_kill_9_equals_an_uninterrupted_run(name, world, alone, t
     assert_same(tmp_path, alone[name])
 
 
-def test_nothing_is_done_again_and_other_settings_are_refused(world, alone):
+def test_nothing_is_done_again_and_other_settings_are_refused(world, alone, tmp_path):
+    finished = shutil.copytree(alone["referring"], tmp_path / "finished")
     with task_worlds.counted_calls() as calls:
-        task, run = task_worlds.referring_task(world), task_worlds.run(alone["referring"], resume=True)
+        task, run = task_worlds.referring_task(world), task_worlds.run(finished, resume=True)
         results, _ = evaluate(task, run)
     assert calls == {}
     assert results.measured == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.fuzz import report
 from tests.fuzz.__main__ import main
@@ -78,11 +79,11 @@ def test_a_clear_line_is_not_endless():
     assert clear_line("x" * 2000)[0] == FAILURE
 
 
-@pytest.fixture(scope="module")
-def judge(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("judge")
-    from PIL import Image
-
+@pytest.fixture
+def judge(tmp_path):
+    """A judge and an image in a folder of the test's own, which the cases may damage."""
+    folder = tmp_path / "judge"
+    folder.mkdir()
     Image.fromarray(draw_scene(1, 64).image).save(folder / "a.png")
     return Judge(folder, (*FAST, "--image", str(folder / "a.png"), "--labels", "sky"))
 

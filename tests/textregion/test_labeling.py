@@ -54,8 +54,9 @@ def test_default_size_is_the_images_own():
 
 
 @pytest.mark.parametrize("size", [(11, 41), (29, 23)])
-@pytest.mark.parametrize("uncovered", [None, torch.rand(6), torch.rand(6, 5, 7)])
-def test_every_memory_budget_gives_the_same(size, uncovered):
+@pytest.mark.parametrize("shape", [None, (6,), (6, 5, 7)])
+def test_every_memory_budget_gives_the_same(size, shape, random):
+    uncovered = None if shape is None else torch.rand(shape, generator=random)
     whole = label_pixels(*problem(1), PROMPTS, size, uncovered, 0.3, True)
     for budget in (7_000, 40_000):  # one row at a time, six rows at a time
         part = label_pixels(*problem(1), PROMPTS, size, uncovered, 0.3, True, budget)
@@ -65,8 +66,9 @@ def test_every_memory_budget_gives_the_same(size, uncovered):
 
 
 @pytest.mark.parametrize("size", [(37, 41), (29, 23)])
-@pytest.mark.parametrize("uncovered", [torch.rand(6), torch.rand(6, 5, 7)])
-def test_uncovered_pixels_take_their_own_logits(size, uncovered):
+@pytest.mark.parametrize("shape", [(6,), (6, 5, 7)])
+def test_uncovered_pixels_take_their_own_logits(size, shape, random):
+    uncovered = torch.rand(shape, generator=random)
     logits, masks = problem(2)
     result = check(logits, masks, size=size, uncovered=uncovered)
     without = label_pixels(logits, masks, PROMPTS, size, None, 0, True)

@@ -1,5 +1,7 @@
 """Presets: what each name builds, the published programs' flags, the table, and files in their original formats."""
 
+from copy import deepcopy
+
 import numpy as np
 import open_clip
 import pytest
@@ -184,7 +186,9 @@ def test_original_files_become_a_segmenter(original_files, monkeypatch, how):
     assert all(torch.equal(value, loaded[name]) for name, value in sam2.state_dict().items())
     if how == "explicit":
         regions = segmenter.encode_image(IMAGE, masks=np.ones((1, 61, 97), bool))
-        expected = ClipBackbone.from_model(clip.half().float(), open_clip.get_tokenizer("ViT-B-32"), crop_size=224)
+        expected = ClipBackbone.from_model(
+            deepcopy(clip).half().float(), open_clip.get_tokenizer("ViT-B-32"), crop_size=224
+        )
         own = TextRegionSegmenter(expected, scale=(224, 224), device="cpu")
         torch.testing.assert_close(regions.tokens, own.encode_image(IMAGE, masks=np.ones((1, 61, 97), bool)).tokens)
 

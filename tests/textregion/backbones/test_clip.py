@@ -1,3 +1,4 @@
+import bounds
 import oracles
 import pytest
 import tiny_models
@@ -193,7 +194,8 @@ def test_properties(tiny_clip):
 def test_normalising(tiny_clip):
     views = tiny_clip.normalise(torch.full((1, 3, 2, 2), 0.5))
     expected = [(0.5 - m) / s for m, s in zip(tiny_clip.mean, tiny_clip.std, strict=True)]
-    assert views[0, :, 0, 0].tolist() == pytest.approx(expected)
+    rounding = bounds.steps(1.0, torch.float32, 8)  # of numbers near 0.5, of which little is left, divided by 0.27
+    assert views[0, :, 0, 0].tolist() == pytest.approx(expected, rel=0, abs=rounding)
     assert tiny_clip.mean == pytest.approx((0.4815, 0.4578, 0.4082), abs=1e-4)
 
 

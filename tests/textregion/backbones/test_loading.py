@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 
 import open_clip
 import pytest
@@ -56,7 +57,11 @@ def small_models_known_to_open_clip(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model_configs")
     for name, config in CONFIGS.items():
         (folder / f"{name}.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder)
+    with pytest.MonkeyPatch.context() as patch:  # open_clip keeps what it knows in lists of its module
+        for known in ("_MODEL_CONFIG_PATHS", "_MODEL_CONFIGS"):
+            patch.setattr(open_clip.factory, known, copy(getattr(open_clip.factory, known)))
+        open_clip.add_model_config(folder)
+        yield
 
 
 def lively(spec: BackboneSpec, seed: int = 5) -> torch.nn.Module:

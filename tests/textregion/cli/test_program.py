@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,10 +199,9 @@ def test_no_region_is_said_everywhere(tmp_path, capsys, photos):
 
 
 def test_yaml_of_images_and_labels(tmp_path, capsys, photos):
-    queries = photos / "queries.yaml"
+    queries = Path(shutil.copytree(photos, tmp_path / "photos")) / "queries.yaml"
     queries.write_text(yaml.safe_dump({"astronaut.png": ["red shape", "sky"], "coffee.png": "wood, stone"}))
     code, out, _ = run(capsys, "--preset", "tiny", "--image_query_cfg", queries, "--output", tmp_path)
-    queries.unlink()
     assert code == 0
     assert out.count("regions ->") == 2
     for name, labels in (("astronaut", ["red shape", "sky"]), ("coffee", ["wood", "stone"])):
@@ -233,6 +234,8 @@ def test_yaml_of_images_and_labels(tmp_path, capsys, photos):
     ],
 )
 def test_bad_input_is_one_line_and_code_2(capsys, arguments, message):
+    Path("utils").mkdir()
+    Path("README.md").write_text("no image, and no folder")
     code, _, err = run(capsys, *arguments)
     assert code == 2
     assert err.startswith("error: ")

@@ -6,6 +6,7 @@ entry point of that program).
 
 import json
 
+import bounds
 import numpy as np
 import pytest
 import torch
@@ -140,36 +141,44 @@ def test_fuse_cases_are_exact(golden, case, threshold):
 # ---------------------------------------------------------------- through the network
 
 
+def network(maker: Sam2MaskGenerator, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and predicted IoU of the model's input (1, 3, s, s), from POINTS x POINTS clicks."""
+    with torch.inference_mode():
+        *high, embedding = maker.model.forward_image(pixels)["backbone_fpn"]
+        embedding = embedding + maker.model.no_mem_embed.reshape(1, -1, 1, 1)
+    return maker.decode_with_tokens(ImageFeatures(embedding, high), filters.point_grid(POINTS)[:, None])[:2]
+
+
 @each_complete
 def test_network_input(golden):
-    """What the model is fed, seen by a hook on its image encoder."""
+    """What the model is fed, seen by a hook on its image encoder: a few operations from the image."""
     maker = Sam2MaskGenerator(golden.sam2(), points_per_side=POINTS)
     seen = []
     maker.model.image_encoder.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     maker.encode(golden.arrays("inputs_D_chelsea")["resized_uint8"])
     expected = golden.arrays("amg_D_chelsea")["fuse/sam_input"]
-    np.testing.assert_allclose(seen[0], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(seen[0], expected, rtol=0, atol=bounds.steps(expected, torch.float32, 16))
 
 
 @each_complete
 def test_network_output(golden):
-    """Within the bounds between sam2 1.1.0 and the program: 1.3e-3 in IoU, 0.05 in logits, from the stored input.
+    """As near to the program's as rounding lets them be: this random network makes much of a last bit.
 
-    From the image itself the input differs by up to 6e-7, which this random network amplifies to 1.6e-3 and 0.09.
+    On six kinds of processors the logits differ by 0.016 to 0.23 at most, those of inputs that differ in the last bit
+    by 0.05 to 0.27; on average by 0.002 to 0.007 and 0.004 to 0.008. A wrong step changes them by whole numbers.
     """
     maker = Sam2MaskGenerator(golden.sam2(), points_per_side=POINTS)
-    raw, scores, stages = stored(golden)
-    with torch.inference_mode():
-        *high, embedding = maker.model.forward_image(torch.from_numpy(stages["sam_input"]))["backbone_fpn"]
-        embedding = embedding + maker.model.no_mem_embed.reshape(1, -1, 1, 1)
-    logits, iou = maker.decode_with_tokens(ImageFeatures(embedding, high), filters.point_grid(POINTS)[:, None])[:2]
-    assert (logits.float() - raw.float()).abs().max() <= 0.05
-    assert (iou - scores).abs().max() <= 1.3e-3
-    whole = maker.decode_with_tokens(
+    *expected, stages = stored(golden)
+    given = torch.from_numpy(stages["sam_input"])
+    whole_run = maker.decode_with_tokens(
         maker.encode(golden.arrays("inputs_D_chelsea")["resized_uint8"]), filters.point_grid(POINTS)[:, None]
     )[:2]
-    assert (whole[0].float() - raw.float()).abs().max() <= 0.1
-    assert (whole[1] - scores).abs().max() <= 2e-3
+    noise = bounds.rounding_noise(lambda pixels: network(maker, pixels), given)
+    assert noise[0].rms < 0.05, "the bounds below would say nothing"
+    assert noise[1].rms < 0.005, "the bounds below would say nothing"
+    for outputs in (network(maker, given), whole_run):
+        for actual, program, allowed in zip(outputs, expected, noise, strict=True):
+            allowed.check(actual, program)
 
 
 @each_complete

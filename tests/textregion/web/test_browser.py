@@ -130,7 +130,7 @@ def middle_of(tiny_segmenter, regions, label: str) -> tuple[int, tuple[float, fl
 
 def test_labels_are_asked_and_asked_again_without_another_encoding(visitor, server, scene_file, known, tiny_segmenter):
     before = server.encodings
-    visitor.upload(scene_file.name, scene_file.read_bytes())
+    visitor.upload(scene_file.name, scene_file.read_bytes() + b"asked again")  # a file that no other test has sent
     regions_alone = visitor.new_picture("")
     visitor.page.get_by_text(f"{len(known[0])} regions found. Now type labels").wait_for()
     labelled = visitor.ask(", ".join(LABELS))

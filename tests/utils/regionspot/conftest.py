@@ -23,7 +23,7 @@ class ColourWorld:
     def write(self, name: str, first: int, count: int) -> Path:
         """Draw scenes of these seeds; returns the annotation file."""
         images, annotations = [], []
-        (self.folder / name).mkdir(exist_ok=True)  # xdist may set a module up twice
+        (self.folder / name).mkdir()
         for number in range(first, first + count):
             scene = draw_scene(number, 64, 3, distinct_colours=True)
             Image.fromarray(scene.image).save(self.folder / name / f"{number}.png")
@@ -42,12 +42,13 @@ class ColourWorld:
         return read_dataset(name, self.write(name, first, count), self.folder / name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def colour_world(tmp_path_factory):
+    """A folder of the test's own to draw into."""
     return ColourWorld(tmp_path_factory.mktemp("colours"))
 
 
 @pytest.fixture(scope="session")
-def few(colour_world):
-    """Seven scenes."""
-    return colour_world.read("few", 600_000, 7)
+def few(tmp_path_factory):
+    """Seven scenes, only read."""
+    return ColourWorld(tmp_path_factory.mktemp("few")).read("few", 600_000, 7)

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[3]
 SMALL = ("--preset", "tiny", "--layers", "1", "--hidden", "16", "--batch", "4", "--lr", "1e-3", "--device", "cpu")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def world(colour_world):
-    """Two data sets of a few scenes as --data takes them, and a cache that all runs share."""
+    """Two data sets of a few scenes as --data takes them, and a cache that all runs of the test share."""
     specs = []
     for name, first in (("one", 610_000), ("two", 620_000)):
         specs.append(f"{name}={colour_world.write(name, first, 6)}:{colour_world.folder / name}")
