@@ -147,7 +147,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def generator_identity(generator: MaskGenerator) -> str:
     """Hash of a generator's class, plain options, device type and model weights."""
-    options = {k: v for k, v in vars(generator).items() if k not in ("model", "points_per_batch")}
+    options = {k: v for k, v in vars(generator).items() if k not in ("model", "points_per_batch", "_shared")}
     device = torch.device(getattr(generator, "device", "cpu")).type
     plain = json.dumps(options, sort_keys=True, default=lambda value: getattr(value, "__qualname__", str(value)))
     digest = hashlib.sha256(json.dumps([type(generator).__name__, device, plain]).encode())
