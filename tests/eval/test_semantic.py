@@ -29,7 +29,7 @@ from TextRegionSegmenter import TextRegionSegmenter
 
 CONFIG = ROOT / "configs/cfg_ds/cfg_tiny.py"
 SCENES = 5
-# The tiny world made smaller still: 64 px scenes, few clicks, one row of tiles, four labels.
+# The tiny world made smaller still: 64 px scenes, few clicks, one row of tiles; its last class has a synonym.
 SMALL = {
     "benchmark.scenes": SCENES,
     "benchmark.size": 64,
@@ -50,8 +50,8 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     previous = os.environ.get("TEXTREGION_DATA")
     os.environ["TEXTREGION_DATA"] = str(root)
-    SMALL["model.classes"] = str(root / "four.txt")
-    (root / "four.txt").write_text("red shape\norange shape\nyellow shape\ngreen shape; sky\n")
+    SMALL["model.classes"] = str(root / "classes.txt")
+    (root / "classes.txt").write_text("\n".join(CLASS_NAMES) + "; rock\n")
     yield root
     os.environ.pop("TEXTREGION_DATA")
     if previous is not None:
@@ -87,7 +87,7 @@ def test_results_say_what_made_them(whole):
     assert set(content["per_class"]) == set(CLASS_NAMES)
     assert content["recipe"]["name"] == "semantic"
     assert content["config"]["model"]["points_per_side"] == 3
-    assert content["config"]["resolved"]["queries"] == [*CLASS_NAMES[:4], "sky"]
+    assert content["config"]["resolved"]["queries"] == [*CLASS_NAMES, "rock"]
     assert {"resize", "masks", "encode", "pool", "postprocess"} <= set(content["seconds"]["per_stage"])
     assert content["images_per_second"] == pytest.approx(SCENES / content["seconds"]["total"])
     assert content["device"]["type"] == "cpu"
