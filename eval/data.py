@@ -175,8 +175,8 @@ def check_labels_of_model(labels: Sequence[str], classes: Sequence[str]) -> None
 class LoadOriginalImage(BaseTransform):
     """`img`: (H, W, 3) uint8 BGR at its own size; the method resizes by its own rule (method 1.2).
 
-    A file that cannot be read gives one black pixel and the reason under `unreadable`, which is not raised. An array
-    that mmseg's inferencers were given (`img` and no `img_path`) is BGR, grey or BGRA; InputError when it is no image.
+    A file of a data set that cannot be read gives one black pixel and the reason under `unreadable`. What mmseg's
+    inferencers were given has no label map and is a file or an array (`img`; BGR, grey or BGRA): InputError for these.
     """
 
     def transform(self, results: dict) -> dict:
@@ -187,6 +187,8 @@ class LoadOriginalImage(BaseTransform):
             try:
                 image = load_image(results["img_path"])
             except InputError as error:
+                if "seg_map_path" not in results:
+                    raise
                 results["unreadable"] = str(error)
                 image = np.zeros((1, 1, 3), np.uint8)
             results["img"] = np.ascontiguousarray(image[..., ::-1])

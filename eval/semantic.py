@@ -43,6 +43,7 @@ from eval.results import Results, describe_device, sum_seconds
 from textregion.errors import InputError, first_line
 
 LOADER_PATIENCE = 600  # seconds that the loading of a batch may take; a dead network drive takes longer
+LOCKS = 8  # that torch's loader needs at most, for itself and for each worker
 Pairs = list[list[int]]
 Counts = Int[np.ndarray, "K K"]
 LabelMap = Integer[np.ndarray, "H W"]
@@ -244,9 +245,9 @@ def loader_options(given: dict) -> dict:
     steps = options["dataset"]["pipeline"]
     if any(step["type"] == "LoadOriginalImage" for step in steps):
         options["dataset"]["pipeline"] = [step for step in steps if step["type"] != "LoadImageFromFile"]
-    if options.get("num_workers"):
+    if workers := options.get("num_workers"):
         try:
-            multiprocessing.Lock()
+            _ = [multiprocessing.Lock() for _ in range(LOCKS * (workers + 1))]
         except OSError as error:
             warnings.warn(f"images are loaded without workers: no shared memory for them ({error})", stacklevel=2)
             options["num_workers"], options["persistent_workers"] = 0, False
