@@ -93,6 +93,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise
     except (
         *(SyntaxError, re.error, ImportError, NameError, AttributeError, LookupError, TypeError, ValueError, OSError),
+        *(ArithmeticError, AssertionError, RuntimeError),  # the last is also mmengine's
     ) as error:
         raise InputError(
             f"the config {path} cannot be read ({type(error).__name__}: {first_line(error)}); if it takes a path as "
@@ -119,7 +120,7 @@ def evaluate(evaluation: Evaluation) -> Results | None:
             counts.attach(journal, group, items, root)
             print_log(f"{len(items)} images, {len(items) - len(todo)} done before", "current", logging.INFO)
             start = time.perf_counter()
-            with _loader_failures(journal):
+            with loading(journal):
                 metrics = runner.test()
             seconds = max(group.gather(time.perf_counter() - start))
         runner.visualizer.add_scalars(metrics, step=0)
@@ -168,16 +169,23 @@ def prepare_data(config: Config) -> None:
 
 
 @contextmanager
-def _loader_failures(journal: Journal) -> Iterator[None]:
-    """InputError, which says what is saved, when a worker that loads images was killed or hangs."""
+def loading(journal: Journal) -> Iterator[None]:
+    """InputError, which says what is saved, when a worker that loads images was killed or hangs.
+
+    torch tells of a worker's death from a signal handler, wherever the program is: others may have caught its error and
+    raised one of their own.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
+    except (RuntimeError, TypeError, ValueError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, RuntimeError) and "DataLoader" in str(cause)):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
             raise
         done = len({*journal.done, *journal.own})
         raise InputError(
-            f"loading images failed ({first_line(error)}), as when memory runs out; {done} images are done and kept: "
+            f"loading images failed ({first_line(cause)}), as when memory runs out; {done} images are done and kept: "
             "go on with --resume and fewer loading processes, --cfg-options test_dataloader.num_workers=0"
         ) from error
 

@@ -22,7 +22,7 @@ from eval.mm import MODELS, TRANSFORMS, SegDataSample
 from eval.model import TextRegionModel
 from eval.prepare.converters import draw_scenes
 from eval.results import ROOT
-from eval.semantic import LOADER_PATIENCE, Evaluation, evaluate, load_config, loader_options
+from eval.semantic import LOADER_PATIENCE, Evaluation, evaluate, load_config, loader_options, loading
 from eval.semantic_cli import BENCHMARKS, main, main_all, overview
 from textregion.errors import InputError
 from textregion.masks import SlicMasks
@@ -278,7 +278,7 @@ def test_a_bad_label_map_beyond_the_sample_ends_the_run(tmp_path, write_image, m
 def test_a_class_that_never_occurs_is_told(tmp_path, write_image, models, capsys):
     config = rooms(tmp_path, write_image, [bands(0, 255), bands(0)], ("grass", "sky"))
     assert main(["--config", str(config), "--work-dir", str(tmp_path / "w"), "--device", "cpu"]) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    said = [line for line in capsys.readouterr().err.splitlines() if "0/255" in line or "no pixel" in line]
     assert "hold only 0 (grass) and 255, which is ignored; if they are 0/255 masks" in said[0]
     assert said[1].startswith("warning: no pixel of the ground truth is of sky (1 of 2 classes are absent)")
 
@@ -344,7 +344,9 @@ def test_a_run_below_an_odd_data_root(tmp_path, write_image, models):
         ("model = dict(", "SyntaxError"),
         ("model = nothing", "NameError: name 'nothing'"),
         ("_base_ = 'no_such.py'", "no_such.py"),
-        ("import no_such_module", "Error"),
+        ("_base_ = []\nimport no_such_module", "ModuleNotFoundError"),
+        ("number = 1 / 0", "ZeroDivisionError"),
+        ("import no_such_module\n_base_ = 'other.py'", "ConfigParsingError"),
         ("root = '{{$TEXTREGION_DATA:data}}'", "write os.environ"),
     ],
 )
@@ -378,6 +380,22 @@ def test_a_killed_loading_process_ends_the_run_with_what_is_kept(tmp_path, write
     assert re.match(r"error: loading images failed \(DataLoader worker .*; [012] images are done and kept", said)
     assert main([*flags, "--resume"]) == 0
     assert "(4 images)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("raised", [RuntimeError, TypeError, InputError])
+def test_a_loading_process_may_die_anywhere_in_the_program(raised, tmp_path):
+    def work():
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        except RuntimeError as error:
+            raise raised("something else") from error
+
+    with Journal.start(tmp_path, {}) as journal:
+        journal.add("a", {})
+        with pytest.raises(InputError, match=r"worker \(pid 7\) is killed .*1 images are done and kept"), loading(journal):
+            work()
+        with pytest.raises(raised, match=r"^mine$"), loading(journal):
+            raise raised("mine")
 
 
 def test_loading_needs_no_shared_memory(monkeypatch):
