@@ -162,9 +162,12 @@ def _listed(values: Sequence[object]) -> str:
 def check_labels_of_model(labels: Sequence[str], classes: Sequence[str]) -> None:
     """InputError unless the model is asked for as many labels as the data set has classes: they meet by their index."""
     if len(labels) != len(classes):
+        more, names = ("labels", labels) if len(labels) > len(classes) else ("classes", classes)
+        surplus = _listed(names[min(len(labels), len(classes)) :])
         raise InputError(
-            f"the model has {len(labels)} labels ({_listed(labels)}), the data set {len(classes)} classes "
-            f"({_listed(classes)}); expected one label per class in the same order: change model.classes"
+            f"the model has {len(labels)} labels, the data set {len(classes)} classes (the {more} too many are the "
+            f"last, if the order is the same: {surplus}); expected one label per class in the same order: change "
+            "model.classes"
         )
 
 

@@ -129,10 +129,13 @@ def test_a_mask_of_0_and_255_is_told(tmp_path):
         check_label_maps(entries(tmp_path, [[0, 255], [1, 0]]), CLASSES)
 
 
-@pytest.mark.parametrize("labels", [(), CLASSES[:2], (*CLASSES, "lava")])
-def test_another_number_of_labels_than_classes_is_refused(labels):
+@pytest.mark.parametrize(
+    ("labels", "surplus"),
+    [((), "classes .*: grass, sky, water"), (CLASSES[:2], "classes .*: water"), ((*CLASSES, "lava"), "labels .*: lava")],
+)
+def test_another_number_of_labels_than_classes_is_refused(labels, surplus):
     check_labels_of_model(["a", "b", "c"], CLASSES)
-    with pytest.raises(InputError, match=f"the model has {len(labels)} labels .*the data set 3 classes"):
+    with pytest.raises(InputError, match=f"{len(labels)} labels, the data set 3 classes .the {surplus}.;"):
         check_labels_of_model(labels, CLASSES)
 
 

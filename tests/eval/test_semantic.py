@@ -392,7 +392,8 @@ def test_a_loading_process_may_die_anywhere_in_the_program(raised, tmp_path):
 
     with Journal.start(tmp_path, {}) as journal:
         journal.add("a", {})
-        with pytest.raises(InputError, match=r"worker \(pid 7\) is killed .*1 images are done and kept"), loading(journal):
+        said = r"worker \(pid 7\) is killed .*1 images are done and kept"
+        with pytest.raises(InputError, match=said), loading(journal):
             work()
         with pytest.raises(raised, match=r"^mine$"), loading(journal):
             raise raised("mine")
