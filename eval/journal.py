@@ -4,14 +4,23 @@ The group works with torchrun and Slurm, on GPUs (nccl) and on CPUs (gloo; mmeng
 gradients are exchanged, so the model is not wrapped; the processes only meet at `gather` and `wait`.
 
 A journal is a folder of JSON-lines files. Every process of every run appends to a file of its own; a line is
-on disk (flushed, fsynced) before the next item begins. After kill -9 at most the item in flight is lost: a
-torn last line is ignored. Any number of processes may resume what any other number began.
+on disk (flushed, fsynced) before the next item begins. After kill -9 at most the item in flight is lost. Every line
+has a checksum and says to which identity it belongs: one that is damaged costs its item alone, which is done again. Any
+number of processes may resume what any other number began.
+
+A run holds a lock on its folder, so that no second one writes there: the kernel's own (flock), which is gone when the
+process is, however it ended. On a network drive it holds between machines where the drive supports that (NFS does,
+unless it is mounted with nolock); where a drive knows no locks at all, a warning says so and the run goes on.
 """
 
-import hashlib
+import errno
+import fcntl
 import json
 import os
+import socket
 import subprocess
+import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -24,11 +33,17 @@ import torch
 from mmengine import dist
 from torch import distributed
 
+from textregion.config import fingerprint
 from textregion.errors import InputError, one_of
-from textregion.storage import flush_to_disk, set_aside
+from textregion.storage import flush_to_disk
 
 Item = TypeVar("Item")
 LAUNCHERS = ("none", "pytorch", "slurm")
+LOCK = "run.lock"
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+# What a run leaves in its folder: set aside together when another begins there.
+RUN_FILES = ("results.json", "results.md", "images.csv", "image_classes.csv", "predictions", "predictions.jsonl")
+RUN_FILES += ("coco_results.json", "confusion.csv", "confusion_counts.csv", "confusion.png", "right.png", "wrong.png")
 PATIENCE = timedelta(days=2)  # the slowest process decides; a dead one is ended by its launcher
 
 
@@ -117,44 +132,149 @@ def _first_host(hosts: str) -> str:
     return listed.split()[0]
 
 
+# ---------------------------------------------------------------------- the folder of a run
+
+
+@contextmanager
+def locked(folder: str | Path, group: Processes | None = None) -> Iterator[None]:
+    """Hold a run's folder, which is made if need be, for as long as the body runs; in all processes together.
+
+    InputError, in each of them, when another run holds it or it cannot be written.
+    """
+    group = group or Processes()
+    held, refused = (None, None)
+    if group.is_first:
+        try:
+            held = _lock(Path(folder))
+        except InputError as error:
+            refused = str(error)
+    try:
+        if told := [one for one in group.gather(refused) if one]:
+            raise InputError(told[0])
+        yield
+    finally:
+        if held is not None:
+            _LOCKS.discard(held)
+            os.close(held)
+
+
+_LOCKS: set[int] = set()  # handles that this process holds
+
+
+def _close_in_child() -> None:
+    """A worker that loads images must not go on holding the lock of a run that was killed."""
+    while _LOCKS:
+        os.close(_LOCKS.pop())
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+def _lock(folder: Path) -> int:
+    """The handle of the locked file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write to {folder} ({error}); choose another --work-dir") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):  # only to tell others; a full disk must not stop a run that has room to resume
+            os.truncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    except BlockingIOError as error:
+        owner = os.read(handle, 200).decode(errors="replace") or "another process"
+        os.close(handle)
+        raise InputError(f"{folder} is at work: {owner} holds it; wait for it, or give another --work-dir") from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(handle)
+            raise InputError(f"cannot lock {folder / LOCK} ({error}); choose another --work-dir") from error
+        warnings.warn(f"{folder} cannot be locked ({error.strerror}): let no second run write there", stacklevel=4)
+    _LOCKS.add(handle)
+    return handle
+
+
+def set_run_aside(folder: Path, names: Sequence[str] = ("journal", *RUN_FILES)) -> str | None:
+    """Rename what an earlier run left, all to one free `<name>.old-N`; that ending, None where nothing was."""
+    there = [name for name in names if (folder / name).exists()]
+    if not there:
+        return None
+    endings = (f".old-{number}" for number in count(1))
+    ending = next(one for one in endings if not any((folder / f"{name}{one}").exists() for name in names))
+    for name in there:
+        (folder / name).rename(folder / f"{name}{ending}")
+    return ending
+
+
 # ---------------------------------------------------------------------- the journal
-
-
-def fingerprint(settings: Mapping) -> str:
-    """Short hash of JSON-able settings, independent of the order of their keys."""
-    return hashlib.sha256(_canonical(settings).encode()).hexdigest()[:16]
 
 
 def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
+def _sealed(line: Mapping) -> bytes:
+    """A line with the checksum of its content."""
+    text = _canonical(line)
+    return _canonical({**line, "check": f"{zlib.crc32(text.encode()):08x}"}).encode() + b"\n"
+
+
+def _opened(line: bytes) -> dict | None:
+    """A line's content, None when it is damaged."""
+    try:
+        content = json.loads(line)
+        check = content.pop("check")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None
+    return content if check == f"{zlib.crc32(_canonical(content).encode()):08x}" else None
+
+
 class Journal(AbstractContextManager):
     """Records of finished items by id; `with Journal.start(...) as journal:` in every process.
 
-    folder: where the files lie. settings: everything that decides the numbers (not: where, how fast).
+    folder: where the files lie. settings: the identity, everything that decides the numbers (not: where, how fast).
+    digests: {item: hash of its files}; an item whose files are not what they were is another identity too.
+    anyway: go on with records of another identity; `differing` then says what differs.
     done: {item id: record} of earlier runs; `add` extends it with this process's own.
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Mapping,
+        digests: Mapping[str, str] | None = None,
+        anyway: bool = False,
+    ) -> None:
         self.folder = Path(folder)
         self.settings = json.loads(_canonical(settings))
+        self.fingerprint = fingerprint(self.settings)
+        self.digests, self.anyway = dict(digests or {}), anyway
         self.done: dict[str, dict] = {}
         self.own: dict[str, dict] = {}
+        self.differing: list[str] = []
         self._file = None
 
     @classmethod
-    def start(cls, folder: str | Path, settings: Mapping, resume: bool = False, group: Processes | None = None) -> Self:
-        """Read what is there (resume) or set it aside, then open a file of one's own.
+    def start(
+        cls,
+        folder: str | Path,
+        settings: Mapping,
+        resume: bool = False,
+        group: Processes | None = None,
+        digests: Mapping[str, str] | None = None,
+        anyway: bool = False,
+    ) -> Self:
+        """Read what is there (resume) or set it aside with the earlier run's results, then open a file of one's own.
 
-        Called by all processes of the group together. InputError: made with other settings, or damaged.
+        Called by all processes of the group together. InputError: made with another identity; nothing is changed then.
         """
         group = group or Processes()
-        journal = cls(folder, settings)
-        if resume:
-            journal.done = journal.read()
-        elif group.is_first and journal.folder.exists():
-            set_aside(journal.folder)
+        journal = cls(folder, settings, digests, anyway)
+        if resume or anyway:
+            journal.done = journal.read(tells=group.is_first)
+        elif group.is_first:
+            set_run_aside(journal.folder.parent, (journal.folder.name, *RUN_FILES))
         group.wait()  # nobody opens a file while others still read or move
         journal.folder.mkdir(parents=True, exist_ok=True)
         runs = count()
@@ -162,39 +282,79 @@ class Journal(AbstractContextManager):
             with suppress(FileExistsError):
                 name = f"run{next(runs):03d}-process{group.number:03d}.jsonl"
                 journal._file = (journal.folder / name).open("xb")
-        journal._write({"fingerprint": fingerprint(journal.settings), "settings": journal.settings})
+        journal._write({"fingerprint": journal.fingerprint, "settings": journal.settings})
         return journal
 
-    def read(self) -> dict[str, dict]:
-        """All records on disk. InputError for other settings or a damaged line that is not the last."""
-        records = {}
+    def read(self, tells: bool = True) -> dict[str, dict]:
+        """All records on disk. InputError for another identity, unless it is taken anyway.
+
+        Damaged lines are left out, with a warning that counts them; a last line without its end is no damage but the
+        item that was in flight. tells: whether this process warns.
+        """
+        records: dict[str, dict] = {}
+        differing: dict[str, None] = {}
+        damaged: list[str] = []
         for path in sorted(self.folder.glob("run*.jsonl")):
             whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is a torn line, or nothing
+            told = None  # the identity that the file's first line tells
             for number, line in enumerate(whole, start=1):
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise InputError(f"line {number} of {path} is damaged; delete that file") from error
-                if number > 1:
-                    records[record.pop("id")] = record
-                elif record.get("fingerprint") != fingerprint(self.settings):
-                    changed = differences(record.get("settings", {}), self.settings)
-                    raise InputError(
-                        f"{path.parent} was made with other settings ({'; '.join(changed[:3]) or 'unknown'}); "
-                        "resume with the same ones or give another --work-dir"
-                    )
+                record = _opened(line)
+                if record is None:
+                    if number == 1 and (old := self._of_another_format(line)):
+                        raise InputError(f"{path} {old}; give another --work-dir")
+                    damaged.append(f"line {number} of {path}")
+                elif "settings" in record:
+                    told = record["settings"]
+                    differing |= dict.fromkeys(differences(told, self.settings))
+                else:
+                    if record["of"] != self.fingerprint and told is None:
+                        differing["the line that tells its settings is damaged"] = None
+                    self._take(record, records, differing)
+            if told is not None and fingerprint(told) != self.fingerprint and not differing:
+                differing["settings that differ in their types only"] = None
+        if differing and not self.anyway:
+            first, more = list(differing)[:3], len(differing) - 3
+            raise InputError(
+                f"{self.folder} was made with other settings ({'; '.join(first)}"
+                f"{f'; and {more} more' if more > 0 else ''}); resume with the same ones, give another --work-dir, or "
+                "go on all the same with --resume-anyway, which the results will tell"
+            )
+        if damaged and tells:
+            lines = f"{len(damaged)} lines of the journal are damaged ({damaged[0]} first)"
+            warnings.warn(f"{lines}: what they held is done again", stacklevel=3)
+        self.differing = list(differing)
         return records
+
+    def _take(self, record: dict, records: dict[str, dict], differing: dict[str, None]) -> None:
+        """One record; whether its item's files are still the same is said in `differing`."""
+        item, of, files = record.pop("id"), record.pop("of"), record.pop("files", None)
+        now = self.digests.get(item)
+        if files is not None and now is not None and files != now:
+            differing[f"data.{item}: its files were other ones"] = None
+        if of == self.fingerprint or self.anyway:
+            records[item] = record
+
+    @staticmethod
+    def _of_another_format(line: bytes) -> str:
+        """Of a first line that could not be opened: whether an older version of the project wrote it."""
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            return ""
+        old = isinstance(content, dict) and "settings" in content and "check" not in content
+        return "was written by an older version, whose records tell less" if old else ""
 
     def add(self, item: str, record: Mapping) -> None:
         """Keep one finished item; it is on disk when this returns."""
         record = json.loads(_canonical(record))
-        self._write({"id": item, **record})
+        files = {"files": self.digests[item]} if item in self.digests else {}
+        self._write({"id": item, "of": self.fingerprint, **files, **record})
         self.own[item] = record
 
     def _write(self, line: Mapping) -> None:
         if self._file is None:
             raise RuntimeError("this journal is not open; use Journal.start")
-        self._file.write(_canonical(line).encode() + b"\n")
+        self._file.write(_sealed(line))
         self._file.flush()
         flush_to_disk(self._file.fileno(), self._file.name)
 
@@ -208,8 +368,9 @@ class Journal(AbstractContextManager):
     def close(self) -> None:
         """Close the file; `add` is an error afterwards."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with suppress(OSError):  # a full disk: every line was flushed, or told of when it was written
+                file.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()

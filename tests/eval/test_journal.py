@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.journal import Journal, differences, fingerprint
+from eval.journal import Journal, differences, fingerprint, locked
 from textregion.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,15 +47,110 @@ def test_a_torn_header_is_an_empty_file(tmp_path):
     assert Journal(tmp_path, {}).read() == {}
 
 
-def test_a_damaged_line_within_a_file_is_refused(tmp_path):
-    with Journal.start(tmp_path, {}) as journal:
-        journal.add("a", {})
-        journal.add("b", {})
-    (path,) = tmp_path.iterdir()
+def damage(path, number, how):
     lines = path.read_bytes().split(b"\n")
-    path.write_bytes(b"\n".join([lines[0], lines[1][:-3], *lines[2:]]))
-    with pytest.raises(InputError, match=r"line 2 of .* is damaged"):
+    lines[number] = how(lines[number])
+    path.write_bytes(b"\n".join(lines))
+
+
+DAMAGE = {
+    "cut": lambda line: line[:-3],
+    "emptied": lambda line: b"",
+    "zeros": lambda line: b"\0" * len(line),
+    "another digit": lambda line: line.replace(b'"n": 1', b'"n": 7').replace(b'"scale": 2', b'"scale": 3'),
+    "not UTF-8": lambda line: b"\xff" + line[1:],
+    "another thing": lambda line: b"[1, 2]",
+    "two lines in one": lambda line: line + line,
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("number", range(4))
+def test_a_damaged_line_costs_its_item_alone(tmp_path, number, how):
+    with Journal.start(tmp_path / "j", {"scale": 2}) as journal:
+        for item in "abc":
+            journal.add(item, {"n": 1})
+    (path,) = (tmp_path / "j").iterdir()
+    damage(path, number, DAMAGE[how])
+    with pytest.warns(UserWarning, match=rf"1 lines of the journal are damaged \(line {number + 1} of .*done again"):
+        records = Journal(tmp_path / "j", {"scale": 2}).read()
+    assert set(records) == set("abc") - ({"abc"[number - 1]} if number else set())
+
+
+def test_records_of_another_run_are_refused_even_without_their_header(tmp_path):
+    with Journal.start(tmp_path / "j", {"scale": 2}) as journal:
+        journal.add("a", {"n": 1})
+    (path,) = (tmp_path / "j").iterdir()
+    damage(path, 0, DAMAGE["cut"])
+    with pytest.raises(InputError, match="made with other settings"):
+        Journal(tmp_path / "j", {"scale": 3}).read()
+
+
+def test_an_items_files_count(tmp_path):
+    with Journal.start(tmp_path / "j", {}, digests={"a": "1", "b": "2"}) as journal:
+        for item in "ab":
+            journal.add(item, {"n": 1})
+    assert set(Journal(tmp_path / "j", {}, {"a": "1"}).read()) == {"a", "b"}
+    with pytest.raises(InputError, match=r"data\.b: its files were other ones"):
+        Journal.start(tmp_path / "j", {}, resume=True, digests={"a": "1", "b": "3"})
+
+
+def test_anyway_takes_what_is_there_and_says_so(tmp_path):
+    with Journal.start(tmp_path / "j", {"scale": 2}, digests={"a": "1"}) as journal:
+        journal.add("a", {"n": 1})
+    with Journal.start(tmp_path / "j", {"scale": 3}, digests={"a": "2"}, anyway=True) as journal:
+        assert journal.done == {"a": {"n": 1}}
+        assert journal.differing == ["scale: was 2, now 3", "data.a: its files were other ones"]
+    with pytest.raises(InputError, match="scale: was 2, now 3"):
+        Journal.start(tmp_path / "j", {"scale": 3}, resume=True)
+
+
+def test_a_journal_of_an_older_version_is_refused(tmp_path):
+    (tmp_path / "run000-process000.jsonl").write_text('{"fingerprint": "x", "settings": {}}\n{"id": "a"}\n')
+    with pytest.raises(InputError, match="written by an older version"):
         Journal(tmp_path, {}).read()
+
+
+HOLDER = """
+import os, sys, time
+from eval.journal import locked
+with locked(sys.argv[1]):
+    if os.fork() == 0:  # a worker that outlives the run
+        time.sleep(60)
+    print("held", os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_run_is_refused_and_kill_9_frees_the_folder(tmp_path):
+    start = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    holder = subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == f"held {holder.pid}\n"
+    with pytest.raises(InputError, match=f"at work: process {holder.pid} on .* another --work-dir"), locked(tmp_path / "run"):
+        pass
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    try:
+        with locked(tmp_path / "run"):
+            pass
+        with locked(tmp_path / "run"):
+            pass
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.stdout.close()
+
+
+def test_all_that_a_run_left_is_set_aside_under_one_number(tmp_path):
+    for number in (1, 2):
+        Journal.start(tmp_path / "journal", {}).close()
+        (tmp_path / "results.json").write_text(str(number))
+        (tmp_path / "predictions").mkdir()
+    Journal.start(tmp_path / "journal", {}).close()
+    assert (tmp_path / "results.json.old-1").read_text() == "1"
+    assert (tmp_path / "results.json.old-2").read_text() == "2"
+    left = {"journal", *(f"{n}.old-{k}" for n in ("journal", "results.json", "predictions") for k in (1, 2))}
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def test_other_settings_are_refused_and_named(tmp_path):
