@@ -56,17 +56,18 @@ def sources_hash(root: Path = ROOT) -> str:
     return fingerprint(told)
 
 
-def segmenter_weights(segmenter: TextRegionSegmenter) -> dict[str, str]:
+def segmenter_weights(segmenter: TextRegionSegmenter, with_regionspot: bool = False) -> dict[str, str]:
     """{"image-text", "words", "masks …", "regionspot …"}: hashes of everything learned, wherever it was found.
 
-    words: the text tower's weights with what the tokenizer makes of the templates.
+    words: the text tower's weights with what the tokenizer makes of the templates. with_regionspot: with the
+    trained head.
     """
     backbone = segmenter.backbone
     found = {"image-text": state_hash(backbone.model), "words": model_fingerprint(backbone)[:16]}
     generator = segmenter.mask_generator
     while (inner := getattr(generator, "generator", None)) is not None:  # a cache around it
         generator = inner
-    spot = segmenter.regionspot
+    spot = segmenter.regionspot if with_regionspot else None
     parts = [("masks", generator)]
     if spot is not None:
         parts += [("regionspot", spot), ("regionspot's SAM", spot.box_tokens)]

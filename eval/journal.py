@@ -33,6 +33,7 @@ import torch
 from mmengine import dist
 from torch import distributed
 
+from eval.results import RUN_FILES, set_run_aside
 from textregion.config import fingerprint
 from textregion.errors import InputError, one_of
 from textregion.storage import flush_to_disk
@@ -41,9 +42,6 @@ Item = TypeVar("Item")
 LAUNCHERS = ("none", "pytorch", "slurm")
 LOCK = "run.lock"
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-# What a run leaves in its folder: set aside together when another begins there.
-RUN_FILES = ("results.json", "results.md", "images.csv", "image_classes.csv", "predictions", "predictions.jsonl")
-RUN_FILES += ("coco_results.json", "confusion.csv", "confusion_counts.csv", "confusion.png", "right.png", "wrong.png")
 PATIENCE = timedelta(days=2)  # the slowest process decides; a dead one is ended by its launcher
 
 
@@ -195,18 +193,6 @@ def _lock(folder: Path) -> int:
     return handle
 
 
-def set_run_aside(folder: Path, names: Sequence[str] = ("journal", *RUN_FILES)) -> str | None:
-    """Rename what an earlier run left, all to one free `<name>.old-N`; that ending, None where nothing was."""
-    there = [name for name in names if (folder / name).exists()]
-    if not there:
-        return None
-    endings = (f".old-{number}" for number in count(1))
-    ending = next(one for one in endings if not any((folder / f"{name}{one}").exists() for name in names))
-    for name in there:
-        (folder / name).rename(folder / f"{name}{ending}")
-    return ending
-
-
 # ---------------------------------------------------------------------- the journal
 
 
@@ -228,6 +214,11 @@ def _opened(line: bytes) -> dict | None:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
     return content if check == f"{zlib.crc32(_canonical(content).encode()):08x}" else None
+
+
+def is_skipped(record: Mapping) -> bool:
+    """Whether a record holds no number but the reason why, which may be a passing one: it is tried again on resume."""
+    return "skipped" in record or "unreadable" in record
 
 
 class Journal(AbstractContextManager):
@@ -329,7 +320,7 @@ class Journal(AbstractContextManager):
         """One record; whether its item's files are still the same is said in `differing`."""
         item, of, files = record.pop("id"), record.pop("of"), record.pop("files", None)
         now = self.digests.get(item)
-        if files is not None and now is not None and files != now:
+        if files is not None and now is not None and files != now and not is_skipped(record):
             differing[f"data.{item}: its files were other ones"] = None
         if of == self.fingerprint or self.anyway:
             records[item] = record
@@ -343,6 +334,10 @@ class Journal(AbstractContextManager):
             return ""
         old = isinstance(content, dict) and "settings" in content and "check" not in content
         return "was written by an older version, whose records tell less" if old else ""
+
+    def left(self, items: Sequence[str]) -> list[str]:
+        """Those of the items that are not done, or were skipped."""
+        return [item for item in items if item not in self.done or is_skipped(self.done[item])]
 
     def add(self, item: str, record: Mapping) -> None:
         """Keep one finished item; it is on disk when this returns."""

@@ -6,6 +6,7 @@ side, beside what RegionSpot's authors report.
 
 import argparse
 import hashlib
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,13 +37,16 @@ from eval.lvis_data import (
     read_boxes,
 )
 from eval.results import WRONG, Results, Skipped, figure, nothing_measured, published_figures, skipped_line
+from eval.selection import DIGITS, default_folder
 from eval.tasks import (
+    GO_ON,
     Record,
     Records,
     Run,
     Task,
     build_segmenter,
     evaluate_with,
+    identity_of,
     image_file,
     percent,
     resumable,
@@ -59,7 +63,7 @@ from textregion.regionspot.loading import METHODS, load_regionspot
 from textregion.regionspot.model import clean_name, encode_names, probabilities
 from textregion.render import markdown_table, to_rle
 from textregion.segmenter import TextRegionSegmenter
-from textregion.storage import write_atomically
+from textregion.storage import read_json, write_atomically
 from textregion.types import RegionTokens
 
 LVIS_NAMES = 1203
@@ -116,6 +120,7 @@ class LvisTask(Task):
     def __post_init__(self) -> None:
         self.masks = self.masks and self.annotations.has_masks
         self.name = f"box recognition, {self.method}"
+        self.uses_regionspot = self.method == "regionspot"
         self.unusable = [*self.annotations.skipped, *self.boxes.skipped]
         self._text: Tensor | None = None
 
@@ -128,6 +133,22 @@ class LvisTask(Task):
         files = {"annotations": self.annotations.digest, "boxes": self.boxes.source}
         names = "clean" if self.clean_names else "raw"
         return {"method": self.method, **files, "names": names, "kept": KEPT, "models": self.models}
+
+    def roots(self) -> dict[str, Path]:
+        """The images."""
+        return {"image_root": self.images}
+
+    def files(self, item: str) -> list[Path]:
+        """The image, where it has boxes: others are not read."""
+        return [self.annotations.images[int(item)].find(self.images)] if len(self.of_image(item)) else []
+
+    def image_row(self, item: str, record: Record) -> dict[str, float]:
+        """Of the annotations' boxes the share named right; how many boxes, how many right."""
+        counts = self.count(record)
+        if not self.boxes.are_ground_truth:
+            return {"boxes": counts["boxes"]}
+        share = percent(counts["right"], counts["boxes"])
+        return {"top-1": share, "boxes": counts["boxes"], "right": counts["right"]}
 
     def answer(self, segmenter: TextRegionSegmenter, item: str) -> Record:
         """{"boxes": n, "named": best name per box, "confidence": its probability, "found": detections, "masks"}.
@@ -377,11 +398,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         boxes = read_boxes(options.boxes, annotations)
         if not options.image_root.is_dir():
             raise InputError(f"no folder {options.image_root}; --image_root is the folder of the images")
-        output_folder(run.work_dir, "--work-dir")
+        if run.work_dir is not None:
+            output_folder(run.work_dir, "--work-dir")
         with resumable():
             return evaluate_methods(options, run, annotations, boxes)
 
-    return run_program(body)
+    return run_program(body, GO_ON)
 
 
 def evaluate_methods(options: argparse.Namespace, run: Run, annotations: Annotations, boxes: BoxSet) -> int:
@@ -390,6 +412,7 @@ def evaluate_methods(options: argparse.Namespace, run: Run, annotations: Annotat
     Returns the exit code: 1 when images could not be used. InputError when no method has measured anything.
     """
     done: dict[str, tuple[Results, list[Skipped]]] = {}
+    work_dir = run.work_dir
     with processes(run.launcher, run.device, run.local_rank) as group:
         segmenter = build_segmenter(LvisTask, run, group.device)
         models = {method: method_models(segmenter, method) for method in options.method}
@@ -398,16 +421,20 @@ def evaluate_methods(options: argparse.Namespace, run: Run, annotations: Annotat
             task = LvisTask(annotations, boxes, options.image_root, method, options.clean_names, made_of, masks)
             ignored = REGIONSPOT if method == "textregion" else ()  # settings tell of no head that is not used
             model = {name: value for name, value in run.model.items() if name not in ignored}
-            results = evaluate_with(segmenter, task, replace(run, work_dir=run.work_dir / method, model=model), group)
+            if work_dir is None:  # one for all methods, so its name tells what they have in common
+                shared = {name: value for name, value in run.model.items() if name not in REGIONSPOT}
+                common = LvisTask(annotations, boxes, options.image_root, "textregion", options.clean_names)
+                identity = identity_of(segmenter, common, replace(run, model=shared), common.items())
+                work_dir = default_folder(Path("out") / run.parent, run.preset, identity)
+            results = evaluate_with(segmenter, task, replace(run, work_dir=work_dir / method, model=model), group)
             if results is not None:
                 done[method] = results
-            images = len(task.items()[: run.limit])
-    if done:
-        report(run, annotations, boxes, done)
+    if done and work_dir is not None:
+        report(work_dir, annotations, boxes, done)
         if all(results.without_numbers for results, _ in done.values()):
             method, (results, _) = next(iter(done.items()))
-            raise nothing_measured(results.skipped, run.work_dir / method)
-    return int(any(results.items < images for results, _ in done.values()))
+            raise nothing_measured(results.skipped, work_dir / method)
+    return int(any(results.items < results.selection["count"] for results, _ in done.values()))
 
 
 def method_models(segmenter: TextRegionSegmenter, method: str) -> dict:
@@ -426,19 +453,36 @@ def method_models(segmenter: TextRegionSegmenter, method: str) -> dict:
     return {**common, "head": head, "sam": spot.box_tokens.name, "side": spot.side, "antialias": spot.antialias}
 
 
-def report(run: Run, annotations: Annotations, boxes: BoxSet, done: dict[str, tuple[Results, list[Skipped]]]) -> None:
-    """One table of all methods, on the terminal and in results.md."""
-    rows = side_by_side({method: results.metrics for method, (results, _) in done.items()})
+def report(
+    work_dir: Path, annotations: Annotations, boxes: BoxSet, done: dict[str, tuple[Results, list[Skipped]]]
+) -> None:
+    """One table of all methods, on the terminal and in results.md; also of those that an earlier call measured."""
+    earlier = earlier_methods(work_dir, done)
+    rows = side_by_side({method: results.metrics for method, (results, _) in done.items()} | earlier)
     facts = [f"annotations: {len(annotations.images)} images, {len(annotations.categories)} names"]
     if len(annotations.categories) != LVIS_NAMES:
         facts[0] += f"; LVIS v1 has {LVIS_NAMES}: the published figures are of other data"
     facts += [f"boxes: {'of the annotations' if boxes.are_ground_truth else f'a detector’s, file {boxes.source}'}"]
     for method, (results, skipped) in done.items():
-        facts.append(f"{method}: {results.backbone}, {results.items} images; {skipped_line(skipped)}")
+        told = f", {', '.join(results.marks)}" * bool(results.marks)
+        facts.append(f"{method}: {results.backbone}, {results.items} images{told}; {skipped_line(skipped)}")
     lines = ["# LVIS: names of boxes", "", *markdown_table(rows[0], rows[1:]), ""]
     lines += [TABLE_NOTE[0].upper() + TABLE_NOTE[1:] + ".", "", *(f"- {fact}" for fact in facts)]
-    write_atomically(run.work_dir / "results.md", "".join(f"{line}\n" for line in lines).encode())
-    print(as_text(rows), TABLE_NOTE, *facts, f"written to {run.work_dir / 'results.md'}", sep="\n")
+    write_atomically(work_dir / "results.md", "".join(f"{line}\n" for line in lines).encode())
+    print(as_text(rows), TABLE_NOTE, *facts, f"written to {work_dir / 'results.md'}", sep="\n")
+
+
+def earlier_methods(work_dir: Path, done: Mapping[str, object]) -> dict[str, dict[str, float]]:
+    """{"method (earlier call: its identity, images)": metrics} of the methods that another call measured here."""
+    found = {}
+    for method in METHODS:
+        path = work_dir / method / "results.json"
+        if method not in done and path.is_file():
+            told = read_json(path, "results of an earlier call")
+            marks = "".join(f", {mark}" for mark in told["marks"])
+            name = f"{method} (earlier call: {told['identity_hash'][:DIGITS]}, {told['items']} images{marks})"
+            found[name] = {key: math.nan if value is None else value for key, value in told["metrics"].items()}
+    return found
 
 
 def side_by_side(metrics: Mapping[str, Mapping[str, float]]) -> list[list[str]]:

@@ -94,7 +94,7 @@ class ReasoningTask(Task):
     ) -> None:
         if answers is not None and not answers.is_dir():
             raise InputError(f"no folder {answers} of interpreted queries; leave it out to ask with the questions")
-        self.splits, self.answers, self.query_type = tuple(splits), answers, query_type
+        self.root, self.splits, self.answers, self.query_type = root, tuple(splits), answers, query_type
         self.others = placeholder or (ANY_OTHER_THING if answers is None else ANYTHING_BUT)
         self.unusable: list[Skipped] = []
         self.items_by_name: dict[str, Item] = {}
@@ -130,6 +130,20 @@ class ReasoningTask(Task):
         asked = "interpreted answers" if self.answers is not None else "questions"
         chosen = {"splits": list(self.splits), "query_type": self.query_type}
         return {**chosen, "asked": asked, "others": self.others, "annotations": digest}
+
+    def roots(self) -> dict[str, Path | None]:
+        """Images with their annotations, and the interpreted answers."""
+        return {"dataset_dir": self.root, "answers_root": self.answers}
+
+    def files(self, item: str) -> list[Path]:
+        """The image."""
+        return [self.items_by_name[item].path]
+
+    def image_row(self, item: str, record: Record) -> dict[str, float]:
+        """IoU and what it is made of."""
+        one = record["intersection"], record["union"]
+        counts = {"intersection": one[0], "union": one[1], "regions": record["regions"]}
+        return {"IoU": 100 * item_iou(*one), **counts}
 
     def answer(self, segmenter: TextRegionSegmenter, item: str) -> Record:
         """Intersection and union in pixels, the found mask and notes."""

@@ -81,7 +81,7 @@ class ReferringTask(Task):
     )
 
     def __init__(self, root: Path, images: Path, splits: Sequence[str], proposals: str = "detections") -> None:
-        self.images, self.splits, self.proposals = images, tuple(splits), proposals
+        self.root, self.images, self.splits, self.proposals = root, images, tuple(splits), proposals
         self.expressions, self.unusable = read_splits(root, splits, proposals)
 
     def items(self) -> list[str]:
@@ -92,6 +92,20 @@ class ReferringTask(Task):
         """Splits, proposals, and a hash of the annotations."""
         digest = hashlib.sha256(repr(self.expressions).encode()).hexdigest()[:16]
         return {"splits": list(self.splits), "proposals": self.proposals, "annotations": digest}
+
+    def roots(self) -> dict[str, Path]:
+        """Annotations and images."""
+        return {"annotations_root": self.root, "image_root": self.images}
+
+    def files(self, item: str) -> list[Path]:
+        """The image."""
+        return [self.images / item]
+
+    def image_row(self, item: str, record: Record) -> dict[str, float]:
+        """Accuracy on the image's sentences, and the counts that it is made of."""
+        counts, sentences = self.count(record), len(record["answers"])
+        row = {"accuracy": percent(counts["right"], counts["scored"]), "sentences": sentences}
+        return {**row, "scored": counts["scored"], "right": counts["right"], "regions": record["regions"]}
 
     def answer(self, segmenter: TextRegionSegmenter, item: str) -> Record:
         """{"answers": one per sentence, in order, "regions": R}."""

@@ -1,22 +1,33 @@
-"""`results.json` and `results.md`: numbers that can be traced to what made them."""
+"""`results.json`, `results.md` and `images.csv`: numbers that can be traced to what made them (docs/run-files.md)."""
 
+import csv
+import io
 import json
 import platform
+import socket
 import subprocess
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import cache
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from textregion.config import fingerprint
 from textregion.errors import InputError
 from textregion.render import markdown_table
 from textregion.runtime import package_versions, resolve_device
 from textregion.storage import write_atomically
 from textregion.yaml_files import read_yaml
 
+# What a run leaves in its folder: set aside together when another begins there.
+RUN_FILES = ("results.json", "results.md", "images.csv", "image_classes.csv", "predictions", "predictions.jsonl")
+RUN_FILES += ("coco_results.json", "confusion.csv", "confusion_counts.csv", "confusion.png", "right.png", "wrong.png")
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SCORED = "left out of the score"
 WRONG = "scored as wrong"
@@ -44,6 +55,9 @@ class Results:
     config: the full resolved settings. recipe: the pooling switches (method 7.2). items: how many were counted.
     skipped: [{"id", "reason"}]. measured: items done in this run (the others came from an earlier one).
     seconds: {"total": wall clock of this run, "per_stage": {…} summed over its processes}.
+    identity: everything that decides the numbers (eval/identity.py). selection: which of the data's images.
+    marks: what a table must say of them ("first 2 images", "random weights", "recipe=demo"). resumed_anyway: what
+    differed when the run went on with another identity's records. command, started, host: of this call.
     """
 
     task: str
@@ -62,6 +76,19 @@ class Results:
     device: dict = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=package_versions)
     commit: dict = field(default_factory=lambda: git_commit())
+    identity: dict = field(default_factory=dict)
+    selection: dict = field(default_factory=dict)
+    marks: list[str] = field(default_factory=list)
+    resumed_anyway: list[str] = field(default_factory=list)
+    started: str = field(default_factory=lambda: now())
+    command: list[str] = field(default_factory=lambda: list(sys.argv))
+    host: str = field(default_factory=socket.gethostname)
+    folder: Path | None = field(default=None, repr=False)  # where it was saved
+
+    @property
+    def identity_hash(self) -> str:
+        """Of the identity; short enough for the name of a folder, equal exactly where the identities are."""
+        return fingerprint(self.identity)
 
     @property
     def items_per_second(self) -> float | None:
@@ -74,13 +101,21 @@ class Results:
         """Whether there is no number among the metrics."""
         return all(value != value for value in self.metrics.values())
 
-    def save(self, work_dir: str | Path) -> None:
-        """Write results.json and results.md, each in one step. NaN (nothing to measure) is null."""
+    def save(self, work_dir: str | Path, images: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Write images.csv, results.md and then results.json, each in one step. NaN (nothing to measure) is null.
+
+        images: a row per image that was measured, its `id` first.
+        """
+        self.folder = Path(work_dir)
+        keep_other_results(self.folder, self.identity_hash, self.selection)
         published = [asdict(figure) for figure in published_for(self.benchmark, self.backbone)]
-        content = {**asdict(self), "images_per_second": self.items_per_second, "published": published}
+        told = {name: value for name, value in asdict(self).items() if name != "folder"}
+        content = {**told, "identity_hash": self.identity_hash, "finished": now()}
+        content |= {"images_per_second": self.items_per_second, "published": published}
         data = json.dumps(_without_nan(content), indent=1, default=str)
-        write_atomically(Path(work_dir) / "results.json", data.encode())
-        write_atomically(Path(work_dir) / "results.md", self.markdown().encode())
+        write_csv(self.folder / "images.csv", images)
+        write_atomically(self.folder / "results.md", self.markdown().encode())
+        write_atomically(self.folder / "results.json", data.encode())
 
     def markdown(self) -> str:
         """The same as a text: metrics beside published figures, what made them, classes, skipped items."""
@@ -102,6 +137,9 @@ class Results:
             *section("Published figures (not measured here):", ["method", "published", "source"], figures),
             "",
             f"- items: {self.items}, skipped: {len(self.skipped)}, processes: {self.processes}",
+            *([f"- not as published: {'; '.join(self.marks)}"] if self.marks else []),
+            *([f"- resumed with another identity: {'; '.join(self.resumed_anyway)}"] if self.resumed_anyway else []),
+            f"- identity: {self.identity_hash}",
             f"- recipe: {json.dumps(self.recipe)}",
             f"- device: {json.dumps(self.device)}",
             f"- speed: {f'{speed:.3f} images/s' if speed else 'nothing new was run'}",
@@ -118,6 +156,49 @@ class Results:
 def figure(value: float) -> str:
     """A metric in a text: two decimals, "–" for NaN, which says that there is nothing to measure."""
     return "–" if value != value else f"{value:.2f}"
+
+
+def set_run_aside(folder: Path, names: Sequence[str] = ("journal", *RUN_FILES)) -> str | None:
+    """Rename what an earlier run left, all to one free `<name>.old-N`; that ending, None where nothing was."""
+    there = [name for name in names if (folder / name).exists()]
+    if not there:
+        return None
+    endings = (f".old-{number}" for number in count(1))
+    ending = next(one for one in endings if not any((folder / f"{name}{one}").exists() for name in names))
+    for name in there:
+        (folder / name).rename(folder / f"{name}{ending}")
+    return ending
+
+
+def keep_other_results(folder: Path, identity_hash: str, selection: Mapping[str, Any]) -> None:
+    """Set aside the results that are there when they are of another identity or of other images.
+
+    Not the label maps: they are an image's own.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return
+    try:
+        there = json.loads(path.read_text())
+        same = there["identity_hash"] == identity_hash and there["selection"] == json.loads(json.dumps(selection))
+    except (ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        set_run_aside(folder, [name for name in RUN_FILES if name != "predictions"])
+
+
+def now() -> str:
+    """The date in UTC, to the second, as ISO 8601 has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A table with a header of the first row's names, in one step; NaN and None are empty cells."""
+    text, listed = io.StringIO(), list(rows)
+    writer = csv.DictWriter(text, list(listed[0]) if listed else ["id"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: None if value != value else value for name, value in row.items()} for row in listed)
+    write_atomically(path, text.getvalue().encode())
 
 
 @cache

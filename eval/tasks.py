@@ -24,7 +24,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from eval.contact_sheet import RgbImage, contact_sheet
-from eval.journal import LAUNCHERS, Journal, Processes, processes
+from eval.identity import PLACES, data_identity, item_digests, run_identity, segmenter_weights
+from eval.journal import LAUNCHERS, Journal, Processes, locked, processes
 from eval.mask_cache import CachedMasks
 from eval.results import (
     SCORED,
@@ -33,17 +34,20 @@ from eval.results import (
     describe_device,
     figure,
     nothing_measured,
+    now,
     skipped_line,
     sum_seconds,
 )
+from eval.selection import Selection, default_folder, marks_of, selection_flags
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
 from textregion.cli.flags import add_model_flags, add_option_flags, chosen_preset, given_options
-from textregion.errors import InputError
+from textregion.errors import InputError, out_of_memory
 from textregion.presets import TINY_WORLD, find_preset
 from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import write_atomically
 from textregion.text import fills_context
 
+GO_ON = "the same command with --resume goes on"
 Record = dict[str, Any]
 Records = dict[str, Record]
 
@@ -52,14 +56,19 @@ Records = dict[str, Record]
 class Run:
     """How to evaluate. model: arguments of TextRegionSegmenter.from_preset that override the published ones.
 
-    limit: only the first N images. visualize: cases of each kind on the contact sheets.
+    work_dir: None is out/<parent>/<preset>-<identity>, parent the program's name. limit, images: only the first N
+    images, only those named in a file. resume_anyway: go on with another identity's records. visualize: cases of each
+    kind on the contact sheets.
     """
 
     preset: str
-    work_dir: Path
+    work_dir: Path | None
     model: dict = field(default_factory=dict)
     limit: int | None = None
+    images: Path | None = None
     resume: bool = False
+    resume_anyway: bool = False
+    parent: str = "task"
     save_predictions: bool = False
     visualize: int = 0
     mask_cache: Path | None = None
@@ -75,6 +84,7 @@ class Task(ABC):
     published evaluation. unusable: data of the benchmark that could not be used. sheet_titles: of right and wrong
     answers. sheet_unit: " boxes", what is counted there. sheet_note: what the pictures show. coco_results: whether
     predictions are COCO results, {"image_id", "category_id", "bbox", "score", …}, and are written as such too.
+    uses_regionspot: whether the segmenter's trained head is asked, so that its weights count.
     """
 
     name: str
@@ -86,6 +96,7 @@ class Task(ABC):
     sheet_unit: str = ""
     sheet_note: str = ""
     coco_results: bool = False
+    uses_regionspot: bool = False
 
     @abstractmethod
     def items(self) -> list[str]:
@@ -104,8 +115,20 @@ class Task(ABC):
         return sum("unreadable" not in record for record in records.values())
 
     def settings(self) -> dict:
-        """What decides the numbers, besides the model: JSON-able."""
+        """What decides the numbers, besides the model: JSON-able. Annotations by a hash of their content."""
         return {}
+
+    def roots(self) -> Mapping[str, Path]:
+        """The folders of the data, by what lies there."""
+        return {}
+
+    def files(self, item: str) -> Sequence[Path]:
+        """The files that are read for an image (annotations count by `settings`)."""
+        return ()
+
+    def image_row(self, item: str, record: Record) -> dict[str, Any]:
+        """What images.csv tells of a measured image: numbers by name."""
+        return {name: value for name, value in record.items() if isinstance(value, (int, float))}
 
     def parts(self, records: Records) -> dict[str, dict]:
         """A row of metrics and counts per split or kind."""
@@ -176,10 +199,15 @@ class ImageError(InputError):
 
 @contextmanager
 def image_file(path: Path) -> Iterator[None]:
-    """What goes wrong with an image in the body is an ImageError of the kind that its record tells."""
+    """What goes wrong with an image in the body is an ImageError of the kind that its record tells.
+
+    Running out of memory is none.
+    """
     try:
         yield
     except InputError as error:
+        if out_of_memory(error):  # says nothing about the image: the run ends, and goes on with --resume
+            raise
         raise ImageError("unreadable image" if path.is_file() else "missing image", str(error)) from error
 
 
@@ -204,48 +232,73 @@ def evaluate_with(
 
     Returns the results and what was skipped in the first process, None in the others.
     """
-    items = task.items()[: run.limit]
-    settings = {"task": task.name, "model": describe(segmenter, run), "data": task.settings()}
+    started, every = now(), task.items()
+    selection = Selection.of(every, run.limit, run.images)
+    items = selection.items
+    identity = identity_of(segmenter, task, run, every)
+    digests = group.gather(item_digests(items, task.files) if group.is_first else {})[0]
+    work_dir = run.work_dir or default_folder(Path("out") / run.parent, run.preset, identity, run.resume)
     start, before = time.perf_counter(), Counter(segmenter.timer.seconds)
-    with Journal.start(run.work_dir / "journal", settings, run.resume, group) as journal:
-        todo = [item for item in items if "unreadable" in journal.done.get(item, ("unreadable",))]
+    resumes = (run.resume, group, digests, run.resume_anyway)
+    with locked(work_dir, group), Journal.start(work_dir / "journal", identity, *resumes) as journal:
+        todo = journal.left(items)
         _ask(task, segmenter, items, todo, journal, group)
         records = journal.collect(group)
-    records = {item: records[item] for item in items}
-    per_stage = sum_seconds(group.gather(dict(Counter(segmenter.timer.seconds) - before)))
-    seconds = {"total": max(group.gather(time.perf_counter() - start)), "per_stage": per_stage}
-    if not group.is_first:
-        return None
-    skipped, metrics = task.skipped(records), task.metrics(records)
-    if not task.scored(records):
-        metrics = dict.fromkeys(metrics, math.nan)
-    results = Results(
-        task=task.name,
-        benchmark=task.benchmark,
-        backbone=run.preset,
-        metrics=metrics,
-        items=sum("unreadable" not in record for record in records.values()),
-        config=settings,
-        recipe=settings["model"]["config"]["recipe"],
-        per_class=task.parts(records),
-        part=task.part,
-        skipped=[one.row() for one in skipped],
-        seconds=seconds,
-        measured=len(todo),
-        processes=group.count,
-        device=describe_device(segmenter.device),
-    )
-    results.save(run.work_dir)
+        records = {item: records[item] for item in items}
+        per_stage = sum_seconds(group.gather(dict(Counter(segmenter.timer.seconds) - before)))
+        seconds = {"total": max(group.gather(time.perf_counter() - start)), "per_stage": per_stage}
+        if not group.is_first:
+            return None
+        skipped, metrics = task.skipped(records), task.metrics(records)
+        if not task.scored(records):
+            metrics = dict.fromkeys(metrics, math.nan)
+        read = {item: record for item, record in records.items() if "unreadable" not in record}
+        results = Results(
+            task=task.name,
+            benchmark=task.benchmark,
+            backbone=run.preset,
+            metrics=metrics,
+            items=len(read),
+            config=identity["settings"],
+            recipe=identity["settings"]["model"]["config"]["recipe"],
+            per_class=task.parts(records),
+            part=task.part,
+            skipped=[one.row() for one in skipped],
+            seconds=seconds,
+            measured=len(todo),
+            processes=group.count,
+            device=describe_device(segmenter.device),
+            identity=identity,
+            selection=selection.told(digests),
+            marks=marks_of(selection, run.model, {}, journal.differing),
+            resumed_anyway=journal.differing,
+            started=started,
+        )
+        results.save(work_dir, [{"id": item, **task.image_row(item, record)} for item, record in read.items()])
+        _save_more(task, run, work_dir, records)
+    return results, skipped
+
+
+def identity_of(segmenter: TextRegionSegmenter, task: Task, run: Run, items: Sequence[str]) -> dict:
+    """Everything that decides the numbers of a task. items: all its images."""
+    settings = {"task": task.name, "model": describe(segmenter, run), "data": task.settings()}
+    configuration = run.model.get("model_cfg")
+    files = {"model_cfg": Path(configuration) if configuration else None}
+    weights = segmenter_weights(segmenter, task.uses_regionspot)
+    return run_identity(settings, data_identity(task.roots(), items, files), weights)
+
+
+def _save_more(task: Task, run: Run, work_dir: Path, records: Records) -> None:
+    """Predictions and contact sheets, where they are asked for."""
     if run.save_predictions:
         lines = [json.dumps(line, ensure_ascii=False) for line in task.predictions(records)]
-        write_atomically(run.work_dir / "predictions.jsonl", "".join(f"{line}\n" for line in lines).encode())
+        write_atomically(work_dir / "predictions.jsonl", "".join(f"{line}\n" for line in lines).encode())
         if task.coco_results:
             array = ",\n".join(lines)
-            write_atomically(run.work_dir / "coco_results.json", f"[{array}]\n".encode())
+            write_atomically(work_dir / "coco_results.json", f"[{array}]\n".encode())
     if run.visualize:
         for name, sheet in task.sheets(records, run.visualize).items():
-            sheet.save(run.work_dir / f"{name}.png")
-    return results, skipped
+            sheet.save(work_dir / f"{name}.png")
 
 
 def _ask(
@@ -283,7 +336,7 @@ def build_segmenter(task: Task, run: Run, device: str) -> TextRegionSegmenter:
 
 def describe(segmenter: TextRegionSegmenter, run: Run) -> dict:
     """What of the model decides the numbers: JSON-able."""
-    given = {key: str(value) for key, value in run.model.items() if key != "clip_download_root"}
+    given = {key: str(value) for key, value in run.model.items() if key not in PLACES}
     return {"preset": run.preset, "given": given, **segmenter.settings()}
 
 
@@ -298,9 +351,8 @@ def shared_arguments(parser: Parser, published: str, proposes: bool = True) -> N
     add_model_flags(parser)
     add_option_flags(parser, f"as published, {published}; preset tiny: its own" if published else "the preset's own")
     add = parser.add_argument_group("the run").add_argument
-    add("--work-dir", type=Path, metavar="DIR", help="results, journal, pictures (default out/TASK/PRESET)")
-    add("--limit", type=positive, metavar="N", help="only the first N images")
-    add("--resume", action="store_true", help="go on where an interrupted run in the same work dir stopped")
+    add("--work-dir", type=Path, metavar="DIR", help="results, journal, pictures (default out/TASK/PRESET-IDENTITY)")
+    selection_flags(add)
     predictions = "also predictions.jsonl, masks as COCO RLE; of boxes with image ids also coco_results.json"
     add("--save-predictions", action="store_true", help=predictions)
     add("--visualize", type=positive, default=0, metavar="N", help="contact sheets of up to N right and N wrong cases")
@@ -313,12 +365,12 @@ def shared_arguments(parser: Parser, published: str, proposes: bool = True) -> N
 def run_of(options: argparse.Namespace, task: str) -> Run:
     """The run that the flags describe. InputError for models that do not exist or flags that exclude each other."""
     preset = chosen_preset(options) or "clip-vit-l14-336"
-    work_dir = options.work_dir or Path("out") / task / preset.replace("/", "-")
     launcher = options.launcher or ("pytorch" if "TORCHELASTIC_RUN_ID" in os.environ else "none")
-    names = ("limit", "resume", "save_predictions", "visualize", "local_rank", "device")
+    names = ("limit", "images", "resume", "resume_anyway", "save_predictions", "visualize", "local_rank", "device")
     given = {name: getattr(options, name) for name in names}
     mask_cache = getattr(options, "mask_cache", None)
-    return Run(preset, work_dir, given_options(options), mask_cache=mask_cache, launcher=launcher, **given)
+    places = {"parent": task, "mask_cache": mask_cache, "launcher": launcher}
+    return Run(preset, options.work_dir, given_options(options), **places, **given)
 
 
 def run_task(
@@ -330,17 +382,20 @@ def run_task(
     def body() -> int:
         run = run_of(options, name)
         task = make(options)
-        output_folder(run.work_dir, "--work-dir")
+        if run.work_dir is not None:
+            output_folder(run.work_dir, "--work-dir")
         with resumable():
             done = evaluate(task, run)
         if done is None:
             return 0
-        if done[0].without_numbers:
-            raise nothing_measured(done[0].skipped, run.work_dir)
-        print(f"{done[1]}\nwritten to {run.work_dir / 'results.json'} and {run.work_dir / 'results.md'}")
-        return int(done[0].items < len(task.items()[: run.limit]))
+        results, summary = done
+        folder = Path(results.folder or ".")
+        if results.without_numbers:
+            raise nothing_measured(results.skipped, folder)
+        print(f"{summary}\nwritten to {folder / 'results.json'}, results.md and images.csv beside it")
+        return int(results.items < results.selection["count"])
 
-    return run_program(body)
+    return run_program(body, GO_ON)
 
 
 @contextmanager

@@ -137,17 +137,17 @@ def test_nothing_is_done_again_and_other_settings_are_refused(world, alone, tmp_
         results, _ = evaluate(task, run)
     assert calls == {}
     assert results.measured == 0
-    with pytest.raises(InputError, match=r'data\.proposals: was "detections", now "gt"'):
+    with pytest.raises(InputError, match=r'settings\.data\.proposals: was "detections", now "gt"'):
         evaluate(task_worlds.referring_task(world, "gt"), run)
 
 
 def test_an_image_that_was_missing_is_tried_again_on_resume(world, tmp_path):
     task = task_worlds.referring_task(world)
-    there, task.images = task.images, tmp_path / "nowhere"
+    there, task.images = task.images, tmp_path / "later"
     results, _ = evaluate(task, task_worlds.run(tmp_path / "out", limit=2))
     assert [one["kind"] for one in results.skipped] == ["missing image"] * 2
     assert (results.items, results.per_class["refcoco_val"]["scored"]) == (0, 0)
-    task.images = there
+    shutil.copytree(there, task.images)
     results, _ = evaluate(task, task_worlds.run(tmp_path / "out", limit=2, resume=True))
     assert results.skipped == []
     assert (results.items, results.per_class["refcoco_val"]["scored"]) == (2, 16)
