@@ -31,9 +31,7 @@ PLACES = ("device", "mask_cache", "crops_per_batch", "points_per_batch", "clip_d
 PLACES += ("sam2_checkpoint", "regionspot_checkpoint", "sam1_checkpoint")
 
 
-def run_identity(
-    settings: Mapping[str, Any], data: Mapping[str, Any], weights: Mapping[str, str]
-) -> dict[str, Any]:
+def run_identity(settings: Mapping[str, Any], data: Mapping[str, Any], weights: Mapping[str, str]) -> dict[str, Any]:
     """The identity as results.json and journals have it.
 
     settings: all options, words included. data: root, annotations, names. weights: as of `segmenter_weights`.

@@ -36,7 +36,7 @@ from eval.lvis_data import (
     read_annotations,
     read_boxes,
 )
-from eval.results import WRONG, Results, Skipped, figure, nothing_measured, published_figures, skipped_line
+from eval.results import WRONG, Results, Skipped, figure, nothing_measured, published_figures, resumable, skipped_line
 from eval.selection import DIGITS, default_folder
 from eval.tasks import (
     GO_ON,
@@ -49,7 +49,6 @@ from eval.tasks import (
     identity_of,
     image_file,
     percent,
-    resumable,
     run_of,
     shared_arguments,
 )

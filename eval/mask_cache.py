@@ -9,6 +9,7 @@ import json
 import logging
 import zlib
 from dataclasses import replace
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ class CachedMasks:
     """A mask generator that remembers.
 
     generator: what makes masks that are not there yet. folder: where they are kept; may be shared by any number
-    of processes and benchmarks. A damaged or foreign file is made again.
+    of processes and benchmarks. A damaged or foreign file is made again; where a file cannot be written (a full disk, a
+    network drive that went away) masks are used without being kept, which is told once.
     """
 
     def __init__(self, generator: MaskGenerator, folder: str | Path) -> None:
@@ -43,6 +45,7 @@ class CachedMasks:
         self.folder = Path(folder)
         self.hits = 0
         self.misses = 0
+        self.unkept = 0  # that could not be written
         self._identity: str | None = None
 
     def to(self, device: torch.device | str) -> "CachedMasks":
@@ -57,10 +60,10 @@ class CachedMasks:
         """
         key = self.key(image, image_size, mask_size)
         path = self.folder / key[:2] / f"{key}.safetensors"
-        if path.is_file():
+        if isfile(path):
             try:
                 masks = load_masks(path, key)
-            except InputError as error:
+            except (InputError, OSError) as error:
                 logger.warning("mask cache: %s; made again", error)
             else:
                 self.hits += 1
@@ -69,8 +72,10 @@ class CachedMasks:
         masks = decisive(self.generator.generate(image, image_size=image_size, mask_size=mask_size))
         try:
             save_masks(path, masks, key)
-        except OSError as error:
-            raise InputError(f"cannot write the mask cache {path} ({error}); free space or leave it out") from error
+        except OSError as error:  # no reason to skip an image, whose masks are there
+            if not self.unkept:
+                logger.warning("mask cache: cannot write %s (%s); masks are made without it", path, error)
+            self.unkept += 1
         return masks
 
     def key(self, image: RgbImage, image_size: Size, mask_size: Size) -> str:

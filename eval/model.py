@@ -22,7 +22,7 @@ from eval.data import read_classes
 from eval.mask_cache import CachedMasks
 from eval.mm import MODELS, SegDataSample
 from textregion.backbones import FAMILIES, ClipBackbone, find_spec
-from textregion.errors import InputError, one_of
+from textregion.errors import InputError, one_of, out_of_memory
 from textregion.images import load_image
 from textregion.labels import LabelPrompts
 from textregion.masks import automatic_sources, find_source
@@ -191,8 +191,10 @@ class TextRegionModel(BaseModel):
         try:
             return list(self.segmenter.encode_images(images, masks))
         except InputError as error:
-            if len(images) == 1:
+            if len(images) == 1 and not out_of_memory(error):  # which says nothing about the image: the run ends
                 return [error]
+            if len(images) == 1:
+                raise
         return [self._encode([image], [own])[0] for image, own in zip(images, masks, strict=True)]
 
     def label(self, sample: SegDataSample, regions: "RegionTokens | InputError") -> None:

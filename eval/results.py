@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -268,6 +269,15 @@ class Skipped:
     def row(self) -> dict[str, str]:
         """As results.json has it."""
         return {**asdict(self), "reason": f"{self.kind}: {self.reason} ({self.effect})"}
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """What goes wrong with the disk in the body (full, lost) is one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error}; put that right, then go on with --resume: finished images are kept") from error
 
 
 def nothing_measured(skipped: Sequence[Mapping[str, str]], work_dir: str | Path) -> InputError:

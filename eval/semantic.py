@@ -23,6 +23,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, TestLoop
 
 from eval.data import (
@@ -35,11 +36,15 @@ from eval.data import (
     check_labels_of_model,
     likely_cause,
 )
-from eval.journal import Journal, Processes, processes
-from eval.mm import LOOPS, METRICS
+from eval.identity import PLACES, data_identity, item_digests, run_identity, segmenter_weights
+from eval.journal import Journal, Processes, is_skipped, locked, processes
+from eval.mm import DATASETS, LOOPS, METRICS, MODELS
 from eval.model import TextRegionModel, describe
-from eval.prepare.converters import draw_scenes
-from eval.results import Results, describe_device, sum_seconds
+from eval.predictions import PREDICTIONS, class_rows, image_row, map_path, save_confusion, save_map
+from eval.prepare.converters import draw_scenes, scenes_folder
+from eval.results import Results, describe_device, keep_other_results, now, sum_seconds, write_csv
+from eval.selection import Selection, default_folder, marks_of
+from textregion.cli.command_line import output_folder
 from textregion.errors import InputError, first_line
 
 LOADER_PATIENCE = 600  # seconds that the loading of a batch may take; a dead network drive takes longer
@@ -51,17 +56,20 @@ LabelMap = Integer[np.ndarray, "H W"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to evaluate. model: arguments that override the config's; limit: only the first N images.
+    """What to evaluate. model: arguments that override the config's; limit, images: only the first N, those in a list.
 
-    The fields have the names of the program's flags.
+    work_dir: None is out/<benchmark>/<preset>-<identity>. The fields have the names of the program's flags.
     """
 
     config: Path
-    work_dir: Path
+    work_dir: Path | None = None
     model: dict = field(default_factory=dict)
     cfg_options: dict = field(default_factory=dict)
     limit: int | None = None
+    images: Path | None = None
     resume: bool = False
+    resume_anyway: bool = False
+    save_predictions: bool = False
     draw: bool = False
     launcher: str = "none"
     local_rank: int | None = None
@@ -102,55 +110,119 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def evaluate(evaluation: Evaluation) -> Results | None:
-    """Run (or resume) the benchmark; results in the first process, None in the others. InputError as it comes."""
+    """Run (or resume) the benchmark; results in the first process, None in the others. InputError as it comes.
+
+    Everything is checked, the identity of what the folder holds too, before anything is written there.
+    """
+    started = now()
     with processes(evaluation.launcher, evaluation.device, evaluation.local_rank) as group:
         config = load_config(evaluation.config, evaluation.model, evaluation.cfg_options)
         prepare(config, evaluation, group)
-        runner = Runner.from_cfg(config)
-        loop, model = cast(BenchmarkLoop, runner.test_loop), cast(TextRegionModel, runner.model)
-        entries = check_files(config, loop.dataloader.dataset)[: evaluation.limit]
-        loop.check(entries)
+        init_default_scope(config.get("default_scope", "mmseg"))
+        model = cast(TextRegionModel, MODELS.build(copy.deepcopy(config.model)))
+        dataset = DATASETS.build(loader_options(config.test_dataloader)["dataset"])
         root = Path(config.test_dataloader.dataset.data_root)
-        items = [item_id(entry["img_path"], root) for entry in entries]
-        folder = evaluation.work_dir / "journal"
-        with Journal.start(folder, settings(config, model), evaluation.resume, group) as journal:
-            todo = [index for index, item in enumerate(items) if item not in journal.done]
-            loop.dataloader.sampler.indices = group.share(todo)
-            (counts,) = loop.evaluator.metrics
-            counts.attach(journal, group, items, root)
-            print_log(f"{len(items)} images, {len(items) - len(todo)} done before", "current", logging.INFO)
-            start = time.perf_counter()
-            with loading(journal):
-                metrics = runner.test()
-            seconds = max(group.gather(time.perf_counter() - start))
-        runner.visualizer.add_scalars(metrics, step=0)
-        runner.visualizer.close()
-        stages = sum_seconds(group.gather(model.segmenter.timer.seconds))
-        if not group.is_first:
-            return None
-    resolved = describe(model)
-    results = Results(
-        task="semantic segmentation",
-        benchmark=config.benchmark.name,
-        backbone=config.model.get("preset", resolved["backbone"]),
-        metrics=metrics,
-        items=counts.counted,
-        config={**config.to_dict(), "resolved": resolved},
-        recipe=resolved["config"]["recipe"],
-        per_class=counts.per_class,
-        skipped=counts.skipped,
-        seconds={"total": seconds, "per_stage": stages},
-        measured=len(todo),
-        processes=group.count,
-        device=describe_device(model.segmenter.device),
-    )
-    results.save(evaluation.work_dir)
+        entries = check_files(config, dataset)
+        every = {item_id(entry["img_path"], root): entry for entry in entries}
+        places = {item_id(entry["img_path"], root): place for place, entry in enumerate(entries)}
+        selection = Selection.of(list(every), evaluation.limit, evaluation.images)
+        items = selection.items
+        check_ground_truth(config, model, dataset, [every[item] for item in items])
+        identity = identity_of(config, model, list(every))
+        digests = group.gather(item_digests(items, lambda item: files_of(every[item])) if group.is_first else {})[0]
+        preset = config.model.get("preset", identity["settings"]["resolved"]["backbone"])
+        parent = Path("out") / config.benchmark.name
+        work_dir = evaluation.work_dir or default_folder(parent, preset, identity, evaluation.resume)
+        if evaluation.work_dir is not None and group.is_first:
+            output_folder(work_dir, "--work-dir")
+        resumes = (evaluation.resume, group, digests, evaluation.resume_anyway)
+        with locked(work_dir, group):
+            if evaluation.resume or evaluation.resume_anyway:
+                Journal(work_dir / "journal", identity, digests, evaluation.resume_anyway).read(tells=False)
+            runner = runner_of(config, model, work_dir)
+            loop = cast(BenchmarkLoop, runner.test_loop)
+            with Journal.start(work_dir / "journal", identity, *resumes) as journal:
+                maps = work_dir / PREDICTIONS if evaluation.save_predictions else None
+                todo = set(journal.left(items))
+                if maps is not None:
+                    todo |= {item for item in items if not map_path(maps, item).is_file()}
+                left = [places[item] for item in items if item in todo]
+                loop.dataloader.sampler.indices = group.share(left)
+                loop.checked = True
+                (counts,) = loop.evaluator.metrics
+                counts.attach(journal, group, items, root, maps)
+                print_log(f"{len(items)} images, {len(items) - len(left)} done before", "current", logging.INFO)
+                start = time.perf_counter()
+                with loading(journal):
+                    metrics = runner.test()
+                seconds = max(group.gather(time.perf_counter() - start))
+            runner.visualizer.add_scalars(metrics, step=0)
+            runner.visualizer.close()
+            stages = sum_seconds(group.gather(model.segmenter.timer.seconds))
+            if not group.is_first:
+                return None
+            resolved = identity["settings"]["resolved"]
+            results = Results(
+                task="semantic segmentation",
+                benchmark=config.benchmark.name,
+                backbone=preset,
+                metrics=metrics,
+                items=counts.counted,
+                config={**config.to_dict(), "resolved": resolved},
+                recipe=resolved["config"]["recipe"],
+                per_class=counts.per_class,
+                skipped=counts.skipped,
+                seconds={"total": seconds, "per_stage": stages},
+                measured=len(left),
+                processes=group.count,
+                device=describe_device(model.segmenter.device),
+                identity=identity,
+                selection=selection.told(digests),
+                marks=marks_of(selection, evaluation.model, evaluation.cfg_options, journal.differing),
+                resumed_anyway=journal.differing,
+                started=started,
+            )
+            save(results, counts, work_dir, maps is not None)
     return results
+
+
+def runner_of(config: Config, model: TextRegionModel, work_dir: Path) -> Runner:
+    """mmengine's runner of a benchmark, with the model that is there already, which a config cannot hold."""
+    config.work_dir = str(work_dir)
+    names = ("test_dataloader", "test_cfg", "test_evaluator", "default_hooks", "custom_hooks", "visualizer")
+    names += ("log_processor", "log_level", "default_scope", "randomness", "env_cfg", "experiment_name")
+    given = {name: copy.deepcopy(config[name]) for name in names if name in config}
+    return Runner(model, str(work_dir), cfg=config, **given)
+
+
+def files_of(entry: dict) -> list[Path]:
+    """What is read for an entry of a data set."""
+    return [Path(entry["img_path"]), Path(entry["seg_map_path"])]
+
+
+def identity_of(config: Config, model: TextRegionModel, items: Sequence[str]) -> dict:
+    """Everything that decides the numbers of a benchmark. items: all its images."""
+    dataset = config.test_dataloader.dataset
+    root, configuration = Path(dataset.data_root), config.model.get("model_cfg")
+    files = {"ann_file": root / dataset.ann_file if dataset.get("ann_file") else None}
+    files["model_cfg"] = Path(configuration) if isinstance(configuration, str) else None
+    data = data_identity({"data_root": root}, items, files)
+    return run_identity(settings(config, model), data, segmenter_weights(model.segmenter))
+
+
+def save(results: Results, counts: "JournalledIoU", work_dir: Path, with_confusion: bool) -> None:
+    """results.json last, before it images.csv, image_classes.csv and, if wanted, the confusion matrix."""
+    names = counts.class_names
+    keep_other_results(work_dir, results.identity_hash, results.selection)
+    rows = (row for item, pairs in counts.pairs.items() for row in class_rows(item, pairs, names))
+    write_csv(work_dir / "image_classes.csv", rows)
+    if with_confusion:
+        save_confusion(add_up(counts.pairs.values(), len(names)), names, work_dir)
+    results.save(work_dir, [image_row(item, pairs, names) for item, pairs in counts.pairs.items()])
 
 
 def prepare(config: Config, evaluation: Evaluation, group: Processes) -> None:
     """Fill in what the run decides, and see to the data before the model is loaded."""
-    config.work_dir = str(evaluation.work_dir)
     config.experiment_name = f"{config.benchmark.name}-{uuid4().hex[:8]}"
     config.visualizer.name = config.experiment_name  # mmengine would hand out the first one of this name again
     config.model.device = group.device
@@ -159,12 +231,23 @@ def prepare(config: Config, evaluation: Evaluation, group: Processes) -> None:
 
 
 def prepare_data(config: Config) -> None:
-    """Draw the tiny world where it is asked for, check that the data are there. InputError when they are not."""
+    """Draw the tiny world where it is asked for, check that the data are there. InputError when they are not.
+
+    Scenes other than the benchmark's own lie in a folder of their own (`scenes_folder`), which becomes the data root.
+    """
     if config.benchmark.name == "tiny":
+        world = config.benchmark
+        drawn = (world.scenes, world.size, world.first_seed)
+        folder = scenes_folder(Path(config.test_dataloader.dataset.data_root), *drawn)
+        config.test_dataloader.dataset.data_root = str(folder)
+        refused = None
         if dist.is_main_process():
-            world = config.benchmark
-            draw_scenes(Path(config.test_dataloader.dataset.data_root), world.scenes, world.size, world.first_seed)
-        dist.barrier()
+            try:
+                draw_scenes(folder, *drawn)
+            except InputError as error:
+                refused = str(error)
+        if told := [one for one in dist.all_gather_object(refused) if one]:
+            raise InputError(told[0])
     check_folders(config)
 
 
@@ -191,11 +274,26 @@ def loading(journal: Journal) -> Iterator[None]:
 
 
 def settings(config: Config, model: TextRegionModel) -> dict:
-    """What decides the numbers: all of the model and data set but for places and speed."""
-    places = ("device", "mask_cache", "crops_per_batch", "clip_download_root")
-    chosen = {key: value for key, value in config.model.items() if key not in places}
+    """What decides the numbers: all of the model, benchmark and data set but for places and speed."""
+    chosen = {key: value for key, value in config.model.items() if key not in PLACES}
     dataset = {key: value for key, value in config.test_dataloader.dataset.items() if key != "data_root"}
-    return {"model": chosen, "resolved": describe(model), "dataset": dataset, "metric": config.test_evaluator}
+    told = {"model": chosen, "resolved": describe(model), "benchmark": dict(config.benchmark)}
+    return {**told, "dataset": dataset, "metric": config.test_evaluator}
+
+
+def check_ground_truth(
+    config: Config, model: TextRegionModel, dataset: BaseDataset, entries: Sequence[dict] | None = None
+) -> None:
+    """InputError for labels that do not fit the classes; entries: those that are evaluated, else all."""
+    classes, ignore = dataset.metainfo["classes"], dataset.ignore_index
+    check_labels_of_model(model.prompts.names, classes)
+    if 0 <= ignore < len(classes):
+        raise InputError(
+            f"{len(classes)} classes, and label {ignore}, which is one of them, is ignored; set ignore_index of "
+            "the data set to a value beyond, 65535 say"
+        )
+    entries = check_files(config, dataset) if entries is None else entries
+    check_label_maps(entries, classes, ignore, config.benchmark.get("prepare"))
 
 
 # ---------------------------------------------------------------------- the loop, for all of mmengine's doors
@@ -210,6 +308,7 @@ class BenchmarkLoop(TestLoop):
 
     def __init__(self, runner: Runner, dataloader: dict, evaluator: dict | Evaluator, fp16: bool = False) -> None:
         prepare_data(runner.cfg)
+        dataloader["dataset"]["data_root"] = runner.cfg.test_dataloader.dataset.data_root
         super().__init__(runner, loader_options(dataloader), evaluator, fp16)
         self.checked = False
         dataset = self.dataset
@@ -222,24 +321,11 @@ class BenchmarkLoop(TestLoop):
         """The data set, one of mmseg's."""
         return self.dataloader.dataset
 
-    def check(self, entries: Sequence[dict] | None = None) -> None:
-        """InputError for labels that do not fit the classes; entries: those that are evaluated, else all."""
-        config, dataset = self.runner.cfg, self.dataset
-        classes, ignore = dataset.metainfo["classes"], dataset.ignore_index
-        check_labels_of_model(cast(TextRegionModel, self.runner.model).prompts.names, classes)
-        if 0 <= ignore < len(classes):
-            raise InputError(
-                f"{len(classes)} classes, and label {ignore}, which is one of them, is ignored; set ignore_index of "
-                "the data set to a value beyond, 65535 say"
-            )
-        entries = check_files(config, dataset) if entries is None else entries
-        check_label_maps(entries, classes, ignore, config.benchmark.get("prepare"))
-        self.checked = True
-
     def run(self) -> dict:
-        """The metrics, after `check`."""
+        """The metrics, after `check_ground_truth`."""
         if not self.checked:
-            self.check()
+            check_ground_truth(self.runner.cfg, cast(TextRegionModel, self.runner.model), self.dataset)
+            self.checked = True
         return super().run()
 
 
@@ -317,13 +403,15 @@ class JournalledIoU(BaseMetric):
     """mIoU, mAcc, aAcc in percent from per-image counts that survive an interruption.
 
     Before the test, `attach` says where counts are kept and which images belong to the evaluation; without it (mmseg's
-    own programs) they are kept in memory and are of all images. Afterwards `per_class`, `skipped` and `counted` are
-    there. ignore: label of pixels that do not count, the data set's `ignore_index` (BenchmarkLoop sets it).
+    own programs) they are kept in memory and are of all images. Afterwards `per_class`, `skipped`, `counted` and
+    `pairs`, the counts of every measured image, are there. ignore: label of pixels that do not count, the data set's
+    `ignore_index` (BenchmarkLoop sets it).
     """
 
     per_class: dict[str, dict[str, float]]
     skipped: list[dict]
     counted: int
+    pairs: dict[str, Pairs]
 
     def __init__(self, ignore: int = 255, collect_device: str = "cpu", prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
@@ -332,11 +420,14 @@ class JournalledIoU(BaseMetric):
         self.group = Processes()
         self.items: list[str] | None = None
         self.root = Path()
+        self.maps: Path | None = None
         self.records: dict[str, dict] = {}
 
-    def attach(self, journal: Journal, group: Processes, items: list[str], root: Path) -> None:
-        """Keep counts in `journal`; evaluate `items`: image paths relative to `root`."""
-        self.journal, self.group, self.items, self.root = journal, group, items, root
+    def attach(
+        self, journal: Journal, group: Processes, items: list[str], root: Path, maps: Path | None = None
+    ) -> None:
+        """Keep counts in `journal`; evaluate `items`: image paths relative to `root`. maps: folder for label maps."""
+        self.journal, self.group, self.items, self.root, self.maps = journal, group, items, root, maps
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -359,6 +450,8 @@ class JournalledIoU(BaseMetric):
                     path = sample.get("seg_map_path", item)
                     raise InputError(f"{path}: {error}; likely cause: {cause}; images before it are kept") from error
                 record = {"pairs": pairs, "size": list(true.shape)}
+                if self.maps is not None:  # before the record: what is recorded has its map
+                    save_map(map_path(self.maps, item), prediction, len(self.class_names))
             else:
                 record = {"skipped": f"prediction of shape {prediction.shape}, label map of {true.shape}"}
             self._keep(item, record)
@@ -383,8 +476,9 @@ class JournalledIoU(BaseMetric):
         collected = self._collect()
         items = sorted(collected) if self.items is None else self.items
         records = {item: collected[item] for item in items if item in collected}
-        self.skipped = [{"id": i, "reason": one["skipped"]} for i, one in records.items() if "skipped" in one]
-        counted = [one["pairs"] for one in records.values() if "pairs" in one]
+        self.skipped = [{"id": i, "reason": one["skipped"]} for i, one in records.items() if is_skipped(one)]
+        self.pairs = {item: one["pairs"] for item, one in records.items() if not is_skipped(one)}
+        counted = list(self.pairs.values())
         self.counted = len(counted)
         summary, self.per_class = mean_iou(add_up(counted, len(self.class_names)), self.class_names)
         absent = [name for name, row in self.per_class.items() if not row["pixels"]]

@@ -5,7 +5,9 @@ Of the latter, every run is a process of its own, so one that fails, whatever th
 
 import argparse
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,18 +17,20 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from eval.journal import LAUNCHERS
-from eval.results import ROOT, nothing_measured, published_figures
-from textregion.cli.command_line import Parser, positive, run_program
+from eval.results import ROOT, nothing_measured, published_figures, resumable
+from eval.selection import DIGITS, selection_flags
+from textregion.cli.command_line import Parser, output_folder, positive, run_program
 from textregion.cli.flags import add_model_flags, add_option_flags, chosen_preset, given_options, mask_source_flag
 from textregion.errors import InputError
 from textregion.masks import automatic_sources
 from textregion.presets import find_preset
 from textregion.render import markdown_table
-from textregion.storage import write_atomically
+from textregion.storage import read_json, write_atomically
 
 BENCHMARKS = ("voc21", "context60", "coco_object", "voc20", "context59", "coco_stuff164k", "city_scapes", "ade20k")
 AVERAGE = "average8"
 CONFIGS = ROOT / "configs" / "cfg_ds"
+PATIENCE = 60  # seconds that a run has to end after Ctrl-C
 GO_ON = "the same command with --resume goes on"
 
 
@@ -35,7 +39,7 @@ def parser() -> Parser:
     made = Parser(prog="eval_semantic.py", description="Evaluate one segmentation benchmark.")
     add = made.add_argument
     add("--config", required=True, type=Path, help="of configs/cfg_ds")
-    add("--work-dir", type=Path, metavar="DIR", help="results, journal, logs (default: out/<config>/<backbone>)")
+    add("--work-dir", type=Path, metavar="DIR", help="results, journal, logs (default: out/BENCHMARK/PRESET-IDENTITY)")
     add("--draw", action="store_true", help="draw predictions through mmseg's SegVisualizationHook")
     add("--launcher", choices=LAUNCHERS, default="none", help="none, pytorch (torchrun) or slurm (srun)")
     add("--local-rank", type=int, help="given by some launchers")
@@ -57,8 +61,9 @@ def _shared_arguments(parser: Parser) -> Parser:
     group = parser.add_argument_group("the run")
     add = group.add_argument
     add("--data-root", metavar="DIR", help="where the data lie (default: $TEXTREGION_DATA, else data)")
-    add("--limit", type=positive, metavar="N", help="only the first N images of each benchmark")
-    add("--resume", action="store_true", help="go on where an interrupted run in the same work dir stopped")
+    selection_flags(add)
+    maps = "also label maps as PNG and the confusion matrix as CSV and picture"
+    add("--save-predictions", action="store_true", help=maps)
     choices = (*automatic_sources(), "ground-truth")
     mask_source_flag(group, " or ground-truth, an ablation (default: sam2)", choices=choices)
     add("--mask-cache", metavar="DIR", help="keep SAM 2's masks there and use those that are there")
@@ -92,14 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     model = _model_arguments(options)
-    from eval.semantic import Evaluation, evaluate, load_config
+    from eval.semantic import Evaluation, evaluate
 
-    config = load_config(options.config, model, options.cfg_options)
-    work_dir = options.work_dir or Path("out") / config.benchmark.name / config.model.preset.replace("/", "-")
+    logging.raiseExceptions = False  # a log on a full disk is no reason for tracebacks
     flags = {field.name: getattr(options, field.name, None) for field in fields(Evaluation)}
-    results = evaluate(Evaluation(**{**flags, "work_dir": work_dir, "model": model}))
+    with resumable():
+        results = evaluate(Evaluation(**{**flags, "model": model}))
     if results is None:
         return 0
+    work_dir = Path(results.folder or ".")
     if results.without_numbers:
         raise nothing_measured(results.skipped, work_dir)
     metrics = ", ".join(f"{name} {value:.2f}" for name, value in results.metrics.items())
@@ -107,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
     if results.skipped:
         first = results.skipped[0]
         print(f"{len(results.skipped)} images were skipped, first {first['id']}: {first['reason']}")
-    print(f"written to {work_dir / 'results.json'} and {work_dir / 'results.md'}")
+    print(f"written to {work_dir / 'results.json'}, results.md and images.csv beside it")
     return 1 if results.skipped else 0
 
 
@@ -116,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
 
 @dataclass
 class Outcome:
-    """What became of the runs. scores: {backbone: {benchmark: mIoU}}."""
+    """What became of the runs. scores: {backbone: {benchmark: mIoU}} of this call."""
 
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
@@ -155,15 +161,14 @@ def _run_all(options: argparse.Namespace) -> int:
         except InputError as error:
             print(f"skipped: {name}: {error}", flush=True)
             outcome.skipped.append(f"{name}: {error}")
-    for preset in presets:
-        for name in there:
-            _run_one(options, preset, name, outcome)
-    lines = overview(outcome.scores, f"first {options.limit} images" if options.limit else "")
-    print("\n".join(["", *lines]))
-    told = [f"- skipped: {line}" for line in outcome.skipped] + [f"- failed: {line}" for line in outcome.failed]
-    write_atomically(options.work_dir / "table.md", "\n".join([*lines, "", *told, ""]).encode())
-    content = {"mIoU": outcome.scores, "skipped": outcome.skipped, "failed": outcome.failed}
-    write_atomically(options.work_dir / "table.json", json.dumps(content, indent=1).encode())
+    output_folder(options.work_dir, "--work-dir")
+    with resumable():
+        try:
+            for preset in presets:
+                for name in there:
+                    _run_one(options, preset, name, outcome)
+        finally:  # also after Ctrl-C: what is finished is in the table
+            save_table(options.work_dir, outcome)
     for line in outcome.failed:
         print(f"failed: {line}", file=sys.stderr)
     if outcome.failed:
@@ -178,19 +183,47 @@ def _config_of(benchmark: str) -> Path:
 
 
 def _run_one(options: argparse.Namespace, preset: str, name: str, outcome: Outcome) -> None:
+    """One run in a process of its own; what it prints goes to the end of run.log.
+
+    Nothing that is there is touched here: the run itself sees to what an earlier one left.
+    """
     work_dir = options.work_dir / preset.replace("/", "-") / name
     path, results = work_dir / "run.log", work_dir / "results.json"
     print(f"running: {name}, {preset} (log: {path})", flush=True)
     work_dir.mkdir(parents=True, exist_ok=True)
-    results.unlink(missing_ok=True)  # so that an old result is not taken for this run's
-    with path.open("w") as log:
-        code = subprocess.run(_command(options, preset, name, work_dir), stdout=log, stderr=log, check=False).returncode
+    before = _stamp(results)
+    with path.open("ab") as log:
+        start = log.tell()
+        code = _wait(subprocess.Popen(_command(options, preset, name, work_dir), stdout=log, stderr=log))
     if code:
-        lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        said = path.read_bytes()[start:].decode(errors="replace")
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("error: ")]
         outcome.failed.append(f"{name}, {preset}: {(errors or lines or ['no output'])[-1]} (exit code {code})")
-    if results.exists() and (score := json.loads(results.read_text())["metrics"]["mIoU"]) is not None:
+    if _stamp(results) != before and (score := json.loads(results.read_text())["metrics"]["mIoU"]) is not None:
         outcome.scores.setdefault(preset, {})[name] = score
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """By which a file that was written anew is known."""
+    if not path.exists():
+        return None
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def _wait(process: subprocess.Popen) -> int:
+    """The exit code. After Ctrl-C, which the run got as well or gets now, it has time to end by itself."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
 
 
 def _command(options: argparse.Namespace, preset: str, benchmark: str, work_dir: Path) -> list[str]:
@@ -200,25 +233,87 @@ def _command(options: argparse.Namespace, preset: str, benchmark: str, work_dir:
         launcher = ["--launcher", "pytorch"]
     made = [sys.executable, *torchrun, str(ROOT / "eval_semantic.py"), "--config", str(_config_of(benchmark))]
     made += ["--work-dir", str(work_dir), "--preset", preset]
-    for flag, value in {**_model_arguments(options), "limit": options.limit, "device": options.device}.items():
+    own = {"limit": options.limit, "images": options.images, "device": options.device}
+    for flag, value in {**_model_arguments(options), **own}.items():
         if flag == "random_weights":
             made += [f"--{flag}"]
         elif flag == "global_patch_threshold" and value is None:
             made += ["--remove_global_patch", "False"]
         elif flag != "preset" and value is not None:
             made += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
-    made += ["--resume"] * options.resume
+    made += [f"--{name}" for name in ("resume", "resume_anyway", "save_predictions") if getattr(options, name)]
     pairs = [f"{key}={value}" for key, value in options.cfg_options.items()]
     return [*made, *launcher, *(["--cfg-options", *pairs] if pairs else [])]
 
 
-def overview(scores: Mapping[str, Mapping[str, float]], note: str = "") -> list[str]:
+def save_table(work_dir: Path, outcome: Outcome) -> None:
+    """Print the table of all that was measured in this folder, in this call and before; table.md and table.json.
+
+    A row that was measured before stays, also when its run's folder has other results by now.
+    """
+    path = work_dir / "table.json"
+    rows: dict[str, dict] = {}
+    if path.is_file():
+        told = read_json(path, "a table of eval_all_semantic.py")
+        rows = {_row_key(row): row for row in (told.get("rows", []) if isinstance(told, dict) else [])}
+    for found in sorted(work_dir.glob("*/*/results.json")):
+        if (row := table_row(found)) is not None:
+            rows[_row_key(row)] = row
+    listed = list(rows.values())
+    lines = table_lines(listed)
+    print("\n".join(["", *lines]))
+    told = [f"- skipped: {line}" for line in outcome.skipped] + [f"- failed: {line}" for line in outcome.failed]
+    write_atomically(work_dir / "table.md", "\n".join([*lines, "", *told, ""]).encode())
+    content = {"mIoU": outcome.scores, "skipped": outcome.skipped, "failed": outcome.failed, "rows": listed}
+    write_atomically(path, json.dumps(content, indent=1).encode())
+
+
+def _row_key(row: Mapping) -> str:
+    return json.dumps([row["preset"], row["benchmark"], row["identity"], row["selection"]])
+
+
+def table_row(path: Path) -> dict | None:
+    """What the table keeps of a run: its score and everything that it must say of it. None for one without a score."""
+    told = read_json(path, "results of a run")
+    try:
+        if (score := told["metrics"]["mIoU"]) is None:
+            return None
+        names = ("items", "marks", "finished")
+        code = f"{(told['commit']['hash'] or 'unknown')[:DIGITS]}{'+' * bool(told['commit']['changed'])}"
+        own = {"identity": told["identity_hash"], "selection": told["selection"]["content"], "code": code}
+        own |= {"skipped": len(told["skipped"]), **{name: told[name] for name in names}}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not the results of a segmentation ({error}); move it elsewhere") from error
+    # The folder's name is the benchmark's file; published configs of other names keep apart.
+    return {"preset": told["backbone"], "benchmark": path.parent.name, "mIoU": score, **own}
+
+
+def table_lines(rows: Sequence[Mapping]) -> list[str]:
+    """Markdown: the overview, in which runs of one preset, marks and code share a row, then every run's identity.
+
+    Where there are several of these for one benchmark, the latest is in the overview.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    codes = {row["code"] for row in rows}
+    for row in sorted(rows, key=lambda row: row["finished"]):
+        notes = [*row["marks"], *([f"code {row['code']}"] if len(codes) > 1 else [])]
+        name = f"{row['preset']} ({', '.join(notes)})" if notes else row["preset"]
+        scores.setdefault(name, {})[row["benchmark"]] = row["mIoU"]
+    columns = ["backbone", "benchmark", "mIoU", "images", "skipped", "not as published", "identity", "code", "finished"]
+    cells = []
+    for row in rows:
+        measured = [f"{row['mIoU']:.2f}", str(row["items"]), str(row["skipped"]), ", ".join(row["marks"])]
+        cells.append([row["preset"], row["benchmark"], *measured, row["identity"], row["code"], row["finished"]])
+    return [*overview(scores), *(["", *markdown_table(columns, cells)] if cells else [])]
+
+
+def overview(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Markdown lines: a row per backbone of ours, then published figures, which are marked.
 
-    scores: {backbone: {benchmark: mIoU in percent}}. Columns: the eight benchmarks, any others, the average of
-    the eight where all are there. note: said in our rows' names, e.g. "first 10 images".
+    scores: {name of the row: {benchmark: mIoU in percent}}. Columns: the eight benchmarks, any others, the average of
+    the eight where all are there.
     """
-    rows = {f"{name} ({note})" if note else name: dict(row) for name, row in scores.items()}
+    rows = {name: dict(row) for name, row in scores.items()}
     others = sorted({name for row in rows.values() for name in row} - set(BENCHMARKS))
     for row in rows.values():
         if set(BENCHMARKS) <= set(row):

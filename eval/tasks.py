@@ -35,6 +35,7 @@ from eval.results import (
     figure,
     nothing_measured,
     now,
+    resumable,
     skipped_line,
     sum_seconds,
 )
@@ -396,15 +397,6 @@ def run_task(
         return int(results.items < results.selection["count"])
 
     return run_program(body, GO_ON)
-
-
-@contextmanager
-def resumable() -> Iterator[None]:
-    """What goes wrong with the disk in the body (full, lost) is one line that says how to go on."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{error}; put that right, then go on with --resume: finished images are kept") from error
 
 
 # ---------------------------------------------------------------------- small things that tasks need

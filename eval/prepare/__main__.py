@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval.prepare.converters import ade20k, city_scapes, coco_object, coco_stuff164k, pascal_context, tiny, voc
-from textregion.cli.command_line import Parser
+from textregion.cli.command_line import Parser, run_program
 from textregion.errors import InputError
 
 EVERY = (voc, ade20k, city_scapes, coco_stuff164k, coco_object, pascal_context, tiny)
@@ -24,14 +24,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         print(f"error: got {unknown[0]!r}, expected one of {', '.join(CONVERTERS)}", file=sys.stderr)
         return 2
-    failed = 0
-    for name in options.names or CONVERTERS:
-        try:
-            print(f"{name}: {CONVERTERS[name](options.data_root)}", flush=True)
-        except (InputError, OSError) as error:
-            print(f"error: {name}: {error}", file=sys.stderr)
-            failed += 1
-    return 2 if failed else 0
+
+    def body() -> int:
+        failed = 0
+        for name in options.names or CONVERTERS:
+            try:
+                print(f"{name}: {CONVERTERS[name](options.data_root)}", flush=True)
+            except (InputError, OSError) as error:
+                print(f"error: {name}: {error}", file=sys.stderr)
+                failed += 1
+        return 2 if failed else 0
+
+    return run_program(body, "the same command makes what is missing")
 
 
 if __name__ == "__main__":

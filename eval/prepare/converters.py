@@ -42,6 +42,8 @@ CONTEXT_CATEGORIES = (
     347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )
 # fmt: on
+SCENES = (40, 256)  # of the benchmark: how many, side in pixels
+SHOWN = 3  # names that a message lists
 FIRST_SEED = 900_000  # scenes of the tiny world no training has seen
 LabelMap = UInt8[np.ndarray, "H W"]
 
@@ -176,21 +178,75 @@ def check_order(categories: list[dict]) -> None:
 
 def tiny(root: Path) -> str:
     """40 scenes of the tiny world of 256 x 256 pixels, in mmseg's on-disk layout: {images,annotations}/val/*.png."""
-    return f"{draw_scenes(root / 'tiny_world', 40, 256)} scenes drawn"
+    return f"{draw_scenes(scenes_folder(root / 'tiny_world', *SCENES), *SCENES)} scenes drawn"
+
+
+def scenes_folder(folder: Path, count: int, size: int, first_seed: int = FIRST_SEED) -> Path:
+    """Where such scenes lie: the folder itself for the 40 of the benchmark, else its name with what decides them."""
+    if (count, size, first_seed) == (*SCENES, FIRST_SEED):
+        return folder
+    ending = f"-{count}x{size}-from{first_seed}"
+    return folder if folder.name.endswith(ending) else folder.with_name(f"{folder.name}{ending}")
 
 
 def draw_scenes(folder: Path, count: int, size: int, first_seed: int = FIRST_SEED) -> int:
-    """Draw what is not there yet; returns how many are new. Pixel value of a label map = index of CLASS_NAMES."""
+    """Draw what is not there yet; returns how many are new. Pixel value of a label map = index of CLASS_NAMES.
+
+    InputError when there are other files than these scenes', which would be measured with them, or scenes of another
+    size.
+    """
+    seeds = range(first_seed, first_seed + count)
+    for kind in ("images", "annotations"):
+        no_others(folder / kind / "val", {f"{seed}.png" for seed in seeds})
     new = 0
-    for seed in tqdm(range(first_seed, first_seed + count), "drawing scenes", disable=None, leave=False):
+    for seed in tqdm(seeds, "drawing scenes", disable=None, leave=False):
         image_path, map_path = (folder / kind / "val" / f"{seed}.png" for kind in ("images", "annotations"))
         if image_path.exists() and map_path.exists():
+            if (found := _image_size(image_path) or (size, size)) != (size, size):
+                told = f"{image_path} is a scene of {found[0]} x {found[1]} pixels, expected {size} x {size}"
+                raise InputError(f"{told}; move {folder} elsewhere, so that it is drawn anew")
             continue
         scene = draw_scene(seed, size)
         write_image(map_path, scene.class_map.astype(np.uint8))
         write_image(image_path, scene.image)
         new += 1
     return new
+
+
+def _image_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) by the file's header; None when that cannot be read, which is told where the image is used."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return None
+
+
+def no_others(folder: Path, names: set[str], remedy: str = "") -> None:
+    """InputError when a folder of drawn data holds a visible file or folder that is none of `names`."""
+    there = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+    if others := sorted(there - names):
+        shown = ", ".join(others[:SHOWN]) + ", …" * (len(others) > SHOWN)
+        remedy = remedy or "move them elsewhere"
+        raise InputError(f"{folder} holds {len(others)} files too many ({shown}), which were not drawn here; {remedy}")
+
+
+def claim(folder: Path, drawn: Mapping[str, object]) -> None:
+    """Write drawn.json, which says what decides the data drawn into a folder.
+
+    InputError when it says something else, or is not there but other files are: nothing is mixed or overwritten.
+    """
+    path, told = folder / "drawn.json", json.loads(json.dumps(drawn))
+    if path.is_file():
+        before = read_json(path, "what a folder of drawn data was drawn with")
+        if before != told:
+            changed = [name for name in told if not isinstance(before, dict) or before.get(name) != told[name]]
+            was = before.get(changed[0]) if isinstance(before, dict) and changed else before
+            now = f"{changed[0]} {was!r}, got {told[changed[0]]!r}" if changed else f"{was!r}"
+            raise InputError(f"{folder} was drawn with {now}; give another --output, or the same options")
+        return
+    no_others(folder, set(), "give another --output")
+    write_json(path, told)
 
 
 # ---------------------------------------------------------------------- what the converters share

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from eval.prepare.converters import objects, tight_box, write_image, write_json
+from eval.prepare.converters import claim, no_others, objects, tight_box, write_image, write_json
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.render import to_rle
 from textregion.tiny.painting import COLOURS, SHAPES
@@ -84,9 +84,14 @@ def write_tiny_lvis(
     """Both splits below `folder`. As in LVIS, the val file's categories carry the training split's counts.
 
     scenes, train_scenes: how many of each split (train: as many as val when None). names: "colours" or "objects".
-    seed: 0 or more, shifts to other scenes.
+    seed: 0 or more, shifts to other scenes. InputError for a folder that holds others, or other files.
     """
-    train = write_split(folder, "train", train_scenes or scenes, names, seed)
+    counts = {"train": train_scenes or scenes, "val": scenes}
+    claim(folder, {"scenes": scenes, "train_scenes": counts["train"], "names": names, "seed": seed})
+    for split, count in counts.items():
+        first = FIRST_SEEDS[split] + seed
+        no_others(folder / "images" / split, {f"{number:012d}.png" for number in range(first, first + count)})
+    train = write_split(folder, "train", counts["train"], names, seed)
     val = write_split(folder, "val", scenes, names, seed)
     groups = frequencies([category["image_count"] for category in train["categories"]])
     for category, group in zip(train["categories"], groups, strict=True):
@@ -100,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     parser = Parser(prog="python -m eval.prepare.tiny_lvis", description="Draw the tiny world as LVIS-style data.")
     add = parser.add_argument
-    add("--output", type=Path, default=Path("data/tiny_lvis"), metavar="DIR", help="data/tiny_lvis")
+    add("--output", type=Path, metavar="DIR", help="default data/tiny_lvis, with other options their values behind it")
     add("--scenes", type=positive, default=40, metavar="N", help="images of val (default 40)")
     add("--train-scenes", type=positive, metavar="N", help="images of train (default: as many as val)")
     said = '"colours" (red shape, …: 9; default) or "objects" (red star, …: 90; the tiny models hardly know shapes)'
@@ -111,11 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"got --seed {options.seed}, expected 0 to 99999")
 
     def body() -> None:
-        write_tiny_lvis(options.output, options.scenes, options.train_scenes, options.names, options.seed)
         train = options.train_scenes or options.scenes
-        print(f"{train} scenes for training and {options.scenes} for evaluation written to {options.output}")
+        decides = (options.scenes, train, options.names, options.seed)
+        plain = decides == (40, 40, "colours", 0)
+        output = options.output or Path("data") / "-".join(["tiny_lvis", *map(str, () if plain else decides)])
+        write_tiny_lvis(output, options.scenes, train, options.names, options.seed)
+        print(f"{train} scenes for training and {options.scenes} for evaluation written to {output}")
 
-    return run_program(body)
+    return run_program(body, "the same command draws what is missing")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from eval.prepare.converters import objects, tight_box, write_image, write_json
+from eval.prepare.converters import claim, no_others, objects, tight_box, write_image, write_json
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.storage import write_atomically
 from textregion.tiny.scenes import Scene, draw_scene
@@ -29,6 +29,9 @@ def write_referring(folder: Path, scenes: int, size: int = 256) -> None:
     Each split asks for every object of its scenes in two sentences. Detections: every object's box, its sides
     moved by up to 6 %, and as many boxes elsewhere.
     """
+    claim(folder, {"scenes": scenes, "size": size})
+    every = [seed for start, _ in enumerate(REFERRING_SPLITS) for seed in _seeds(FIRST_SEED + start, scenes)]
+    no_others(folder / "images", {f"COCO_train2014_{seed:012d}.jpg" for seed in every})
     for start, split in enumerate(REFERRING_SPLITS):
         lines, detections = [], {}
         for seed, scene in _scenes(FIRST_SEED + start, scenes, size, split):
@@ -40,9 +43,13 @@ def write_referring(folder: Path, scenes: int, size: int = 256) -> None:
         write_json(folder / f"{split.rsplit('_', 1)[0]}_dets_dict.json", as_rows if start else detections)
 
 
+def _seeds(first: int, count: int) -> range:
+    return range(first, first + 2 * count, 2)
+
+
 def _scenes(first: int, count: int, size: int, title: str) -> Iterator[tuple[int, Scene]]:
     """Every second seed with its scene: a split's, which shares none with the other split."""
-    for seed in tqdm(range(first, first + 2 * count, 2), f"drawing {title}", disable=None):
+    for seed in tqdm(_seeds(first, count), f"drawing {title}", disable=None):
         yield seed, draw_scene(seed, size, OBJECTS, distinct_colours=True)
 
 
@@ -72,7 +79,12 @@ def write_reasoning(folder: Path, answers: Path, scenes: int, size: int = 256) -
 
     Even scenes have a short question, odd ones a long one. Every third has a patch that does not count.
     """
+    for place in (folder, answers):
+        claim(place, {"scenes": scenes, "size": size})
     for start, split in enumerate(("val", "test")):
+        seeds = _seeds(FIRST_SEED + 1000 + start, scenes)
+        no_others(folder / split, {f"{seed}.{ending}" for seed in seeds for ending in ("jpg", "json")})
+        no_others(answers / split, {f"{seed}.json" for seed in seeds})
         pairs = _scenes(FIRST_SEED + 1000 + start, scenes, size, f"ReasonSeg {split}")
         for number, (seed, scene) in enumerate(pairs):
             name, polygons = _target(scene)
@@ -103,16 +115,19 @@ def _target(scene: Scene) -> tuple[str, list[list[list[int]]]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     parser = Parser(prog="python -m eval.prepare.tiny_tasks", description="Draw the tiny world as both tasks' data.")
-    parser.add_argument("--output", type=Path, default=Path("data/tiny_tasks"), metavar="DIR", help="data/tiny_tasks")
+    where = "default data/tiny_tasks, of another number of scenes data/tiny_tasks-N"
+    parser.add_argument("--output", type=Path, metavar="DIR", help=where)
     parser.add_argument("--scenes", type=positive, default=12, metavar="N", help="per split (default 12)")
     options = parser.parse_args(arguments)
 
     def body() -> None:
-        write_referring(options.output / "referring", options.scenes)
-        write_reasoning(options.output / "reasoning", options.output / "answers", options.scenes)
-        print(f"2 x {options.scenes} scenes for each task written to {options.output}")
+        scenes = options.scenes
+        output = options.output or Path(f"data/tiny_tasks{f'-{scenes}' * (scenes != 12)}")
+        write_referring(output / "referring", scenes)
+        write_reasoning(output / "reasoning", output / "answers", scenes)
+        print(f"2 x {scenes} scenes for each task written to {output}")
 
-    return run_program(body)
+    return run_program(body, "the same command draws all anew")
 
 
 if __name__ == "__main__":

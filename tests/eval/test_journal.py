@@ -127,7 +127,10 @@ def test_a_second_run_is_refused_and_kill_9_frees_the_folder(tmp_path):
     holder = subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == f"held {holder.pid}\n"
-    with pytest.raises(InputError, match=f"at work: process {holder.pid} on .* another --work-dir"), locked(tmp_path / "run"):
+    with (
+        pytest.raises(InputError, match=f"at work: process {holder.pid} on .* another --work-dir"),
+        locked(tmp_path / "run"),
+    ):
         pass
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
