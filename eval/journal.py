@@ -7,22 +7,15 @@ A journal is a folder of JSON-lines files. Every process of every run appends to
 on disk (flushed, fsynced) before the next item begins. After kill -9 at most the item in flight is lost. Every line
 has a checksum and says to which identity it belongs: one that is damaged costs its item alone, which is done again. Any
 number of processes may resume what any other number began.
-
-A run holds a lock on its folder, so that no second one writes there: the kernel's own (flock), which is gone when the
-process is, however it ended. On a network drive it holds between machines where the drive supports that (NFS does,
-unless it is mounted with nolock); where a drive knows no locks at all, a warning says so and the run goes on.
 """
 
-import errno
-import fcntl
 import json
 import os
-import socket
 import subprocess
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -33,15 +26,13 @@ import torch
 from mmengine import dist
 from torch import distributed
 
-from eval.results import RUN_FILES, set_run_aside
+from eval.run_folder import RUN_FILES, differences, held, set_run_aside
 from textregion.config import fingerprint
 from textregion.errors import InputError, one_of
 from textregion.storage import flush_to_disk
 
 Item = TypeVar("Item")
 LAUNCHERS = ("none", "pytorch", "slurm")
-LOCK = "run.lock"
-NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 PATIENCE = timedelta(days=2)  # the slowest process decides; a dead one is ended by its launcher
 
 
@@ -140,57 +131,16 @@ def locked(folder: str | Path, group: Processes | None = None) -> Iterator[None]
     InputError, in each of them, when another run holds it or it cannot be written.
     """
     group = group or Processes()
-    held, refused = (None, None)
-    if group.is_first:
-        try:
-            held = _lock(Path(folder))
-        except InputError as error:
-            refused = str(error)
-    try:
+    with ExitStack() as stack:
+        refused = None
+        if group.is_first:
+            try:
+                stack.enter_context(held(folder))
+            except InputError as error:
+                refused = str(error)
         if told := [one for one in group.gather(refused) if one]:
             raise InputError(told[0])
         yield
-    finally:
-        if held is not None:
-            _LOCKS.discard(held)
-            os.close(held)
-
-
-_LOCKS: set[int] = set()  # handles that this process holds
-
-
-def _close_in_child() -> None:
-    """A worker that loads images must not go on holding the lock of a run that was killed."""
-    while _LOCKS:
-        os.close(_LOCKS.pop())
-
-
-os.register_at_fork(after_in_child=_close_in_child)
-
-
-def _lock(folder: Path) -> int:
-    """The handle of the locked file."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot write to {folder} ({error}); choose another --work-dir") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with suppress(OSError):  # only to tell others; a full disk must not stop a run that has room to resume
-            os.truncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-    except BlockingIOError as error:
-        owner = os.read(handle, 200).decode(errors="replace") or "another process"
-        os.close(handle)
-        raise InputError(f"{folder} is at work: {owner} holds it; wait for it, or give another --work-dir") from error
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            os.close(handle)
-            raise InputError(f"cannot lock {folder / LOCK} ({error}); choose another --work-dir") from error
-        warnings.warn(f"{folder} cannot be locked ({error.strerror}): let no second run write there", stacklevel=4)
-    _LOCKS.add(handle)
-    return handle
 
 
 # ---------------------------------------------------------------------- the journal
@@ -369,14 +319,3 @@ class Journal(AbstractContextManager):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def differences(old: object, new: object, name: str = "") -> list[str]:
-    """Where two JSON-able settings differ: ["model.scale: was [3, 2], now [6, 4]", …]."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted({*old, *new})
-        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
-    if old == new:
-        return []
-    was, now = (text if len(text) <= 60 else text[:57] + "..." for text in map(_canonical, (old, new)))
-    return [f"{name}: was {was}, now {now}"]

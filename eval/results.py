@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from eval.run_folder import keep_other_results
 from textregion.config import fingerprint
 from textregion.errors import InputError
 from textregion.render import markdown_table
@@ -26,9 +26,6 @@ from textregion.runtime import package_versions, resolve_device
 from textregion.storage import write_atomically
 from textregion.yaml_files import read_yaml
 
-# What a run leaves in its folder: set aside together when another begins there.
-RUN_FILES = ("results.json", "results.md", "images.csv", "image_classes.csv", "predictions", "predictions.jsonl")
-RUN_FILES += ("coco_results.json", "confusion.csv", "confusion_counts.csv", "confusion.png", "right.png", "wrong.png")
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SCORED = "left out of the score"
 WRONG = "scored as wrong"
@@ -159,35 +156,6 @@ def figure(value: float) -> str:
     return "–" if value != value else f"{value:.2f}"
 
 
-def set_run_aside(folder: Path, names: Sequence[str] = ("journal", *RUN_FILES)) -> str | None:
-    """Rename what an earlier run left, all to one free `<name>.old-N`; that ending, None where nothing was."""
-    there = [name for name in names if (folder / name).exists()]
-    if not there:
-        return None
-    endings = (f".old-{number}" for number in count(1))
-    ending = next(one for one in endings if not any((folder / f"{name}{one}").exists() for name in names))
-    for name in there:
-        (folder / name).rename(folder / f"{name}{ending}")
-    return ending
-
-
-def keep_other_results(folder: Path, identity_hash: str, selection: Mapping[str, Any]) -> None:
-    """Set aside the results that are there when they are of another identity or of other images.
-
-    Not the label maps: they are an image's own.
-    """
-    path = folder / "results.json"
-    if not path.is_file():
-        return
-    try:
-        there = json.loads(path.read_text())
-        same = there["identity_hash"] == identity_hash and there["selection"] == json.loads(json.dumps(selection))
-    except (ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        set_run_aside(folder, [name for name in RUN_FILES if name != "predictions"])
-
-
 def now() -> str:
     """The date in UTC, to the second, as ISO 8601 has it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -277,7 +245,7 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{error}; put that right, then go on with --resume: finished images are kept") from error
+        raise InputError(f"{error}; put that right, then go on with --resume: what is finished is kept") from error
 
 
 def nothing_measured(skipped: Sequence[Mapping[str, str]], work_dir: str | Path) -> InputError:

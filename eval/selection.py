@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from eval.identity import PLACES
-from eval.journal import differences
+from eval.run_folder import differences
 from textregion.cli.command_line import positive
 from textregion.config import fingerprint
 from textregion.errors import InputError

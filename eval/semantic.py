@@ -42,7 +42,8 @@ from eval.mm import DATASETS, LOOPS, METRICS, MODELS
 from eval.model import TextRegionModel, describe
 from eval.predictions import PREDICTIONS, class_rows, image_row, map_path, save_confusion, save_map
 from eval.prepare.converters import draw_scenes, scenes_folder
-from eval.results import Results, describe_device, keep_other_results, now, sum_seconds, write_csv
+from eval.results import Results, describe_device, now, sum_seconds, write_csv
+from eval.run_folder import keep_other_results
 from eval.selection import Selection, default_folder, marks_of
 from textregion.cli.command_line import output_folder
 from textregion.errors import InputError, first_line

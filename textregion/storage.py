@@ -192,6 +192,18 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     return tensors, meta
 
 
+def load_meta(path: str | Path, kind: str) -> dict:
+    """What `save_tensors` wrote beside the tensors, without reading these. InputError as of `load_tensors`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get("textregion", "{}"))
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path} is not a readable {kind} file ({first_line(error)}); save it again") from error
+    if not isinstance(meta, dict) or meta.pop("kind", None) != kind:
+        raise InputError(f"{path} holds something else than a {kind} file written by its save()")
+    return meta
+
+
 @contextmanager
 def complete(path: str | Path, kind: str) -> Iterator[None]:
     """InputError when something is missing from, or too much in, what `load_tensors` read."""

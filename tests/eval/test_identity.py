@@ -14,7 +14,7 @@ from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator, SlicMasks
 from textregion.segmenter import TextRegionSegmenter
 
-SPEED = ("model", "points_per_batch", "compile")  # of mask sources: how they work, not what they find
+SPEED = ("model", "points_per_batch")  # of mask sources: how they work, not what they find
 
 
 def another(option: Field) -> object:
@@ -31,7 +31,7 @@ def another(option: Field) -> object:
 
 
 CONFIG = {option.name: another(option) for option in fields(SegmenterConfig)}
-MASKS = {f.name: another(f) for f in fields(Sam2MaskGenerator) if f.name not in (*SPEED, "dtype")}
+MASKS = {f.name: another(f) for f in fields(Sam2MaskGenerator) if f.name not in (*SPEED, "dtype", "compile")}
 
 
 @pytest.fixture

@@ -21,11 +21,11 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from textregion.errors import InputError
+from textregion.errors import InputError, out_of_memory
 from textregion.image_names import id_key, whole_id
 from textregion.images import load_image
 from textregion.regionspot.model import RegionSpot
-from textregion.storage import complete, file_hash, load_tensors, read_json, save_tensors
+from textregion.storage import complete, file_hash, load_meta, load_tensors, read_json, save_tensors
 
 EXPECTED = "a COCO-format file with images, annotations and categories"
 CROWD_FLAGS = ("iscrowd", "is_group_of")  # boxes around many things at once (COCO, Objects365; OpenImages)
@@ -274,6 +274,8 @@ class TokenCache:
             if self.keep_maps:
                 tensors["clip_map"] = self.model.clip_map(pixels).half()
         except (InputError, OSError) as error:
+            if out_of_memory(error):  # says nothing about the image
+                raise
             logger.warning("%s: image %s is left out: %s", self.dataset.name, image.id, error)
             path.unlink(missing_ok=True)  # an older one would be taken for good
             return "unusable"
@@ -290,6 +292,10 @@ class TokenCache:
         if not found:
             raise InputError(f"{self.dataset.name}: none of its {len(images)} images could be used; see the log")
         return found
+
+    def sources(self) -> dict[str, str]:
+        """{image's id: hash of the file that its tokens were made from}, of the usable images."""
+        return {str(image.id): load_meta(self.path(image), KIND).get("source", "") for image in self.usable()}
 
     def _models(self) -> dict[str, str | int | bool]:
         model, sam = self.model, {"sam": self.model.box_tokens.name, "prompt": PROMPT}

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
@@ -13,17 +14,22 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float32
-from torch import Tensor
+from torch import Tensor, nn
 
+from eval.identity import code_identity, state_hash
+from eval.results import resumable
+from eval.run_folder import held
 from textregion.backbones import Backbone
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
 from textregion.cli.flags import add_model_flags, chosen_preset, given_options
+from textregion.config import fingerprint
 from textregion.errors import InputError, needs, one_of
 from textregion.regionspot.box_tokens import Sam1BoxTokens, Sam2BoxTokens, load_sam1
 from textregion.regionspot.loading import load_head, save_head
 from textregion.regionspot.model import RegionSpot, RegionSpotHead, check_backbone, encode_names, map_width
+from textregion.runtime import package_versions
 from textregion.segmenter import TextRegionSegmenter
-from textregion.storage import load_tensors, save_tensors
+from textregion.storage import file_hash, load_tensors, save_tensors
 from textregion.text import model_fingerprint
 from utils.regionspot.compare import score
 from utils.regionspot.data import TokenCache, parse_data, read_dataset
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 PRESET = "clip-vit-b16"
+HEAD = "head.safetensors"
 PATIENCE = timedelta(days=2)  # processes wait for the slowest one's share of the cache
 TEXT_KIND = "RegionSpotNames"
 CHANGEABLE = ("save_every", "keep", "log_every")  # what a run may change when it goes on
@@ -84,6 +91,8 @@ def make_parser() -> Parser:
     add("--half", action="store_true", help="store the head as float16, half the size")
     add = parser.add_argument_group("training").add_argument
     add("--resume", action="store_true", help="go on exactly from the last checkpoint in --output")
+    anyway = "as --resume, though that checkpoint is of another identity: the head will tell"
+    add("--resume-anyway", action="store_true", help=anyway)
     for field in fields(Plan):
         flag = "--lr" if field.name == "learning_rate" else f"--{field.name.replace('_', '-')}"
         kind = {"action": "store_true"} if field.type is bool else {"type": field.type}
@@ -116,7 +125,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
     if plan.published_augmentation:
         line = "SAM's tokens are those of the unchanged image and no longer fit the one CLIP sees"
         warnings.warn(f"--published-augmentation: {line}", stacklevel=2)
-    if checkpoints(options.output) and not options.resume:
+    options.resume = options.resume or options.resume_anyway
+    there = checkpoints(options.output) or (options.output / HEAD).is_file()
+    if there and not options.resume:
         raise InputError(f"{options.output} holds a run; go on with --resume or choose another --output")
     return plan
 
@@ -174,11 +185,31 @@ def name_vectors(folder: Path, backbone: Backbone, names: Sequence[str]) -> Floa
     return text
 
 
-def settings_of(model: RegionSpot, caches: Sequence[TokenCache], init: Path | None, plan: Plan) -> dict:
-    """What decides the course of a training: a run goes on only with the same."""
-    head = model.head
+def settings_of(
+    model: RegionSpot, caches: Sequence[TokenCache], options: argparse.Namespace, plan: Plan, processes: int
+) -> dict:
+    """The identity of a training, everything that decides its course: a run goes on only with the same.
+
+    Annotations, images and weights by their content, wherever they lie.
+    """
+    head, init = model.head, options.init
+    data = {}
+    for cache, (annotations, _) in zip(caches, parse_data(options.data).values(), strict=True):
+        data[cache.dataset.name] = {
+            "annotations": file_hash(annotations),
+            "images": fingerprint(cache.sources()),
+            "usable": len(cache.usable()),
+            "names": fingerprint({"names": list(cache.dataset.names)}),
+        }
+    sams = {name: state_hash(part) for name, part in vars(model.box_tokens).items() if isinstance(part, nn.Module)}
+    weights = {"clip": state_hash(model.backbone.model), "words": model_fingerprint(model.backbone), **sams}
     return {
-        "data": [[cache.dataset.name, len(cache.usable()), len(cache.dataset.names)] for cache in caches],
+        "data": data,
+        "weights": weights,
+        "device": model.backbone.device.type,
+        "processes": processes,
+        "code": code_identity(),
+        "versions": package_versions(),
         "clip": model.backbone.name,
         "sam": model.box_tokens.name,
         "side": model.side,
@@ -187,39 +218,65 @@ def settings_of(model: RegionSpot, caches: Sequence[TokenCache], init: Path | No
         "use_class_token": head.use_class_token,
         "hidden": head.decoder.layers[0].linear1.out_features,
         "layers": len(head.decoder.layers),
-        "init": str(init) if init else None,
+        "init": file_hash(init) if init else None,
         **{name: value for name, value in asdict(plan).items() if name not in CHANGEABLE},
     }
+
+
+def hold(accelerator: "Accelerator", folder: Path, stack: ExitStack) -> None:
+    """Lock the folder of the training, in all processes together. InputError when another one holds it."""
+    from accelerate.utils import gather_object
+
+    refused = ""
+    if accelerator.is_main_process:
+        try:
+            stack.enter_context(held(folder, "--output"))
+        except InputError as error:
+            refused = str(error)
+    if told := [one for one in gather_object([refused]) if one]:
+        raise InputError(told[0])
 
 
 def train(options: argparse.Namespace) -> None:
     """The whole program: caches, training, head, curve, scores. InputError for bad input."""
     with needs("training", layer="eval"):
-        import accelerate
+        import accelerate  # noqa: F401
     plan = plan_of(options)
     options.cache = options.cache or options.output / "cache"
     output_folder(options.output)
+    with resumable(), ExitStack() as stack:
+        _train(options, plan, stack)
+
+
+def _train(options: argparse.Namespace, plan: Plan, stack: ExitStack) -> None:
+    """As `train`, its folder held by the stack for as long as it works."""
+    import accelerate
+
     handlers = [accelerate.InitProcessGroupKwargs(timeout=PATIENCE)]
     on_cpu = options.device == "cpu"
     accelerator = accelerate.Accelerator(cpu=on_cpu, mixed_precision=plan.precision, kwargs_handlers=handlers)
     process, processes = accelerator.process_index, accelerator.num_processes
     if plan.batch < processes:
         raise InputError(f"got --batch {plan.batch} for {processes} processes, expected one each")
+    hold(accelerator, options.output, stack)
     torch.manual_seed(plan.seed)  # the same starting values in every process
     model = make_model(options, plan.dropout)
     caches = fill_caches(accelerator, model, options.data, options)
     with accelerator.main_process_first():
         texts = [name_vectors(options.cache, model.backbone, cache.dataset.names) for cache in caches]
-    settings = settings_of(model, caches, options.init, plan) | {"processes": processes}
+    settings = settings_of(model, caches, options, plan, processes)
     trainer = Trainer(accelerator, model, texts, plan, options.output, settings)
     torch.manual_seed(plan.seed + process)  # another dropout in each
-    start = load_state(accelerator, options.output, settings) if options.resume else 0
+    start = 0
+    if options.resume:
+        start, trainer.anyway = load_state(accelerator, options.output, settings, options.resume_anyway)
     if accelerator.is_main_process:
         cut_log(options.output, start)
     trainer.train(loader(StepBatches(caches, plan, process, processes), start, options.workers), start)
     if accelerator.is_main_process:
         origin = {name: settings[name] for name in ("clip", "side", "sam", "antialias")} | {"training": settings}
-        path = options.output / "head.safetensors"
+        origin |= {"resumed_anyway": trainer.anyway} if trainer.anyway else {}
+        path = options.output / HEAD
         save_head(path, model.head, origin, options.half)
         print(f"head: {path} ({path.stat().st_size / 1e6:.1f} MB), curve: {draw_curve(options.output)}")
     accelerator.wait_for_everyone()
@@ -233,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     options = make_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    return run_program(lambda: train(options))
+    return run_program(lambda: train(options), "the same command with --resume goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

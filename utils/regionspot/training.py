@@ -9,7 +9,8 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -24,12 +26,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.ops import sigmoid_focal_loss
 from tqdm import tqdm
 
+from eval.run_folder import differences
 from textregion.cli.command_line import positive
 from textregion.config import option
 from textregion.errors import InputError, first_line
 from textregion.images import load_image
 from textregion.regionspot.model import RegionSpot, clip_map, squash, unit
-from textregion.storage import write_atomically
+from textregion.storage import flush_folder, write_atomically
 from utils.regionspot.data import CachedImage, TokenCache
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ LONGEST_EDGE = 1333
 CHECKPOINTS = "checkpoints"
 SETTINGS = "settings.json"
 LOG = "log.jsonl"
+WRITE_ERRORS = ("no space", "write", "stream", "disk")  # in what torch says when it cannot write
 Texts = Sequence[Float[Tensor, "_ E"]]
 
 
@@ -225,6 +229,7 @@ class Trainer:
         head = model.head.requires_grad_(True)
         optimizer = torch.optim.AdamW(head.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
         self.head, self.optimizer = accelerator.prepare(head, optimizer)
+        self.anyway: list[str] = []  # what differed when the run went on with another identity's checkpoint
         self._unlogged: list[Tensor] = []  # loss, images, right boxes, boxes of each step since the last line
 
     def train(self, batches: Iterable[Batch], start: int = 0) -> None:
@@ -239,7 +244,7 @@ class Trainer:
                     line = self._log(step, norm)
                     bar.set_postfix({name: f"{line[name]:.3f}" for name in ("loss", "accuracy")})
                 if saving:
-                    save_state(self.accelerator, self.folder, step, self.settings, plan.keep)
+                    save_state(self.accelerator, self.folder, step, self.settings, plan.keep, self.anyway)
         self.head.eval()
 
     def _step(self, batch: Batch, step: int) -> Tensor:
@@ -274,15 +279,18 @@ class Trainer:
         if not math.isfinite(line["loss"]):
             raise InputError(f"the loss is {line['loss']} at step {step}; try a smaller --lr or --precision no")
         if self.accelerator.is_main_process:
-            with (self.folder / LOG).open("a") as file:
+            with writing(f"the log {self.folder / LOG}"), (self.folder / LOG).open("a") as file:
                 file.write(f"{json.dumps(line)}\n")
         return line
 
 
-def save_state(accelerator: "Accelerator", folder: Path, step: int, settings: dict, keep: int) -> None:
+def save_state(
+    accelerator: "Accelerator", folder: Path, step: int, settings: dict, keep: int, anyway: Sequence[str] = ()
+) -> None:
     """Weights, optimizer, gradient scaler and every process's random state after a step; only the last `keep` stay.
 
-    Written beside its place and renamed, so an interruption leaves the checkpoints before it.
+    Written beside its place and renamed, so an interruption leaves the checkpoints before it. anyway: what differed
+    when the run went on with another identity's checkpoint.
     """
     place = folder / CHECKPOINTS / f"step_{step:08d}"
     unfinished = place.with_name(f".{place.name}")
@@ -290,17 +298,32 @@ def save_state(accelerator: "Accelerator", folder: Path, step: int, settings: di
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(place, ignore_errors=True)
     accelerator.wait_for_everyone()
-    try:
+    with writing(f"the checkpoint {place}"):
         accelerator.save_state(str(unfinished))
-    except OSError as error:
-        raise InputError(f"cannot write the checkpoint {place} ({error}); free space, then --resume") from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (unfinished / SETTINGS).write_text(json.dumps({"step": step, "settings": settings}, indent=1))
-        unfinished.rename(place)
+        with writing(f"the checkpoint {place}"):
+            content = {"step": step, "settings": settings, "resumed_anyway": list(anyway)}
+            (unfinished / SETTINGS).write_text(json.dumps(content, indent=1))
+            flush_folder(unfinished)
+            unfinished.rename(place)
         for old in checkpoints(folder)[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """InputError that says how to go on when the body cannot write, in whose words ever the library tells that."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        told = first_line(error, 160)
+        if isinstance(error, RuntimeError) and not any(word in told.lower() for word in WRITE_ERRORS):
+            raise
+        raise InputError(
+            f"cannot write {what} ({told}); free space, then --resume goes on from the last one"
+        ) from error
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -308,33 +331,39 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / CHECKPOINTS).glob("step_*"))
 
 
-def load_state(accelerator: "Accelerator", folder: Path, settings: dict) -> int:
-    """Go back to the last checkpoint; returns its step, 0 when there is none.
+def load_state(accelerator: "Accelerator", folder: Path, settings: dict, anyway: bool = False) -> tuple[int, list[str]]:
+    """Go back to the last checkpoint: its step, 0 when there is none, and what of its identity is not that of now.
 
-    InputError in one line when it was made with other settings, or is damaged.
+    InputError in one line when it was made with other settings, unless it is taken anyway, or is damaged.
     """
     if not (found := checkpoints(folder)):
-        return 0
+        return 0, []
     path, now = found[-1], json.loads(json.dumps(settings))
     try:
         meta = json.loads((path / SETTINGS).read_text())
-        before, step = meta["settings"], int(meta["step"])
-        changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-        if not changed:
+        changed, step = differences(meta["settings"], now), int(meta["step"])
+        if not changed or anyway:
             accelerator.load_state(str(path))
-            return step
+            return step, list(dict.fromkeys([*meta.get("resumed_anyway", []), *changed]))
     except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
         told = first_line(error, 160)
         raise InputError(f"{path} is damaged ({told}); delete it to go on from the one before") from error
-    was, got = (f"{values.get(changed[0])!r}" for values in (before, now))
-    raise InputError(f"{path} was made with {changed[0]} {was}, got {got}; give the same, or another --output")
+    more = f"; and {len(changed) - 3} more" * (len(changed) > 3)
+    raise InputError(
+        f"{path} was made with other settings ({'; '.join(changed[:3])}{more}); give the same, another --output, or "
+        "go on all the same with --resume-anyway, which the head will tell"
+    )
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's log, in order of steps; a last line that was cut short is left out."""
-    path = folder / LOG
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The lines of a run's log, in order of steps; one that was cut short or is damaged is left out."""
+    path, read = folder / LOG, []
+    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
+        with suppress(ValueError, RecursionError):
+            told = json.loads(line)
+            if line.endswith(b"\n") and isinstance(told, dict) and "step" in told:
+                read.append(told)
+    return read
 
 
 def cut_log(folder: Path, step: int) -> None:

@@ -54,7 +54,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(world, tmp_path, monkeypatch
     assert main(arguments(world, tmp_path / "cut", *steps)) == 2
     assert "go on with --resume or choose another --output" in capsys.readouterr().err
     assert main(arguments(world, tmp_path / "cut", *steps, "--seed", 1, "--resume")) == 2
-    assert "was made with seed 40244023, got 1" in capsys.readouterr().err
+    assert "seed: was 40244023, now 1" in capsys.readouterr().err
     assert main(arguments(world, tmp_path / "cut", *steps, "--resume")) == 0
     whole, cut = ((tmp_path / name / "log.jsonl").read_text() for name in ("whole", "cut"))
     assert whole == cut
