@@ -7,11 +7,14 @@ from textregion.errors import InputError, needs
 
 
 def start(program: str, module: str, main: str = "main") -> int:
-    """Run a module's function; 2 after one line when the packages that it runs on are not installed."""
+    """Run a module's function; 2 after one line when packages that it runs on are not installed, 130 after Ctrl-C."""
     try:
         with needs(program, layer="eval"):
             body = getattr(import_module(module), main)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was begun", file=sys.stderr)
+        return 130
     return body()

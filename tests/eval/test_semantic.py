@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_benchmark import bands, rooms
 
 from eval.journal import Journal
 from eval.mm import MODELS, TRANSFORMS, SegDataSample
 from eval.model import TextRegionModel
-from eval.prepare.converters import draw_scenes
+from eval.prepare.converters import draw_scenes, scenes_folder
 from eval.results import ROOT
 from eval.semantic import LOADER_PATIENCE, Evaluation, evaluate, load_config, loader_options, loading
 from eval.semantic_cli import BENCHMARKS, main, main_all, overview
@@ -52,7 +53,7 @@ def as_flags(options):
 def data(tmp_path_factory):
     """Scenes and a class file, which the tests only read."""
     root = tmp_path_factory.mktemp("data")
-    draw_scenes(root / "tiny_world", SCENES, SMALL["benchmark.size"])
+    draw_scenes(scenes_folder(root / "tiny_world", SCENES, SMALL["benchmark.size"]), SCENES, SMALL["benchmark.size"])
     SMALL["model.classes"] = str(root / "classes.txt")
     (root / "classes.txt").write_text("\n".join(CLASS_NAMES) + "; rock\n")
     return root
@@ -208,10 +209,11 @@ def test_the_method_works_on_the_tiny_world_and_ablations_behave(tmp_path, monke
 def test_damaged_files_are_skipped_with_their_reason(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path))
     options = {**SMALL, "benchmark.scenes": 3, "model.masks": "slic"}
-    draw_scenes(tmp_path / "tiny_world", 3, 64)
-    image, other, _ = sorted((tmp_path / "tiny_world/images/val").iterdir())
+    world = scenes_folder(tmp_path / "tiny_world", 3, 64)
+    draw_scenes(world, 3, 64)
+    image, other, _ = sorted((world / "images/val").iterdir())
     image.write_bytes(image.read_bytes()[:200])
-    label_map = tmp_path / "tiny_world/annotations/val" / other.name
+    label_map = world / "annotations/val" / other.name
     label_map.write_bytes(b"no PNG")
     work_dir = tmp_path / "second"
     assert (
@@ -234,27 +236,6 @@ def test_damaged_files_are_skipped_with_their_reason(data, tmp_path, monkeypatch
     assert (content["items"], [Path(s["id"]).name for s in content["skipped"]]) == (1, [image.name, other.name])
     assert "damaged" in content["skipped"][0]["reason"]
     assert "label map" in content["skipped"][1]["reason"]
-
-
-def rooms(folder, write_image, labels, classes=("grass", "sky"), **dataset):
-    """A benchmark of noise with these label maps (arrays); the path of its config."""
-    for number, values in enumerate(labels):
-        write_image(folder / f"data/images/{number}.png", values.shape)
-        write_image(folder / f"data/labels/{number}.png", values)
-    options = "".join(f"{key}={value!r}, " for key, value in dataset.items())
-    (folder / "cfg_rooms.py").write_text(f"""
-_base_ = {str(ROOT / "configs/base_config.py")!r}
-benchmark = dict(name="rooms", prepare=None)
-model = dict(type="SmallModel", classes={list(classes)!r})
-test_dataloader = dict(num_workers=0, dataset=dict(type="BaseSegDataset", data_root={str(folder / "data")!r},
-    data_prefix=dict(img_path="images", seg_map_path="labels"), img_suffix=".png", seg_map_suffix=".png", {options}
-    metainfo=dict(classes={tuple(classes)!r})))
-""")
-    return folder / "cfg_rooms.py"
-
-
-def bands(*labels):
-    return np.repeat(np.array(labels, np.uint8), 10)[:, None].repeat(13, 1)
 
 
 @pytest.mark.parametrize(
@@ -511,17 +492,25 @@ def test_all_benchmarks_skip_what_is_missing_and_save_the_table(data, tmp_path, 
     assert main_all([*flags, "--limit", "2", "--masks", "slic", "--cfg-options", *as_flags(SMALL)]) == 0
     said = capsys.readouterr().out
     assert f"skipped: voc21: no folder {data / 'VOCdevkit/VOC2012'}" in said
-    assert "| tiny (first 2 images) |" in said
+    assert "| tiny (first 2 images, masks=slic, benchmark.scenes=5, " in said
     assert "TextRegion, clip-vit-b16 (published) | 70.9 |" in said
     stored = json.loads((tmp_path / "table.json").read_text())
     assert stored["mIoU"]["tiny"]["tiny"] >= 0
     assert (tmp_path / "table.md").read_text().startswith("| backbone | voc21 |")
+    (row,) = stored["rows"]
+    assert row["marks"][:2] == ["first 2 images", "masks=slic"]
+    finished = (tmp_path / "tiny/tiny/results.json").read_bytes()
+    assert main_all([*flags, "--limit", "2", "--resume", "--cfg-options", *as_flags(SMALL)]) == 1
+    assert 'model.masks: was "slic", now null' in capsys.readouterr().err
+    assert (tmp_path / "tiny/tiny/results.json").read_bytes() == finished
+    assert json.loads((tmp_path / "table.json").read_text())["rows"] == [row], "rows of earlier calls stay"
 
 
 def test_a_run_that_measured_nothing_tells_no_number(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path / "data"))
-    draw_scenes(tmp_path / "data" / "tiny_world", 2, 64)
-    for path in (tmp_path / "data" / "tiny_world" / "images" / "val").iterdir():
+    world = scenes_folder(tmp_path / "data" / "tiny_world", 2, 64)
+    draw_scenes(world, 2, 64)
+    for path in (world / "images" / "val").iterdir():
         path.write_bytes(path.read_bytes()[:100])
     (tmp_path / "four.txt").write_text("red shape\norange shape\nyellow shape\ngreen shape\n")
     small = {**SMALL, "benchmark.scenes": 2, "model.classes": str(tmp_path / "four.txt")}
@@ -560,7 +549,7 @@ def test_a_journal_is_readable_json_lines(whole):
     _, work_dir = whole
     (path, *_) = sorted((work_dir / "journal").iterdir())
     header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert header["settings"]["resolved"]["backbone"] == "tiny"
+    assert header["settings"]["settings"]["resolved"]["backbone"] == "tiny"
     assert len(lines) == SCENES
     assert all(sum(n for _, _, n in line["pairs"]) == 64 * 64 for line in lines)
     assert isinstance(Journal(work_dir / "journal", header["settings"]).read(), dict)
