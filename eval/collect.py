@@ -150,8 +150,8 @@ def read_published(path: str | Path) -> list[Published]:
     rows = rows if isinstance(rows, list) else [None]
     names = [one.name for one in fields(Published)]
     for row in rows:
-        whole = isinstance(row, dict) and sorted(row) == sorted(names)
-        if not whole or isinstance(row["value"], bool) or not isinstance(row["value"], (int, float)):
+        value = row.get("value") if isinstance(row, dict) and sorted(row) == sorted(names) else None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             wanted = f"figures: a list of mappings with {', '.join(names)} (value: a number)"
             raise InputError(f"{path} has the figure {row!r}; expected {wanted}")
     return [Published(**row) for row in rows]

@@ -82,10 +82,9 @@ def bootstrap(
 def compare(a: Run, b: Run, samples: int = 2000, seed: int = 0) -> dict:
     """The comparison, JSON-able. InputError for runs of different benchmarks or tasks."""
     for key in ("task", "benchmark"):
-        if a.content.get(key) != b.content.get(key):
-            raise InputError(
-                f"{a.folder} is of {key} {a.content.get(key)!r}, {b.folder} of {b.content.get(key)!r}; expected the same"
-            )
+        of = [repr(run.content.get(key)) for run in (a, b)]
+        if of[0] != of[1]:
+            raise InputError(f"{a.folder} is of {key} {of[0]}, {b.folder} of {of[1]}; expected the same")
     metrics = {name: _pair(a.content["metrics"].get(name), value) for name, value in b.content["metrics"].items()}
     classes = {
         name: {key: _pair(a.content["per_class"][name].get(key), value) for key, value in row.items()}

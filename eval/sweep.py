@@ -150,6 +150,7 @@ def _stop(running: Sequence[Running]) -> None:
             run.process.wait(max(deadline - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             run.process.kill()
+        os.close(run.lock)
 
 
 def parser() -> Parser:
