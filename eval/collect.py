@@ -7,6 +7,7 @@ and where it is. Markdown is printed; `--output` writes CSV (full precision, for
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -48,15 +49,20 @@ class Row:
 
 
 def read_rows(folder: str | Path) -> list[Row]:
-    """A row for every results.json below a folder, in the order of their paths.
+    """A row for every results.json below a folder, in the order of their paths, 8 before 16.
 
     InputError when there is none, or one that no evaluation wrote.
     """
     folder = Path(folder)
-    paths = sorted(folder.rglob("results.json"))
+    paths = sorted(folder.rglob("results.json"), key=_natural)
     if not paths:
         raise InputError(f"no results.json below {folder}; give a folder that an evaluation has written to")
     return [read_row(path) for path in paths]
+
+
+def _natural(path: Path) -> list[str | int]:
+    """Its parts without and with digits in turn, the latter as numbers."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", str(path))]
 
 
 def read_row(path: Path) -> Row:

@@ -38,6 +38,13 @@ def test_every_run_is_a_row_with_the_options_that_differ(tmp_path):
     assert [line[-1] for line in cells] == [str(tmp_path / "a"), str(tmp_path / "b/c")]
 
 
+def test_rows_are_in_the_order_of_their_numbers(tmp_path):
+    for name in ("points=16", "points=4", "points=8", "3/a"):
+        save(tmp_path / name)
+    found = [row.run.removeprefix(f"{tmp_path}/") for row in read_rows(tmp_path)]
+    assert found == ["3/a", "points=4", "points=8", "points=16"]
+
+
 def test_csv_has_full_precision_and_pandas_reads_it(tmp_path):
     save(tmp_path / "a", 1 / 3)
     save(tmp_path / "b", math.nan, recipe='odd, "quoted"')
