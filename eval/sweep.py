@@ -65,7 +65,7 @@ def run_cells(cells: Sequence[Cell], work_dir: Path, jobs: int, gpus: Sequence[s
     and code are those they were made with. KeyboardInterrupt: the running ones are stopped and waited for.
     """
     waiting, running, told = deque(cells), dict[int, Running](), []
-    with tqdm(total=len(cells), desc="sweep", unit="run") as bar:
+    with tqdm(total=len(cells), desc="sweep", unit="run", mininterval=5) as bar:
         try:
             while waiting or running:
                 for slot in sorted({*range(jobs)} - {*running}):
