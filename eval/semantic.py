@@ -38,6 +38,7 @@ from eval.data import (
 )
 from eval.identity import PLACES, data_identity, item_digests, run_identity, segmenter_weights
 from eval.journal import Journal, Processes, is_skipped, locked, processes
+from eval.metrics import COUNT_METRICS
 from eval.mm import DATASETS, LOOPS, METRICS, MODELS
 from eval.model import TextRegionModel, describe
 from eval.predictions import PREDICTIONS, class_rows, image_row, map_path, save_confusion, save_map
@@ -378,7 +379,7 @@ def add_up(images: Iterable[Pairs], classes: int) -> Counts:
 
 
 def mean_iou(total: Counts, names: Sequence[str]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """({"mIoU", "mAcc", "aAcc"}, {class: {"IoU", "Acc", "pixels"}}), in percent, not rounded.
+    """({"mIoU", "mAcc", "aAcc", those of eval/metrics/}, {class: {"IoU", "Acc", "pixels"}}), in percent, not rounded.
 
     Classes that occur neither in the ground truth nor in predictions have IoU NaN and are left out of the mean; those
     not in the ground truth have accuracy NaN.
@@ -390,6 +391,7 @@ def mean_iou(total: Counts, names: Sequence[str]) -> tuple[dict[str, float], dic
         accuracy = 100 * right / true
         overall = 100 * right.sum() / true.sum()
     summary = {"mIoU": _mean(iou), "mAcc": _mean(accuracy), "aAcc": float(overall)}
+    summary |= {name: metric(total) for name, metric in COUNT_METRICS.items()}
     columns = zip(names, iou.tolist(), accuracy.tolist(), true.tolist(), strict=True)
     return summary, {name: {"IoU": i, "Acc": a, "pixels": n} for name, i, a, n in columns}
 

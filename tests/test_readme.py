@@ -1,4 +1,4 @@
-"""Everything README.md shows is run: its commands, its Python, its links."""
+"""Everything README.md and docs/research.md show is run: their commands, their Python, README's links."""
 
 import os
 import re
@@ -16,16 +16,17 @@ from textregion.tiny.scenes import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESEARCH = (ROOT / "docs" / "research.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def commands() -> list[str]:
+def commands(text: str = README) -> list[str]:
     """Every line of every bash block and every command within the text, without the set-up the tests already run in."""
-    lines = [line.split(" #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    lines += re.findall(r"`(\.venv/bin/python [^`]+)`", README)
+    lines = [line.split(" #")[0].strip() for block in blocks("bash", text) for line in block.splitlines()]
+    lines += re.findall(r"`(\.venv/bin/python [^`]+)`", text)
     return list(dict.fromkeys(re.sub(r"^bash setup_env.sh (--tests )?&& ", "", line) for line in lines if line))
 
 
@@ -88,6 +89,32 @@ def test_commands_run_in_the_order_of_the_page(folder):
         if done.returncode != 0 or not done.stdout:
             failed[command] = f"exit code {done.returncode}, printed {done.stdout!r}, said {done.stderr}"
     assert failed == {}
+
+
+def expand(command: str, folder: Path) -> str:
+    """The command with its patterns replaced by the paths that they match, as a shell does."""
+    words = [sorted(path.relative_to(folder) for path in folder.glob(w)) or [w] for w in shlex.split(command)]
+    return shlex.join(str(word) for matches in words for word in matches)
+
+
+@pytest.mark.slow
+def test_the_research_page_from_sweep_to_figure(folder, monkeypatch):
+    """One test: each step reads what the one before has written. The drawn world is made smaller."""
+    grid, published = blocks("yaml", RESEARCH)
+    small = "benchmark.scenes: 2\n  benchmark.size: 64\n  model.scale: [192, 96]"
+    assert "benchmark.scenes: 12" in grid
+    (folder / "grid.yaml").write_text(grid.replace("benchmark.scenes: 12", small))
+    (folder / "published.yaml").write_text(published)
+    for command in [*commands(RESEARCH), ".venv/bin/python -m eval.collect out/ --published published.yaml"]:
+        done = run(expand(command, folder), folder)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert done.stdout
+    assert len((folder / "out/table.csv").read_text().splitlines()) == 1 + 6
+    assert (folder / "out/compare/differences.png").is_file()
+    monkeypatch.chdir(folder)
+    figure = next(block for block in blocks("python", RESEARCH) if "pyplot" in block)
+    exec(compile(figure, "docs/research.md", "exec"), {})
+    assert (folder / "out/points.pdf").stat().st_size > 1000
 
 
 def test_photo_command_without_weights_says_what_it_wants(folder):
