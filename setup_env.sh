@@ -274,7 +274,7 @@ install_base() {
   say_step "sam2, textregion"
   # SAM2_BUILD_CUDA=0: its CUDA extension only fills small holes in masks, and needs a CUDA compiler.
   SAM2_BUILD_CUDA=0 pip_install --no-deps --no-build-isolation -r "$requirements/sam2.txt"
-  pip_install --no-deps --no-build-isolation -e "$here"
+  (cd -- "$here" && pip_install --no-deps --no-build-isolation -e .) || exit # by its path pip takes [ ] for extras
   check_imports cv2 open_clip pycocotools.mask sam2 scipy timm
 }
 
@@ -310,6 +310,11 @@ for flag in "$@"; do
     *) fail "does not know '$flag'; see bash setup_env.sh --help" ;;
   esac
 done
+
+case "$here" in
+  *:*) fail "the folder $here has a colon in its name, with which no .venv can be made: rename it" ;;
+  *[\"\$\`]*) echo "Note: with a \", \$ or \` in the folder's name, of .venv/bin only python runs: .venv/bin/python -m NAME" ;;
+esac
 
 if [ -z "${TEXTREGION_TORCH:-}" ] && [ -f "$made_for" ]; then
   TEXTREGION_TORCH=$(sed -n 's/^torch: //p' "$made_for")

@@ -25,7 +25,7 @@ from mmengine import dist
 from torch import distributed
 
 from textregion.errors import InputError, one_of
-from textregion.storage import set_aside
+from textregion.storage import flush_to_disk, set_aside
 
 Item = TypeVar("Item")
 LAUNCHERS = ("none", "pytorch", "slurm")
@@ -168,7 +168,7 @@ class Journal(AbstractContextManager):
     def read(self) -> dict[str, dict]:
         """All records on disk. InputError for other settings or a damaged line that is not the last."""
         records = {}
-        for path in sorted(self.folder.glob("*.jsonl")):
+        for path in sorted(self.folder.glob("run*.jsonl")):
             whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is a torn line, or nothing
             for number, line in enumerate(whole, start=1):
                 try:
@@ -196,7 +196,7 @@ class Journal(AbstractContextManager):
             raise RuntimeError("this journal is not open; use Journal.start")
         self._file.write(_canonical(line).encode() + b"\n")
         self._file.flush()
-        os.fsync(self._file.fileno())
+        flush_to_disk(self._file.fileno(), self._file.name)
 
     def collect(self, group: Processes | None = None) -> dict[str, dict]:
         """Earlier records and those of all processes of this run; call it in all of them together."""

@@ -35,7 +35,7 @@ from eval.lvis_data import (
     read_annotations,
     read_boxes,
 )
-from eval.results import WRONG, Results, Skipped, figure, published_figures, skipped_line
+from eval.results import WRONG, Results, Skipped, figure, nothing_measured, published_figures, skipped_line
 from eval.tasks import (
     Record,
     Records,
@@ -102,6 +102,7 @@ class LvisTask(Task):
     benchmark = "lvis"
     part = "frequency"
     sheet_unit = " boxes"
+    coco_results = True
     sheet_note = "Left: the box, green where the name is right, pink where it is wrong. Right: a closer look."
 
     annotations: Annotations
@@ -210,6 +211,10 @@ class LvisTask(Task):
             precision = average_precision(self.annotations, list(self.predictions(records)), images, kind)
             metrics |= {f"{kind} {name}": value for name, value in precision.items()}
         return metrics
+
+    def scored(self, records: Records) -> int:
+        """The named boxes."""
+        return sum(self.count(record)["boxes"] for record in records.values())
 
     def parts(self, records: Records) -> dict[str, dict]:
         """Per frequency: how many categories; of the annotations' boxes how many, how many named right, the share."""
@@ -349,7 +354,7 @@ def parser() -> Parser:
     add("--annotations", type=Path, required=True, metavar="FILE", help="lvis_v1_val.json, or another in LVIS's layout")
     add("--image_root", type=Path, required=True, metavar="DIR", help="images, flat or in train2017/ and val2017/")
     boxes = (
-        "the annotations' boxes (gt, the default), or a detector's: JSON, image id -> boxes (x1 y1 x2 y2) and "
+        "the annotations' boxes (gt, the default), or a detector's: JSON, image id or name -> boxes (x1 y1 x2 y2) and "
         "scores, or COCO results (image_id, bbox as x y width height, score)"
     )
     add("--boxes", default=ANNOTATED, metavar="gt|FILE", help=boxes)
@@ -363,7 +368,7 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program; returns its exit code (`run_program`), 1 when images could not be used."""
+    """The program; returns its exit code (`run_program`), 1 when images could not be used, 2 when none could."""
     options = parser().parse_args(arguments)
 
     def body() -> int:
@@ -382,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def evaluate_methods(options: argparse.Namespace, run: Run, annotations: Annotations, boxes: BoxSet) -> int:
     """Every method with the same models in the same processes; the first process prints and writes the table.
 
-    Returns the exit code: 1 when images could not be used.
+    Returns the exit code: 1 when images could not be used. InputError when no method has measured anything.
     """
     done: dict[str, tuple[Results, list[Skipped]]] = {}
     with processes(run.launcher, run.device, run.local_rank) as group:
@@ -399,6 +404,9 @@ def evaluate_methods(options: argparse.Namespace, run: Run, annotations: Annotat
             images = len(task.items()[: run.limit])
     if done:
         report(run, annotations, boxes, done)
+        if all(results.without_numbers for results, _ in done.values()):
+            method, (results, _) = next(iter(done.items()))
+            raise nothing_measured(results.skipped, run.work_dir / method)
     return int(any(results.items < images for results, _ in done.values()))
 
 

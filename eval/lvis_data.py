@@ -4,13 +4,12 @@ The boxes are the annotations' or a detector's. The counting is done by the `lvi
 does not know yet.
 """
 
-import json
 import logging
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -22,10 +21,13 @@ from eval.results import SCORED, Skipped
 from textregion.boxes import ANY_IMAGE
 from textregion.boxes import read_boxes as read_boxes_file
 from textregion.errors import InputError, needs
-from textregion.storage import file_hash
+from textregion.image_names import ListedImages, id_key, whole_id
+from textregion.storage import file_hash, read_json
 
 Box = tuple[float, float, float, float]
 ANNOTATED = "gt"
+EXPECTED = "LVIS or COCO annotations, say lvis_v1_val.json"
+COUNTED_ONCE = "counted once"
 TOLERANCE = 1.0  # pixels over the image's edge that are rounding, and not told
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
@@ -93,59 +95,96 @@ class Annotations:
 def read_annotations(path: Path) -> Annotations:
     """Annotations from disk. InputError when the file is missing or no LVIS or COCO json, or a name is missing.
 
-    Odd annotations (unknown image or category, no box) are `skipped`. Images of COCO, which do not tell what is
-    absent, count as annotated exhaustively; its crowds are neither asked about nor counted.
+    Ids may be numbers or their text. Odd annotations (unknown image or category, no box, there twice) are `skipped`.
+    Images of COCO, which do not tell what is absent, count as annotated exhaustively; its crowds are neither asked
+    about nor counted.
     """
-    if not path.is_file():
-        raise InputError(f"no annotations at {path}; give LVIS's json, say lvis_v1_val.json")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:  # of which UnicodeDecodeError and JSONDecodeError are kinds
-        raise InputError(f"{path} is not a JSON file ({error}); give LVIS's json, say lvis_v1_val.json") from error
+    content = read_json(path, EXPECTED)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise InputError(f"{path} is not an LVIS or COCO json: it has no list {key!r}")
     categories = _categories(path, content["categories"])
-    numbers = [category.id for category in categories]
-    try:
-        images = [_image(row, numbers) for row in content["images"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} is not an LVIS or COCO json: an image lacks or garbles a field ({type(error).__name__}: {error})"
-        ) from error
-    if not images:
-        raise InputError(f"{path} has no images; expected LVIS or COCO annotations of some")
-    annotations = Annotations(categories, {image.id: image for image in images}, [], file_hash(path)[:16])
+    images, skipped = _images(path, content["images"], [category.id for category in categories])
+    annotations = Annotations(categories, images, [], file_hash(path)[:16], skipped)
+    rows: dict[int, object] = {}
     for place, row in enumerate(content["annotations"], start=1):
-        _add_object(annotations, place, row)
+        number = whole_id(row.get("id")) if isinstance(row, dict) else None
+        if number is not None and rows.setdefault(number, row) is not row and rows[number] == row:
+            skipped.append(Skipped(f"annotation {number}", "annotation there twice", "the same again", COUNTED_ONCE))
+        else:
+            _add_object(annotations, place, row)
+    owner: dict[str, int] = {}
+    for number in annotations.objects_of:
+        if (first := owner.setdefault(images[number].paths[0], number)) != number:
+            told = f"images {first} and {number} of {path} are both {images[number].paths[0]}"
+            raise InputError(f"{told}; expected an image's annotations under one id")
+    without = sum("segmentation" not in thing for thing in annotations.objects)
+    if 0 < without < len(annotations.objects):
+        reason = f"of {len(annotations.objects)}, so mask AP is not told"
+        skipped.append(Skipped(f"{without} annotations", "no mask that can be read", reason, SCORED))
     return annotations
 
 
 def _categories(path: Path, rows: Sequence[Mapping]) -> tuple[Category, ...]:
+    categories = []
     for row in rows:
-        if not isinstance(row, dict) or not isinstance(row.get("id"), int):
+        number = whole_id(row.get("id")) if isinstance(row, dict) else None
+        if number is None:
             raise InputError(f"{path} is not an LVIS or COCO json: got the category {row!r}, expected one with an id")
         if not isinstance(row.get("name"), str) or not row["name"].strip():
-            raise InputError(f"category {row['id']} of {path} has no name; boxes can only be told apart by names")
+            raise InputError(f"category {number} of {path} has no name; boxes can only be told apart by names")
         if row.get("frequency") not in (None, *FREQUENCIES):
-            raise InputError(f"category {row['id']} of {path} has frequency {row['frequency']!r}, expected r, c or f")
-    if not rows or len({row["id"] for row in rows}) < len(rows):
+            raise InputError(f"category {number} of {path} has frequency {row['frequency']!r}, expected r, c or f")
+        categories.append(Category(number, row["name"], row.get("frequency")))
+    if not categories or len({one.id for one in categories}) < len(categories):
         raise InputError(f"{path} has {len(rows)} categories, expected at least one, each with an id of its own")
-    return tuple(Category(row["id"], row["name"], row.get("frequency")) for row in sorted(rows, key=lambda r: r["id"]))
+    return tuple(sorted(categories, key=lambda one: one.id))
+
+
+def _images(
+    path: Path, rows: Sequence[Mapping], every_category: Sequence[int]
+) -> tuple[dict[int, ImageEntry], list[Skipped]]:
+    """The images by id, and those that are listed twice. InputError for two images of one id, and for none."""
+    images: dict[int, ImageEntry] = {}
+    skipped: list[Skipped] = []
+    for row in rows:
+        try:
+            image = _image(row, every_category)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            told = f"an image lacks or garbles a field ({type(error).__name__}: {error})"
+            raise InputError(f"{path} is not an LVIS or COCO json: {told}") from error
+        if images.setdefault(image.id, image) != image:
+            raise InputError(f"{path} has two images of the id {image.id}; expected each to have an id of its own")
+        if images[image.id] is not image:
+            skipped.append(Skipped(f"image {image.id}", "image listed twice", image.paths[0], COUNTED_ONCE))
+    if not images:
+        raise InputError(f"{path} has no images; expected LVIS or COCO annotations of some")
+    named = defaultdict(set)  # place -> names of the images that may lie there
+    for image in images.values():
+        for place in image.paths:
+            named[place].add(image.paths[0])
+    for image in images.values():  # a.jpg is not where the a.jpg of two folders lies
+        own = tuple(place for place in image.paths[1:] if len(named[place]) == 1)
+        images[image.id] = replace(image, paths=(image.paths[0], *own))
+    return images, skipped
 
 
 def _image(row: Mapping, every_category: Sequence[int]) -> ImageEntry:
-    absent = row.get("neg_category_ids", every_category)  # COCO has none: what is not annotated is absent
-    unfinished = row.get("not_exhaustive_category_ids", ())
-    size = int(row["height"]), int(row["width"])
-    return ImageEntry(int(row["id"]), image_paths(row), *size, list(map(int, absent)), list(map(int, unfinished)))
+    absent, unfinished = row.get("neg_category_ids"), row.get("not_exhaustive_category_ids")
+    if absent is None:  # COCO has none: what is not annotated is absent
+        absent = every_category
+    number, size = whole_id(row["id"]), (int(row["height"]), int(row["width"]))
+    if number is None:
+        raise ValueError(f"got the id {row['id']!r}, expected a whole number")
+    lists = [[int(id_key(one)) for one in ids] for ids in (absent, unfinished or ())]
+    return ImageEntry(number, image_paths(row), *size, *lists)
 
 
 def image_paths(row: Mapping) -> tuple[str, ...]:
     """Where an image may lie: its file_name, then the last two parts of its coco_url (train2017/000….jpg), then
-    its bare name. KeyError when it has neither.
+    its bare name; "/" between folders, also where the file has Windows' separator. KeyError when it has neither.
     """
-    named = [row["file_name"]] if row.get("file_name") else []
+    named = [str(row["file_name"]).replace("\\", "/")] if row.get("file_name") else []
     if not named or row.get("coco_url"):
         named.append("/".join(PurePosixPath(row["coco_url"]).parts[-2:]))
     return tuple(dict.fromkeys([*named, PurePosixPath(named[-1]).name]))
@@ -155,17 +194,49 @@ def _add_object(annotations: Annotations, place: int, row: Mapping) -> None:
     """Keep one annotation in the form the `lvis` package reads (ids from 1 on: its 0 means "none")."""
     row = row if isinstance(row, dict) else {}
     name, box = f"annotation {row.get('id', f'number {place}')}", four_numbers(row.get("bbox"))
-    image, category = row.get("image_id"), row.get("category_id")
-    if not isinstance(image, int) or image not in annotations.images:
-        annotations.skipped.append(Skipped(name, "unknown image id", f"image {image!r} is not among the images"))
-    elif not isinstance(category, int) or category not in annotations.index:
-        annotations.skipped.append(Skipped(name, "unknown category id", f"{category!r} is not among the categories"))
+    image, category = whole_id(row.get("image_id")), whole_id(row.get("category_id"))
+    if image not in annotations.images:
+        told = f"image {row.get('image_id')!r} is not among the images"
+        annotations.skipped.append(Skipped(name, "unknown image id", told))
+    elif category not in annotations.index:
+        told = f"{row.get('category_id')!r} is not among the categories"
+        annotations.skipped.append(Skipped(name, "unknown category id", told))
     elif box is None:
         annotations.skipped.append(Skipped(name, "no box", f"got {row.get('bbox')!r}, expected x, y, width, height"))
     else:
-        kept = {key: row[key] for key in ("image_id", "category_id", "segmentation") if key in row}
-        kept |= {"id": place, "bbox": list(box), "area": row.get("area", box[2] * box[3])}
-        annotations.objects.append({**kept, "ignore": int(row.get("iscrowd", 0))})
+        kept = {"id": place, "image_id": image, "category_id": category, "bbox": list(box)}
+        shape = row.get("segmentation")
+        mask = _mask(shape, annotations.images[image])
+        if isinstance(mask, list) and len(mask) < len(shape):
+            told = f"{len(shape) - len(mask)} of {len(shape)} polygons, left out of its mask"
+            annotations.skipped.append(Skipped(name, "polygon of fewer than 3 corners", told, SCORED))
+        if mask:
+            kept["segmentation"] = mask
+        kept |= {"area": _area(row.get("area"), box), "ignore": int(whole_id(row.get("iscrowd")) == 1)}
+        annotations.objects.append(kept)
+
+
+def _area(value: object, box: Box) -> float:
+    """The annotation's own area in pixels, that of its box where it has none."""
+    try:
+        area = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        area = math.nan
+    return area if math.isfinite(area) else box[2] * box[3]
+
+
+def _mask(shape: object, image: ImageEntry) -> dict | list | None:
+    """RLE of the image's size, or the polygons of three corners at least; None for what is no mask."""
+    if isinstance(shape, dict):
+        right_size = shape.get("size") == [image.height, image.width]
+        return shape if right_size and isinstance(shape.get("counts"), (str, list)) else None
+    return [polygon for polygon in shape if _is_polygon(polygon)] if isinstance(shape, list) else None
+
+
+def _is_polygon(points: object) -> bool:
+    if not isinstance(points, list) or len(points) < 6 or len(points) % 2:
+        return False
+    return all(isinstance(one, (int, float)) and math.isfinite(one) for one in points)
 
 
 def four_numbers(value: object) -> Box | None:
@@ -243,24 +314,55 @@ def read_boxes(source: str, annotations: Annotations) -> BoxSet:
 
 
 def _detected(path: Path, annotations: Annotations) -> BoxSet:
-    """A detector's boxes by image with scores from 0 to 1, in a layout of `textregion.boxes`; labels are ignored."""
-    entries = read_boxes_file(path).entries
-    if len(entries.pop(ANY_IMAGE, ())):
-        raise InputError(f"{path} does not say which image its boxes belong to; expected image ids (see --help)")
-    known = {str(number): image for number, image in annotations.images.items()}
-    unknown = [key for key in entries if key not in known]
-    if entries and len(unknown) == len(entries):
-        raise InputError(f"none of the {len(unknown)} images of {path} is in the annotations; do they belong together?")
+    """A detector's boxes by image with scores from 0 to 1, in a layout of `textregion.boxes`; labels are ignored.
+
+    Where the file names its images, these are matched by name: its ids may be others than the annotations'.
+    """
+    file = read_boxes_file(path)
+    if file.images is None:
+        if len(file.entries[ANY_IMAGE]):
+            raise InputError(f"{path} does not say which image its boxes belong to; expected image ids (see --help)")
+        return BoxSet(file_hash(path)[:16])
+    known, unknown = _matched(file.images, annotations)
+    if file.entries and not known:
+        told = f"none of the {len(unknown)} images of {path} is in the annotations ({next(iter(unknown.values()))})"
+        raise InputError(f"{told}; do they belong together?")
     found = BoxSet(file_hash(path)[:16])
-    found.skipped += [Skipped(f"image {key}", "unknown image id", f"{path} has boxes of it") for key in unknown]
-    for key in (key for key in entries if key in known and len(entries[key])):
-        boxes, scores = entries[key].boxes, entries[key].scores
+    found.skipped += [Skipped(f"image {key}", "unknown image id", reason) for key, reason in unknown.items()]
+    if file.unlisted:
+        found.skipped.append(Skipped(f"{file.unlisted} boxes", "unlisted image", f"{path} does not list their image"))
+    for key, image in ((key, image) for key, image in known.items() if len(file.entries[key])):
+        boxes, scores = file.entries[key].boxes, file.entries[key].scores
         if scores is None or not (0 <= scores.min() <= scores.max() <= 1):
             got = "no scores" if scores is None else f"scores from {scores.min():g} to {scores.max():g}"
             raise InputError(f"{path} has {got} for image {key}; expected the detector's scores, from 0 to 1")
         for place, (box, score) in enumerate(zip(boxes.tolist(), scores.tolist(), strict=True), start=1):
-            found.add(f"image {key} box {place}", known[key], tuple(box), score=score)
+            found.add(f"image {key} box {place}", image, tuple(box), score=score)
     return found
+
+
+def _matched(detected: ListedImages, annotations: Annotations) -> tuple[dict[str, ImageEntry], dict[str, str]]:
+    """({id in the detector's file: image}, {id there: why it is none of the annotations'}).
+
+    InputError for two of the detector's images that are one of the annotations'.
+    """
+    rows = [{"id": number, "file_name": image.paths[0]} for number, image in annotations.images.items()]
+    listed = ListedImages("the annotations", rows)
+    matched, unknown, taken = {}, {}, set()
+    for key, names in detected.ids.items():
+        try:
+            number = whole_id(listed.find("/".join(min(names))) if names else key)
+        except InputError as error:
+            unknown[key] = str(error)
+            continue
+        if number not in annotations.images:
+            unknown[key] = f"{detected.source} has boxes of it"
+        elif number in taken:
+            raise InputError(f"{detected.source} has two images that are the annotations' image {number}, {key} last")
+        else:
+            matched[key] = number
+            taken.add(number)
+    return {key: annotations.images[number] for key, number in matched.items()}, unknown
 
 
 def clip(box: Box, size: tuple[int, int]) -> Box | None:

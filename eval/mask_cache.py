@@ -1,27 +1,29 @@
 """Masks kept on disk, so that the second backbone on a benchmark does not run SAM 2 again.
 
-One file per image: the low-res soft masks, losslessly compressed, with everything they depend on in the name: the
-image's pixels, SAM 2's weights, the generator's options, sizes and arithmetic.
+One file per image: the low-res masks as far as they decide anything, losslessly compressed, with everything they
+depend on in the name: the image's pixels, SAM 2's weights, the generator's options, sizes and arithmetic.
 """
 
 import hashlib
 import json
 import logging
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from textregion.errors import InputError
 from textregion.masks.base import MaskGenerator
 from textregion.storage import load_tensors, save_tensors
-from textregion.types import RegionMasks
+from textregion.types import LOGIT_CUT, MAX_SOFT_VALUE, RegionMasks
 
 KIND = "CachedMasks"
-FORMAT = 1
+FORMAT = 2
 LEVEL = 6
 SMALL = ("group", "boxes", "predicted_iou", "stability")
 RgbImage = UInt8[np.ndarray, "h w 3"]
@@ -50,7 +52,9 @@ class CachedMasks:
         return self
 
     def generate(self, image: RgbImage, image_size: Size = None, mask_size: Size = None) -> RegionMasks:
-        """As MaskGenerator.generate: equal to the wrapped generator's result, bit by bit."""
+        """As MaskGenerator.generate; all that is made of the masks equals, bit by bit, what the wrapped generator's
+        give (see `decisive`).
+        """
         key = self.key(image, image_size, mask_size)
         path = self.folder / key[:2] / f"{key}.safetensors"
         if path.is_file():
@@ -62,7 +66,7 @@ class CachedMasks:
                 self.hits += 1
                 return masks.to(getattr(self.generator, "device", "cpu"))
         self.misses += 1
-        masks = self.generator.generate(image, image_size=image_size, mask_size=mask_size)
+        masks = decisive(self.generator.generate(image, image_size=image_size, mask_size=mask_size))
         try:
             save_masks(path, masks, key)
         except OSError as error:
@@ -79,6 +83,20 @@ class CachedMasks:
         return digest.hexdigest()
 
 
+def decisive(masks: RegionMasks) -> RegionMasks:
+    """The same masks, with one value for all logits that decide nothing, so that files stay small.
+
+    A pixel resized from four logits is positive only if one of them is. So where a logit and its eight neighbours are
+    not positive it may be any negative number, and where all nine are, what is above 3 may be 3 (method 9.6, 9.11).
+    """
+    if masks.cut != LOGIT_CUT or not masks.soft.is_floating_point() or len(masks) == 0:
+        return masks
+    on = (masks.soft > LOGIT_CUT).float()[:, None]
+    near, surrounded = ((F.max_pool2d(sign * on, 3, 1, 1)[:, 0] == sign) for sign in (1, -1))
+    soft = masks.soft.where(near, -1.0)
+    return replace(masks, soft=soft.where(~surrounded, soft.clamp(max=MAX_SOFT_VALUE)))
+
+
 def save_masks(path: Path, masks: RegionMasks, key: str) -> None:
     """Write masks compressed, in one step. OSError passes through."""
     soft = masks.soft.detach().cpu().contiguous()
@@ -93,6 +111,7 @@ def save_masks(path: Path, masks: RegionMasks, key: str) -> None:
         "image_size": masks.image_size,
         "mask_size": masks.mask_size,
         "hard": masks.hard,
+        "cut": masks.cut,
     }
     save_tensors(path, {"soft": torch.from_numpy(np.frombuffer(packed, np.uint8).copy()), **small}, meta)
 
@@ -111,7 +130,8 @@ def load_masks(path: Path, key: str) -> RegionMasks:
         small = {name: tensors[name] for name in SMALL}
         if _checksum(soft, *small.values()) != meta["checksum"]:
             raise ValueError("checksum")
-        return RegionMasks(soft, tuple(meta["image_size"]), tuple(meta["mask_size"]), hard=meta["hard"], **small)
+        sizes = {name: tuple(meta[name]) for name in ("image_size", "mask_size")}
+        return RegionMasks(soft, **sizes, hard=meta["hard"], cut=meta["cut"], **small)
     except (zlib.error, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error})") from error
 
@@ -127,7 +147,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def generator_identity(generator: MaskGenerator) -> str:
     """Hash of a generator's class, plain options, device type and model weights."""
-    options = {k: v for k, v in vars(generator).items() if k not in ("model", "points_per_batch")}
+    options = {k: v for k, v in vars(generator).items() if k not in ("model", "points_per_batch", "_shared")}
     device = torch.device(getattr(generator, "device", "cpu")).type
     plain = json.dumps(options, sort_keys=True, default=lambda value: getattr(value, "__qualname__", str(value)))
     digest = hashlib.sha256(json.dumps([type(generator).__name__, device, plain]).encode())

@@ -1,5 +1,5 @@
 # ruff: noqa: F401 (what is used of mmseg is taken from here)
-"""mmseg, made importable beside mmcv-lite. What is used of it is taken from here.
+"""mmseg, made importable beside mmcv-lite. What is used of it is taken from here; `mmseg.apis` works after it.
 
 mmseg (1.2.2; also its fork onedl-mmsegmentation 1.4.2) imports `mmcv.ops`, whose functions live in a compiled module
 that mmcv-lite lacks and that cannot be built against current torch. None of them is used here, so a stand-in is there
@@ -43,7 +43,6 @@ with ExitStack() as stack:
     import mmseg.models
     import mmseg.visualization
     from mmseg.datasets import PascalContextDataset
-    from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs
     from mmseg.evaluation import IoUMetric
-    from mmseg.registry import DATA_SAMPLERS, DATASETS, METRICS, MODELS, TRANSFORMS
+    from mmseg.registry import DATA_SAMPLERS, DATASETS, LOOPS, METRICS, MODELS, TRANSFORMS
     from mmseg.structures import SegDataSample

@@ -4,12 +4,16 @@ model = MODELS.build(dict(type="TextRegionSegmenter", preset="clip-vit-b16", cla
 samples = model(inputs, data_samples, mode="predict")
 """
 
+import copy
+import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import PixelData
 from torch import Tensor
@@ -24,6 +28,8 @@ from textregion.labels import LabelPrompts
 from textregion.masks import automatic_sources, find_source
 from textregion.masks.given import label_masks
 from textregion.presets import TINY_WORLD, find_preset
+from textregion.render import palette
+from textregion.runtime import resolve_device
 from textregion.segmenter import TextRegionSegmenter
 from textregion.types import RegionTokens
 
@@ -31,10 +37,20 @@ GROUND_TRUTH = "ground-truth"
 
 
 class Unchanged(BaseDataPreprocessor):
-    """Hands the batch on as it is: the method resizes and normalises by its own rules."""
+    """Hands the batch on as it is, arrays as tensors: the method resizes and normalises by its own rules."""
 
     def forward(self, data: dict, training: bool = False) -> dict:  # noqa: D102
-        return data
+        for sample in data.get("data_samples") or ():
+            if "gt_sem_seg" in sample:
+                sample.gt_sem_seg.data = _as_tensor(sample.gt_sem_seg.data)
+        return {**data, "inputs": [_as_tensor(image) for image in data["inputs"]]}
+
+
+def _as_tensor(values: np.ndarray | Tensor) -> Tensor:
+    """A tensor of the same values; torch can do little with unsigned integers of more than 8 bits."""
+    if isinstance(values, Tensor):
+        return values
+    return torch.from_numpy(values.astype(np.int32 if values.dtype == np.uint16 else values.dtype, copy=False))
 
 
 @MODELS.register_module(name="TextRegionSegmenter")
@@ -49,7 +65,9 @@ class TextRegionModel(BaseModel):
     masks: "sam2", "ground-truth" (from gt_sem_seg; ablation), "slic" (ablation) or another source by name.
     mask_cache: folder that keeps SAM 2's masks, None for none.
     return_probabilities: also `seg_logits`, the (K, H, W) class probabilities; costs K * H * W * 4 bytes.
-    options: any other argument of TextRegionSegmenter.from_preset (scale, points_per_side, device, …).
+    device: "auto" is the one that mmseg moves the model to, or the first that exists; a device's name stays.
+    options: any other argument of TextRegionSegmenter.from_preset (scale, points_per_side, …).
+    The arguments from `data_preprocessor` on are mmseg's, which hands them to every model; only None is taken.
     """
 
     def __init__(
@@ -64,21 +82,72 @@ class TextRegionModel(BaseModel):
         masks: str = "sam2",
         mask_cache: str | Path | None = None,
         return_probabilities: bool = False,
+        device: str = "auto",
         data_preprocessor: None = None,
         init_cfg: None = None,
+        pretrained: None = None,
+        train_cfg: None = None,
+        test_cfg: None = None,
         **options: object,
     ) -> None:
-        if data_preprocessor is not None or init_cfg is not None:
-            raise InputError("the method prepares images itself; leave data_preprocessor and init_cfg out")
+        if any(given is not None for given in (data_preprocessor, init_cfg, pretrained, train_cfg, test_cfg)):
+            raise InputError(
+                "the method prepares images itself, is not trained, and its weights are the preset's; leave "
+                "data_preprocessor, init_cfg, pretrained, train_cfg and test_cfg out"
+            )
         super().__init__(data_preprocessor=Unchanged())
         one_of("masks", masks, (*automatic_sources(), GROUND_TRUTH))
         self.prompts = LabelPrompts.parse(read_classes(classes, names))
         self.probability_threshold = probability_threshold
         self.masks = masks
         self.return_probabilities = return_probabilities
-        self.segmenter = segmenter or _build(preset, recipe, dense_fallback, masks, options)
-        if mask_cache is not None and masks == "sam2":
-            self.segmenter.mask_generator = CachedMasks(self.segmenter.mask_generator, mask_cache)
+        self.mask_cache = mask_cache
+        self._rebuild = None
+        if segmenter is None:
+            build = partial(_build, preset, recipe, dense_fallback, masks, options)
+            self._rebuild = build if device == "auto" else None
+            segmenter = build(device)
+        self._use(segmenter)
+
+    def _use(self, segmenter: TextRegionSegmenter) -> None:
+        self.segmenter = segmenter
+        if self.mask_cache is not None and self.masks == "sam2":
+            segmenter.mask_generator = CachedMasks(segmenter.mask_generator, self.mask_cache)
+
+    def to(self, *args: object, **kwargs: object) -> "TextRegionModel":
+        """As torch's. A model of device "auto" is built anew there when it was on another kind of device.
+
+        Where the device does not exist a warning says so and the model stays: mmseg's init_model asks for cuda:0.
+        """
+        device = kwargs.get("device", args[0] if args else None)
+        if self._rebuild is not None and isinstance(device, (str, torch.device)):
+            try:
+                wanted = resolve_device(device)
+            except InputError as error:
+                warnings.warn(f"{error}; the model stays on {self.segmenter.device}", stacklevel=2)
+                return self
+            here = self.segmenter.device
+            if wanted.type != here.type or wanted.index not in (None, here.index or 0):
+                self._use(self._rebuild(str(device)))
+        return super().to(*args, **kwargs)
+
+    @property
+    def cfg(self) -> Config | None:
+        """A copy of the config that mmseg's init_model gave: its inference_model rewrites the pipeline in it."""
+        return copy.deepcopy(self.__dict__.get("_cfg"))
+
+    @cfg.setter
+    def cfg(self, config: Config) -> None:
+        self.__dict__["_cfg"] = config
+
+    @property
+    def dataset_meta(self) -> dict:
+        """{"classes", "palette"}: the model's own labels, for mmseg's drawings."""
+        return {"classes": list(self.prompts.names), "palette": palette(len(self.prompts.names)).tolist()}
+
+    @dataset_meta.setter
+    def dataset_meta(self, value: object) -> None:
+        """Nothing: mmseg gives every model without a checkpoint the names of Cityscapes."""
 
     def forward(
         self,
@@ -149,7 +218,9 @@ def _original(image: Tensor, sample: SegDataSample) -> np.ndarray:
     return load_image(sample.img_path)
 
 
-def _build(preset: str, recipe: str, dense_fallback: bool | str, masks: str, options: dict) -> TextRegionSegmenter:
+def _build(
+    preset: str, recipe: str, dense_fallback: bool | str, masks: str, options: dict, device: str
+) -> TextRegionSegmenter:
     """The preset's models; "auto" is what the published benchmark figures were made with, by whose weights they are.
 
     A preset that is no row of the registry (the tiny world) keeps its own recipe.
@@ -166,7 +237,8 @@ def _build(preset: str, recipe: str, dense_fallback: bool | str, masks: str, opt
         chosen["mask_generator"] = None
     elif masks != "sam2":
         chosen["mask_generator"] = find_source(masks).generator()
-    return TextRegionSegmenter.from_preset(preset, recipe=recipe, dense_fallback=bool(dense_fallback), **chosen)
+    chosen |= {"recipe": recipe, "dense_fallback": bool(dense_fallback), "device": device}
+    return TextRegionSegmenter.from_preset(preset, **chosen)
 
 
 def describe(model: TextRegionModel) -> dict:

@@ -99,14 +99,19 @@ class ReasoningTask(Task):
         self.unusable: list[Skipped] = []
         self.items_by_name: dict[str, Item] = {}
         images = [(split, path) for split in splits for path in find_items(find_split(root, split))]
+        alike = Counter((split, path.stem) for split, path in images)
+        in_splits = Counter(stem for _, stem in alike)
         for split, path in images:
             name = f"{split}/{path.name}"
             try:
+                if alike[split, path.stem] > 1:
+                    raise InputError(f"{alike[split, path.stem]} images have {path.stem}.json; leave one of them there")
                 question = read_question(path.with_suffix(".json"))
                 if query_type in ("overall", question.kind):
                     target = question.text.lower()
                     if answers is not None:
-                        target = target_words(read_answer(answers, split, path.stem), question)
+                        answer = read_answer(answers, split, path.stem, in_splits[path.stem] == 1)
+                        target = target_words(answer, question)
                     self.items_by_name[name] = Item(path, split, question, target)
             except InputError as error:
                 self.unusable.append(Skipped(name, "unusable annotation", str(error)))
@@ -214,12 +219,17 @@ def find_split(root: Path, split: str) -> Path:
 
 
 def find_items(folder: Path) -> list[Path]:
-    """The images, sorted by name, and <name>.jpg for annotations whose image is not there. InputError for none."""
-    images = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in IMAGES}
-    missing = [path.with_suffix(IMAGES[0]) for path in folder.glob("*.json") if path.stem not in images]
+    """The images, sorted by name, and <name>.jpg for annotations whose image is not there. InputError for none.
+
+    Hidden files, as macOS leaves them (._name.jpg), are none of either.
+    """
+    shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    images = [path for path in shown if path.suffix.lower() in IMAGES]
+    stems = {path.stem for path in images}
+    missing = [path.with_suffix(IMAGES[0]) for path in shown if path.suffix == ".json" and path.stem not in stems]
     if not images and not missing:
         raise InputError(f"{folder} has no images; unpack ReasonSeg there")
-    return sorted([*images.values(), *missing])
+    return sorted([*images, *missing])
 
 
 def read_json(path: Path) -> dict:
@@ -233,7 +243,7 @@ def read_json(path: Path) -> dict:
         except UnicodeDecodeError:
             text = data.decode("cp1252")
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON in UTF-8 or cp1252 ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds {type(content).__name__}, expected a JSON object")
@@ -254,10 +264,16 @@ def read_question(path: Path) -> Question:
     if text is None:
         raise InputError(f"{path} has no text")
     try:
-        shapes = tuple(Shape(str(shape["label"]), _points(shape["points"])) for shape in content["shapes"])
+        shapes = tuple(Shape(_label(shape["label"]), _points(shape["points"])) for shape in content["shapes"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} has a shape that is no polygon ({type(error).__name__}: {error})") from error
     return Question(text, "long" if content.get("is_sentence") else "short", shapes)
+
+
+def _label(label: object) -> str:
+    if label is None:
+        raise TypeError("got no label, expected the name of what is outlined")
+    return str(label)
 
 
 def _points(points: Sequence[Sequence[float]]) -> Int32[np.ndarray, "N 2"]:
@@ -267,13 +283,16 @@ def _points(points: Sequence[Sequence[float]]) -> Int32[np.ndarray, "N 2"]:
     return array.astype(np.int32)  # cuts off decimals, as published
 
 
-def read_answer(folder: Path, split: str, name: str) -> str:
+def read_answer(folder: Path, split: str, name: str, alone: bool = True) -> str:
     """The first interpreted answer of an item: `answers[0]` of <folder>/<split>/<name>.json or <folder>/<name>.json.
 
+    alone: whether no other split has an item of that name; else the second file may be the answer to that one.
     InputError when there is no file or no answer in it.
     """
     paths = (folder / split / f"{name}.json", folder / f"{name}.json")
     path = next((path for path in paths if path.is_file()), paths[0])
+    if path == paths[1] and not alone:
+        raise InputError(f"{path} may be the answer to {name} of several splits; expected {paths[0]}")
     answer = first_text(read_json(path).get("answers"))
     if answer is None:
         raise InputError(f"{path} has no answers")

@@ -9,21 +9,25 @@ import hashlib
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 
 from eval.contact_sheet import FOUND, GROUND_TRUTH, RgbImage, beside, spotlight
 from eval.results import SCORED, WRONG, Skipped
 from eval.tasks import Record, Records, Task, image_file, long_notes, percent, run_task, shared_arguments
 from textregion.cli.command_line import Parser
 from textregion.errors import InputError
+from textregion.image_names import id_key
 from textregion.images import load_image
 from textregion.labeling import Box, box_ious, is_hit, snap
 from textregion.outputs.pictures import draw_box
 from textregion.render import from_rle, to_rle
 from textregion.segmenter import TextRegionSegmenter
+from textregion.storage import read_json
 from textregion.types import RegionTokens
 
 COCO_SPLITS = [f"{dataset}_{split}" for dataset in ("refcoco", "refcoco+") for split in ("val", "testa", "testb")]
@@ -110,6 +114,10 @@ class ReferringTask(Task):
         parts = self.parts(records)
         return {f"{split} accuracy": part["accuracy"] for split, part in parts.items() if part["sentences"]}
 
+    def scored(self, records: Records) -> int:
+        """The scored sentences."""
+        return sum(self.count(record)["scored"] for record in records.values())
+
     def parts(self, records: Records) -> dict[str, dict]:
         """Per split: accuracy (of what was scored; and with all that was not scored taken as wrong), and counts."""
         rows = {}
@@ -161,7 +169,7 @@ def answer_sentence(
         notes.append(["empty sentence", "it has no words"])
         return answer
     notes += long_notes(segmenter, [sentence.lower()])
-    found = segmenter.refer(regions, sentence)
+    found = segmenter.refer(regions, sentence, published=True)
     answer["region"] = found.region
     if found.box is None:
         notes.append(["no region found", f"{len(regions)} regions, no box", WRONG])
@@ -193,15 +201,21 @@ def read_splits(
 ) -> tuple[dict[str, list[Expression]], list[Skipped]]:
     """All expressions of some splits, by image in order of first appearance, and the lines that could not be used.
 
-    InputError for a missing file.
+    A line that is there twice counts once. InputError for a missing file.
     """
     expressions: dict[str, list[Expression]] = {}
     unusable: list[Skipped] = []
     datasets = dict.fromkeys(split.rsplit("_", 1)[0] for split in splits if proposals == "detections")
     detections = {dataset: read_detections(root / f"{dataset}_dets_dict.json") for dataset in datasets}
     for split in splits:
+        first: dict[bytes, int] = {}
         for number, line in enumerate((root / f"{split}.jsonl").read_bytes().split(b"\n"), start=1):
-            if not line.strip():
+            line = line.removeprefix(BOM_UTF8).strip()
+            if not line:
+                continue
+            if first.setdefault(line, number) != number:
+                told = f"the same as line {first[line]}"
+                unusable.append(Skipped(f"{split} line {number}", "repeated line", told, "counted once"))
                 continue
             try:
                 expression = read_line(line, split, number, proposals, detections.get(split.rsplit("_", 1)[0], {}))
@@ -215,15 +229,22 @@ def read_splits(
 
 
 def read_line(line: bytes, split: str, number: int, proposals: str, detections: dict) -> Expression:
-    """One line of <split>.jsonl. InputError when it is no JSON, lacks a field, or its ann_id has no box."""
+    """One line of <split>.jsonl. Ids may be numbers or text; a sentence of null has no words.
+
+    InputError when it is no JSON, lacks a field, has two boxes of one id, or its ann_id has no box.
+    """
     try:
         datum = json.loads(line.decode("utf-8"))
-        boxes = {annotation["id"]: as_box(annotation["bbox"]) for annotation in datum["anns"]}
+        boxes: dict[str, Box] = {}
+        for annotation in datum["anns"]:
+            box = as_box(annotation["bbox"])
+            if boxes.setdefault(id_key(annotation["id"]), box) != box:
+                raise ValueError(f"the annotation {annotation['id']} has two boxes")
         wanted = datum["ann_id"] if isinstance(datum["ann_id"], list) else [datum["ann_id"]]
-        ground_truth = tuple(boxes[ann_id] for ann_id in wanted if ann_id in boxes)
-        sentences = tuple(str(sentence["raw"]) for sentence in datum["sentences"])
-        image, image_id = image_name(datum["file_name"]), str(datum["image_id"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        ground_truth = tuple(boxes[key] for key in map(id_key, wanted) if key in boxes)
+        sentences = tuple(_words(sentence["raw"]) for sentence in datum["sentences"])
+        image, image_id = image_name(datum["file_name"]), id_key(datum["image_id"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"not as expected ({type(error).__name__}: {error})") from error
     if not ground_truth:
         raise InputError(f"none of ann_id {wanted} is among the {len(boxes)} anns")
@@ -231,32 +252,40 @@ def read_line(line: bytes, split: str, number: int, proposals: str, detections: 
     return Expression(split, number, image, ground_truth, candidates, sentences, snaps=proposals != "none")
 
 
+def _words(raw: object) -> str:
+    if not isinstance(raw, (str, NoneType)):
+        raise TypeError(f"got the sentence {raw!r}, expected text")
+    return raw or ""
+
+
 def image_name(file_name: str) -> str:
     """The image's own name: of COCO names the last "_"-part, the annotation's number, is cut (method 10).
 
-    COCO_train2014_000000581857_16.jpg -> COCO_train2014_000000581857.jpg. Other names stay.
+    COCO_train2014_000000581857_16.jpg -> COCO_train2014_000000581857.jpg. Other names stay. "/" between folders,
+    also where the file has Windows' separator.
     """
-    if "coco" not in file_name.lower() or PLAIN_COCO.fullmatch(file_name):
-        return file_name
-    return file_name.rsplit("_", 1)[0] + ".jpg"
+    folder, slash, name = file_name.replace("\\", "/").rpartition("/")
+    if "coco" in name.lower() and not PLAIN_COCO.fullmatch(name):
+        name = name.rsplit("_", 1)[0] + ".jpg"
+    return f"{folder}{slash}{name}"
 
 
 def read_detections(path: Path) -> dict[str, tuple[Box, ...]]:
-    """Detected boxes by image id, in both formats: {image id: [xywh, …]}, or [{"image_id", "box"}, …].
+    """Detected boxes by image (`id_key`), in both formats: {image id: [xywh, …]}, or [{"image_id", "box"}, …].
 
     InputError when the file is missing or something else.
     """
     if not path.is_file():
         raise InputError(f"no detections {path}; put them there, or run with --proposals gt or none")
     found: dict[str, list[Box]] = {}
+    content = read_json(path, "detected boxes by image id")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             rows = [(image_id, row) for image_id, boxes in content.items() for row in boxes]
         else:
             rows = [(row["image_id"], row) for row in content]
         for image_id, row in rows:
-            found.setdefault(str(image_id), []).append(as_box(row["box"] if isinstance(row, dict) else row))
+            found.setdefault(id_key(image_id), []).append(as_box(row["box"] if isinstance(row, dict) else row))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a JSON file of detections ({type(error).__name__}: {error})") from error
     return {image_id: tuple(boxes) for image_id, boxes in found.items()}

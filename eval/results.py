@@ -10,11 +10,12 @@ from functools import cache
 from pathlib import Path
 
 import torch
-import yaml
 
+from textregion.errors import InputError
 from textregion.render import markdown_table
 from textregion.runtime import package_versions, resolve_device
 from textregion.storage import write_atomically
+from textregion.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SCORED = "left out of the score"
@@ -68,6 +69,11 @@ class Results:
         total = self.seconds.get("total", 0)
         return self.measured / total if total and self.measured else None
 
+    @property
+    def without_numbers(self) -> bool:
+        """Whether there is no number among the metrics."""
+        return all(value != value for value in self.metrics.values())
+
     def save(self, work_dir: str | Path) -> None:
         """Write results.json and results.md, each in one step. NaN (nothing to measure) is null."""
         published = [asdict(figure) for figure in published_for(self.benchmark, self.backbone)]
@@ -117,7 +123,7 @@ def figure(value: float) -> str:
 @cache
 def published_figures() -> tuple[Published, ...]:
     """All figures of published.yaml."""
-    content = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+    content = read_yaml(Path(__file__).with_name("published.yaml"), "the published figures")
     return tuple(Published(**row) for row in content["figures"])
 
 
@@ -181,6 +187,13 @@ class Skipped:
     def row(self) -> dict[str, str]:
         """As results.json has it."""
         return {**asdict(self), "reason": f"{self.kind}: {self.reason} ({self.effect})"}
+
+
+def nothing_measured(skipped: Sequence[Mapping[str, str]], work_dir: str | Path) -> InputError:
+    """What a program raises that has no number to tell. skipped: as `Results.skipped` has them."""
+    first = f", first {skipped[0]['id']}: {skipped[0]['reason']}" if skipped else ""
+    told = f"{len(skipped)} could not be used{first}; see {Path(work_dir) / 'results.json'}"
+    return InputError(f"nothing was measured: {told}, put that right, then go on with --resume")
 
 
 def skipped_line(skipped: Sequence[Skipped]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from eval.journal import LAUNCHERS
-from eval.results import ROOT, published_figures
+from eval.results import ROOT, nothing_measured, published_figures
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.cli.flags import add_model_flags, add_option_flags, chosen_preset, given_options, mask_source_flag
 from textregion.errors import InputError
@@ -84,7 +84,7 @@ def _model_arguments(options: argparse.Namespace) -> dict:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """eval_semantic.py; its exit code is 1 when images were skipped, else as `run_program` says."""
+    """eval_semantic.py; its exit code is 1 when images were skipped, 2 when all were, else as `run_program` says."""
     options = _parsed(parser(), arguments)
     first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
     return run_program(lambda: _run(options), GO_ON, tells=first)
@@ -100,6 +100,8 @@ def _run(options: argparse.Namespace) -> int:
     results = evaluate(Evaluation(**{**flags, "work_dir": work_dir, "model": model}))
     if results is None:
         return 0
+    if results.without_numbers:
+        raise nothing_measured(results.skipped, work_dir)
     metrics = ", ".join(f"{name} {value:.2f}" for name, value in results.metrics.items())
     print(f"{results.benchmark}, {results.backbone}: {metrics} ({results.items} images)")
     if results.skipped:
@@ -166,7 +168,9 @@ def _run_all(options: argparse.Namespace) -> int:
         print(f"failed: {line}", file=sys.stderr)
     if outcome.failed:
         return 1
-    return 0 if outcome.scores else 2
+    if not outcome.scores:
+        raise InputError(f"nothing was measured: {len(outcome.skipped)} data sets were skipped, for the reasons above")
+    return 0
 
 
 def _config_of(benchmark: str) -> Path:

@@ -26,7 +26,16 @@ from tqdm import tqdm
 from eval.contact_sheet import RgbImage, contact_sheet
 from eval.journal import LAUNCHERS, Journal, Processes, processes
 from eval.mask_cache import CachedMasks
-from eval.results import SCORED, Results, Skipped, describe_device, figure, skipped_line, sum_seconds
+from eval.results import (
+    SCORED,
+    Results,
+    Skipped,
+    describe_device,
+    figure,
+    nothing_measured,
+    skipped_line,
+    sum_seconds,
+)
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
 from textregion.cli.flags import add_model_flags, add_option_flags, chosen_preset, given_options
 from textregion.errors import InputError
@@ -64,7 +73,8 @@ class Task(ABC):
 
     name, benchmark: as in results.json. part: what the rows of `parts` are. published: model arguments of the
     published evaluation. unusable: data of the benchmark that could not be used. sheet_titles: of right and wrong
-    answers. sheet_unit: " boxes", what is counted there. sheet_note: what the pictures show.
+    answers. sheet_unit: " boxes", what is counted there. sheet_note: what the pictures show. coco_results: whether
+    predictions are COCO results, {"image_id", "category_id", "bbox", "score", …}, and are written as such too.
     """
 
     name: str
@@ -75,6 +85,7 @@ class Task(ABC):
     sheet_titles: tuple[str, str] = ("Right", "Wrong")
     sheet_unit: str = ""
     sheet_note: str = ""
+    coco_results: bool = False
 
     @abstractmethod
     def items(self) -> list[str]:
@@ -87,6 +98,10 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, records: Records) -> dict[str, float]:
         """Metrics in percent; NaN for what there is none of."""
+
+    def scored(self, records: Records) -> int:
+        """How many answers the metrics are made of; without any, no metric is told. By default the images read."""
+        return sum("unreadable" not in record for record in records.values())
 
     def settings(self) -> dict:
         """What decides the numbers, besides the model: JSON-able."""
@@ -201,12 +216,14 @@ def evaluate_with(
     seconds = {"total": max(group.gather(time.perf_counter() - start)), "per_stage": per_stage}
     if not group.is_first:
         return None
-    skipped = task.skipped(records)
+    skipped, metrics = task.skipped(records), task.metrics(records)
+    if not task.scored(records):
+        metrics = dict.fromkeys(metrics, math.nan)
     results = Results(
         task=task.name,
         benchmark=task.benchmark,
         backbone=run.preset,
-        metrics=task.metrics(records),
+        metrics=metrics,
         items=sum("unreadable" not in record for record in records.values()),
         config=settings,
         recipe=settings["model"]["config"]["recipe"],
@@ -220,8 +237,11 @@ def evaluate_with(
     )
     results.save(run.work_dir)
     if run.save_predictions:
-        lines = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in task.predictions(records))
-        write_atomically(run.work_dir / "predictions.jsonl", lines.encode())
+        lines = [json.dumps(line, ensure_ascii=False) for line in task.predictions(records)]
+        write_atomically(run.work_dir / "predictions.jsonl", "".join(f"{line}\n" for line in lines).encode())
+        if task.coco_results:
+            array = ",\n".join(lines)
+            write_atomically(run.work_dir / "coco_results.json", f"[{array}]\n".encode())
     if run.visualize:
         for name, sheet in task.sheets(records, run.visualize).items():
             sheet.save(run.work_dir / f"{name}.png")
@@ -281,7 +301,8 @@ def shared_arguments(parser: Parser, published: str, proposes: bool = True) -> N
     add("--work-dir", type=Path, metavar="DIR", help="results, journal, pictures (default out/TASK/PRESET)")
     add("--limit", type=positive, metavar="N", help="only the first N images")
     add("--resume", action="store_true", help="go on where an interrupted run in the same work dir stopped")
-    add("--save-predictions", action="store_true", help="also predictions.jsonl, masks as COCO RLE")
+    predictions = "also predictions.jsonl, masks as COCO RLE; of boxes with image ids also coco_results.json"
+    add("--save-predictions", action="store_true", help=predictions)
     add("--visualize", type=positive, default=0, metavar="N", help="contact sheets of up to N right and N wrong cases")
     if proposes:
         add("--mask-cache", type=Path, metavar="DIR", help="keep SAM 2's masks, and use those that are there")
@@ -303,7 +324,7 @@ def run_of(options: argparse.Namespace, task: str) -> Run:
 def run_task(
     parser: Parser, make: Callable[[argparse.Namespace], Task], name: str, arguments: Sequence[str] | None
 ) -> int:
-    """Parse, evaluate, print; returns the exit code (`run_program`), 1 when images could not be used."""
+    """Parse, evaluate, print; returns the exit code (`run_program`): 1 when some images cannot be used, 2 for all."""
     options = parser.parse_args(arguments)
 
     def body() -> int:
@@ -314,6 +335,8 @@ def run_task(
             done = evaluate(task, run)
         if done is None:
             return 0
+        if done[0].without_numbers:
+            raise nothing_measured(done[0].skipped, run.work_dir)
         print(f"{done[1]}\nwritten to {run.work_dir / 'results.json'} and {run.work_dir / 'results.md'}")
         return int(done[0].items < len(task.items()[: run.limit]))
 

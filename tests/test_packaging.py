@@ -98,3 +98,20 @@ def test_a_program_without_its_layer_says_the_command_in_one_line(program: str):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     line = f"error: {program}.py needs mmengine, which is not installed; run: bash setup_env.sh --eval\n"
     assert (done.returncode, done.stderr) == (2, line)
+
+
+def test_the_published_class_is_imported_from_a_project_with_packages_of_our_names(tmp_path: Path):
+    """Somebody's own utils, eval, configs and tests come first on the path, this checkout after them."""
+    for name in ("utils", "eval", "configs", "tests"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("OWN = True\n", encoding="utf-8")
+    lines = [
+        "import sys, utils, eval, configs, tests",
+        f"sys.path.append({str(ROOT)!r})",
+        "from TextRegionSegmenter import TextRegionSegmenter",
+        "assert utils.OWN and eval.OWN and configs.OWN and tests.OWN",
+        "print(TextRegionSegmenter.from_preset('tiny').config.scale)",
+    ]
+    (tmp_path / "mine.py").write_text("\n".join(lines), encoding="utf-8")
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

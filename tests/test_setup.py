@@ -74,7 +74,7 @@ class Rehearsal:
                 echo "${{*:2:$#-2}}" >> "{self.log}"
                 rm -rf "${{!#}}" && mkdir -p "${{!#}}/bin" && cp "$0" "${{!#}}/bin/python" ;;
               "-m pip install")
-                echo "pip ${{*:7}}" | sed "s|{checkout.resolve()}/configs/requirements/||g" >> "{self.log}"
+                echo "pip ${{*:7}}" >> "{self.log}"
                 if [ -e "{self.pip_fails}" ]; then case "$*" in *$(cat "{self.pip_fails}")*) exit 1 ;; esac; fi ;;
               "-m pip --version") ;;
               "-W ignore -c") ;;
@@ -87,8 +87,8 @@ class Rehearsal:
         """The exit code, what venv and pip were asked to do, and the output, of one run."""
         self.log.write_text("", encoding="utf-8")
         done = run_setup(*flags, script=self.checkout / "setup_env.sh", **environment)
-        asked = self.log.read_text(encoding="utf-8").replace(f"-e {self.checkout.resolve()}", "-e .").splitlines()
-        return done.returncode, asked, done.stdout + done.stderr
+        asked = self.log.read_text(encoding="utf-8").replace(f"{self.checkout.resolve()}/configs/requirements/", "")
+        return done.returncode, asked.splitlines(), done.stdout + done.stderr
 
     def edit(self, name: str) -> None:
         """Change a requirement file."""
@@ -408,3 +408,64 @@ def test_a_second_run_in_this_environment_changes_nothing_and_is_quick():
     assert again.stdout == f"Nothing to do: {ROOT}/.venv is up to date.\n"
     assert stamp.stat().st_mtime_ns == before
     assert took < 10
+
+
+ODD_NAMES = ["it's", 'a "b"', "back\\slash \\", "ä 犬", "x[1]", "$HOME `x`", "#a%20", "-n", "a*?", "(1) & co;"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_folder_of_any_name_is_set_up_and_a_second_run_finds_it_ready(
+    empty_checkout: Path, tmp_path: Path, name: str
+):
+    checkout = empty_checkout.rename(tmp_path / name)
+    rehearsal = Rehearsal(checkout, tmp_path)
+    code, asked, said = rehearsal.run("--web", PYTHON=rehearsal.python)
+    assert (code, asked) == (0, ["venv --clear", *BASE, *WEB]), said
+    assert (checkout / ".venv" / "bin" / "python").is_file()
+    code, asked, said = rehearsal.run()
+    assert (code, asked) == (0, []), said
+    assert f"Nothing to do: {checkout.resolve()}/.venv is up to date." in said
+    assert ("only python runs" in said) == any(mark in name for mark in '"$`')
+
+
+def test_a_colon_in_the_folders_name_is_refused_in_one_line(empty_checkout: Path, tmp_path: Path):
+    checkout = empty_checkout.rename(tmp_path / "a:b")
+    refused = run_setup(script=checkout / "setup_env.sh")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        f"setup_env.sh: the folder {checkout} has a colon in its name, with which no .venv can be made: rename it\n"
+    )
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_the_data_script_runs_from_a_folder_of_any_name(tmp_path: Path, name: str):
+    folder = tmp_path / name
+    folder.mkdir()
+    shutil.copy(ROOT / "process_dataset.sh", folder)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    fake_python(folder / ".venv" / "bin", 'printf "%s\\n" "$PYTHONPATH" "$@"')
+    done = subprocess.run(
+        ["bash", str(folder / "process_dataset.sh"), "a b", "--data-root", name],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [str(folder.resolve()), "-m", "eval.prepare", "a b", "--data-root", name]
+
+
+def test_every_script_is_checked_out_with_the_line_ends_that_bash_reads():
+    """Whatever git's settings are (core.autocrlf of Git for Windows)."""
+    listed = subprocess.run(
+        ["git", "-c", "core.autocrlf=true", "ls-files", "--eol"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    rows = [
+        (*line.partition("\t")[0].split(maxsplit=2), line.partition("\t")[2]) for line in listed.stdout.splitlines()
+    ]
+    assert len(rows) > 200
+    for _, _, attributes, name in rows:
+        expected = "attr/-text" if Path(name).suffix in (".png", ".npz", ".safetensors", ".ttf") else "eol=lf"
+        assert expected in attributes, name
+    assert {index for index, _, _, _ in rows} <= {"i/lf", "i/-text", "i/none"}

@@ -3,15 +3,17 @@
 Layouts of files that `read_boxes` takes; the COCO ones hold x, y, width, height and are converted here:
 
 {"annotations": [{"bbox": [x, y, w, h], "image_id": 7}], "images": [{"id": 7, "file_name": "a.jpg"}]}    COCO
-[{"image_id": 7, "bbox": [x, y, w, h], "score": 0.9}]                                          COCO results
-{"7": {"boxes": [[x1, y1, x2, y2]], "scores": [0.9], "labels": [3]}}                   detections by image
+[{"image_id": 7, "bbox": [x, y, w, h], "score": 0.9}]    COCO results, "file_name" beside or instead of "image_id"
+{"7": {"boxes": [[x1, y1, x2, y2]], "scores": [0.9], "labels": [3]}}      detections by image: id, or file name
 [[x1, y1, x2, y2]]  or lines of  x1,y1,x2,y2[,score]                                  boxes of any one image
+
+Which image of a file is meant, `textregion.image_names` decides.
 """
 
-import json
 import math
+import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from textregion.errors import InputError
-from textregion.storage import read_text
+from textregion.image_names import WHOLE_NUMBER, ListedImages, id_key, name_parts
+from textregion.storage import parse_json, read_text
 
 ROUNDING = 1.0  # pixels that a box of rounded numbers may reach beyond the image
 ANY_IMAGE = ""  # the key of boxes that a file gives without saying of which image
@@ -91,75 +94,121 @@ class GivenBoxes:
 
 @dataclass(frozen=True)
 class BoxesFile:
-    """What a file says. entries: image id -> boxes. file_names: image file name -> image id, where the file has them.
+    """What a file says. entries: id of an image (`id_key`), or ANY_IMAGE -> its boxes.
 
-    Whether the boxes fit their images is checked when they are used (`boxes_inside`).
+    images: those that the file lists; None for boxes of any image. unlisted: how many annotations were left out because
+    the file does not list their image. Whether boxes fit their image is checked when they are used (`boxes_inside`).
     """
 
     path: Path
     entries: dict[str, GivenBoxes]
-    file_names: dict[str, str] = field(default_factory=dict)
+    images: ListedImages | None = None
+    unlisted: int = 0
 
     def of(self, image: str | int | Path) -> GivenBoxes:
-        """Boxes of an image, by its id or by its file's name, with or without ending, leading zeros or folder.
+        """Boxes of an image: by its path or name as `ListedImages.find` has it, or by its id, a number or its text.
 
-        InputError when the file has none of it. An image of the file without any box has n = 0.
+        InputError when the file does not list it, or when it may be several of those listed. An image of the file
+        without any box has n = 0.
         """
-        if ANY_IMAGE in self.entries:
+        if self.images is None:
             return self.entries[ANY_IMAGE]
-        path = Path(str(image))
-        for name in (str(image), path.name, path.stem, path.stem.lstrip("0")):
-            key = self.file_names.get(name, name)
-            if key in self.entries:
-                return self.entries[key]
-        known = ", ".join(list(self.file_names or self.entries)[:3])
-        raise InputError(f"{self.path} has no boxes of {image}; it knows {len(self.entries)} images: {known}, …")
+        if isinstance(image, int) or self._is_id(image):
+            if id_key(image) not in self.entries:
+                raise InputError(f"{self.path} lists no image of the id {image}; it lists {len(self.entries)} images")
+            return self.entries[id_key(image)]
+        return self.entries[self.images.find(image)]
+
+    def _is_id(self, image: str | Path) -> bool:
+        """Whether a text (no path) is the id of an image that no listed file has as its name."""
+        if self.images is None or not isinstance(image, str) or not WHOLE_NUMBER.fullmatch(image):
+            return False
+        return id_key(image) in self.entries and not any((image,) in names for names in self.images.ids.values())
 
 
 def read_boxes(path: str | Path) -> BoxesFile:
-    """Read any of the layouts above; InputError in one line for a missing file or one of another form."""
-    path, text = Path(path), read_text(path, f"boxes: {LAYOUTS}")
+    """Read any of the layouts above; InputError in one line for a missing file or one of another form.
+
+    Annotations of images that a file with a list of images does not list are left out with a warning that counts them.
+    """
+    path, expected = Path(path), f"boxes: {LAYOUTS}"
+    text = read_text(path, expected)
     if path.suffix.lower() != ".json" and text.lstrip()[:1] not in ("{", "["):
         return BoxesFile(path, {ANY_IMAGE: _from_lines(path, text.splitlines())})
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:  # too deep, or a number of too many digits
-        raise InputError(f"{path} is not valid JSON ({error}); expected {LAYOUTS}") from error
+    content = parse_json(path, text, expected)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-        return _from_coco(path, content)
+        images = content.get("images") or []
+        if not isinstance(images, list):
+            raise InputError(f"{path}: got images that are no list; expected {LAYOUTS}")
+        return _from_coco(path, content["annotations"], images)
     if isinstance(content, dict) and content and all(isinstance(v, dict) and "boxes" in v for v in content.values()):
-        return BoxesFile(path, {str(key): _from_detections(path, key, value) for key, value in content.items()})
+        return _by_image(path, content)
     if isinstance(content, list) and all(isinstance(row, dict) for row in content) and content:
-        return BoxesFile(path, _by_image(path, content))
+        return _from_coco(path, content, [])
     if isinstance(content, list) and not any(isinstance(row, dict) for row in content):
         return BoxesFile(path, {ANY_IMAGE: _given(path, "the list", content, None)})
     raise InputError(f"{path} holds no boxes in a known layout; expected {LAYOUTS}")
 
 
-def _from_coco(path: Path, content: dict) -> BoxesFile:
-    """Every image of the file has an entry, also without annotations."""
-    images = content.get("images") or []
-    if not isinstance(images, list) or not all(isinstance(row, dict) and "id" in row for row in images):
-        raise InputError(f"{path}: got images without an id; expected {LAYOUTS}")
-    named = {str(row["file_name"]): str(row["id"]) for row in images if "file_name" in row}
-    entries = _by_image(path, content["annotations"], [str(row["id"]) for row in images])
-    return BoxesFile(path, entries, {**{Path(name).name: key for name, key in named.items()}, **named})
+def _from_coco(path: Path, rows: list, images: list) -> BoxesFile:
+    """Annotations or results, each with its xywh box. images: the rows of the file's own list, without which the
+    annotations tell what images there are. Every listed image has an entry, also without annotations.
+    """
+    named = [_image_of(path, index, row) for index, row in enumerate(rows)]
+    nameless = [index for index, image in enumerate(named) if image == (None, None)]
+    if not images and len(nameless) == len(rows):
+        columns = [_corners(path, index, row) for index, row in enumerate(rows)], [row.get("score") for row in rows]
+        return BoxesFile(path, {ANY_IMAGE: _given(path, "the file", *columns)})
+    if nameless:
+        raise InputError(f"{path}: annotation {nameless[0]} and others name no image_id; expected all or none to")
+    told = [{"id": _bare_key(number, name), "file_name": name} for number, name in named]
+    listed, unlisted = ListedImages(path, images or told), []
+    found: dict[str, tuple[list, list]] = {key: ([], []) for key in listed.ids}
+    for index, (row, (number, name)) in enumerate(zip(rows, named, strict=True)):
+        key = listed.find(str(name)) if images and number is None else _bare_key(number, name)
+        if key in found:
+            found[key][0].append(_corners(path, index, row))
+            found[key][1].append(row.get("score"))
+        else:
+            unlisted.append(key)
+    if unlisted:
+        counted = f"{path}: {len(unlisted)} of {len(rows)} annotations are of images that it does not list"
+        if len(unlisted) == len(rows):
+            raise InputError(f"{counted} (image_id {unlisted[0]} first); expected the ids of its images")
+        warnings.warn(f"{counted} (image_id {unlisted[0]} first); they are left out", stacklevel=3)
+    entries = {key: _given(path, f"image {key}", *columns) for key, columns in found.items()}
+    return BoxesFile(path, entries, listed, len(unlisted))
 
 
-def _by_image(path: Path, rows: list, images: Iterable[str] = ()) -> dict[str, GivenBoxes]:
-    """Annotations or results, each with its xywh box, by the image they name."""
-    found: dict[str, tuple[list, list]] = {image: ([], []) for image in images}
-    for index, row in enumerate(rows):
-        if not isinstance(row, dict) or "bbox" not in row:
-            raise InputError(f"{path}: annotation {index} has no bbox; expected x, y, width, height in pixels")
-        x, y, width, height = _numbers(path, f"annotation {index}", row["bbox"], (4,))
-        key = row.get("image_id", row.get("file_name", ANY_IMAGE))
-        boxes, scores = found.setdefault(str(key), ([], []))
-        boxes.append((x, y, x + width, y + height))
-        scores.append(row.get("score"))
-    if ANY_IMAGE in found and len(found) > 1:
-        raise InputError(f"{path}: some annotations name no image_id; expected all or none to")
-    return {key: _given(path, f"image {key}", *columns) for key, columns in (found or {ANY_IMAGE: ([], [])}).items()}
+def _image_of(path: Path, index: int, row: Any) -> tuple[str | float | None, object]:
+    """(image_id, file_name) of an annotation, None for what it does not say."""
+    if not isinstance(row, dict) or row.get("bbox") is None:
+        raise InputError(f"{path}: annotation {index} has no bbox; expected x, y, width, height in pixels")
+    number, name = (None if row.get(key) == "" else row.get(key) for key in ("image_id", "file_name"))
+    if isinstance(number, (list, dict, bool)) or (isinstance(number, float) and not math.isfinite(number)):
+        raise InputError(f"{path}: annotation {index} has the image_id {str(number)[:60]}, expected a number or text")
+    return number, name
+
+
+def _bare_key(number: str | float | None, name: object) -> str:
+    """What an image is called in a file without a list of images: its id, else its file name."""
+    return id_key(number) if number is not None else "/".join(name_parts(str(name)))
+
+
+def _corners(path: Path, index: int, row: dict) -> tuple[float, float, float, float]:
+    x, y, width, height = _numbers(path, f"annotation {index}", row["bbox"], (4,))
+    return x, y, x + width, y + height
+
+
+def _by_image(path: Path, content: dict[str, dict]) -> BoxesFile:
+    """Detections by image. When a key has an ending or a folder the keys are file names, else ids or bare names."""
+    names = ["/".join(name_parts(key)) for key in content if not WHOLE_NUMBER.fullmatch(key.strip())]
+    are_names = any("/" in name or Path(name).suffix for name in names)
+    entries = {id_key(key): _from_detections(path, key, value) for key, value in content.items()}
+    if len(entries) < len(content):
+        raise InputError(f"{path}: {len(content)} entries are of {len(entries)} images; expected one entry an image")
+    rows = [{"id": key, "file_name": key if are_names else None} for key in content]
+    return BoxesFile(path, entries, ListedImages(path, rows))
 
 
 def _from_detections(path: Path, key: str, value: dict) -> GivenBoxes:

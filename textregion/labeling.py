@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 from torch import Tensor
 
 from textregion.errors import InputError
-from textregion.labels import LabelPrompts, as_labels, label_probabilities
+from textregion.labels import LabelPrompts, as_labels, as_sentence, label_probabilities
 from textregion.resampling import bilinear_taps, lerp_columns, lerp_rows, taps_at
 from textregion.runtime import in_parts
 from textregion.types import RegionMasks, RegionTokens, Segmentation
@@ -164,6 +164,10 @@ class GroundingResult:
     box: Box | None
     score: float | None
 
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        return f"GroundingResult(region {self.region}, box {self.box}, score {self.score}, {width} x {height} pixels)"
+
 
 def largest_component_box(mask: Bool[np.ndarray, "H W"]) -> Box | None:
     """(xmin, ymin, xmax - xmin, ymax - ymin), without +1, of the largest 8-connected component; None if empty."""
@@ -208,7 +212,7 @@ def target_prompts(target: str, others: str | Sequence[str] | None = None) -> La
     others: the words for everything else, in which {target} stands for the target; several are synonyms.
     Default: "background, anything but {target}". InputError for blank words.
     """
-    as_labels([target])
+    as_sentence(target)
     others = [others] if isinstance(others, str) else as_labels(others or [ANYTHING_BUT])
     words = target.lower()
     other_words = [other.replace("{target}", words) for other in others]

@@ -1,5 +1,6 @@
 """Labels as users give them: checked, split into the queries they are asked by, and how well regions answer them."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,47 @@ else:
 
 LONGEST_LABEL = 1000  # characters; models read about 70 words, and time grows with the square of a word's length
 TEMPERATURE = 50.0  # of the softmax over queries (method 8.3)
+ONE_OF_SEVERAL = re.compile(r'[^\S\n]*"((?:[^"]|"")*)"[^\S\n]*(?:[,\n]|\Z)|([^,\n]*)(?:[,\n]|\Z)')
+
+
+def split_labels(text: str) -> list[str]:
+    """The labels in one text, parted by commas and line ends: `red star, sky`; blank ones are left out.
+
+    Quotes around a whole label keep its commas, `"red, round star", sky`; a quote within them is doubled. White space
+    within a label becomes one space. This is how the programs, the page and a text in a query file read labels; a
+    list in Python or YAML and a line of a file are one label as they stand. InputError when nothing is left.
+    """
+    found = [quoted.replace('""', '"') or plain for quoted, plain in ONE_OF_SEVERAL.findall(text)]
+    labels = [label for part in found if (label := " ".join(part.split()).strip(" ;"))]
+    if not labels:
+        raise InputError(f"got {text[:40]!r} as labels, expected words or phrases, separated by commas")
+    return labels
+
+
+def join_labels(labels: Sequence[str]) -> str:
+    """One text that `split_labels` reads as these labels, quoted where they need it."""
+    return ", ".join('"{}"'.format(x.replace('"', '""')) if re.search('[",\\n]', x) else x for x in labels)
+
+
+def merge_labels(labels: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Labels of different names, and the names that came more than once.
+
+    Labels of one name become one, with all their synonyms: no file or legend has two entries that it cannot tell
+    apart. InputError as of `as_labels`.
+    """
+    queries: dict[str, dict[str, None]] = {}
+    repeated: dict[str, None] = {}
+    for label in as_labels(labels):
+        words = label_queries(label)
+        if words[0] in queries:
+            repeated[words[0]] = None
+        queries.setdefault(words[0], {}).update(dict.fromkeys(words))
+    return tuple("; ".join(words) for words in queries.values()), list(repeated)
+
+
+def label_queries(label: str) -> list[str]:
+    """The synonyms of one label, separated by ";", the name first; white space within them becomes one space."""
+    return [query for part in label.split(";") if (query := " ".join(part.split()))]
 
 
 def as_labels(labels: Sequence[str]) -> tuple[str, ...]:
@@ -43,6 +85,13 @@ def as_labels(labels: Sequence[str]) -> tuple[str, ...]:
     return labels
 
 
+def as_sentence(sentence: str) -> str:
+    """Check one sentence, as `as_labels` checks a label. InputError also for a list, which holds several."""
+    if not isinstance(sentence, str):
+        raise InputError(f"got a sentence of type {type(sentence).__name__}, expected one string; ask one at a time")
+    return as_labels([sentence])[0]
+
+
 @dataclass(frozen=True)
 class LabelPrompts:
     """L labels, each asked for by one or more queries.
@@ -57,14 +106,14 @@ class LabelPrompts:
 
     @classmethod
     def parse(cls, labels: "Sequence[str] | LabelPrompts") -> "LabelPrompts":
-        """Labels as given by a user or a class file: synonyms within one label are separated by ";".
+        """Labels as given in Python or by a class file: synonyms within one label are separated by ";".
 
-        White space within a label becomes one space. Duplicate labels stay (the first wins a tie). InputError for an
-        empty list or a blank label.
+        A label is taken as it stands, commas included, but for white space, which becomes one space. Duplicate labels
+        stay (the first wins a tie). InputError for an empty list or a blank label.
         """
         if isinstance(labels, LabelPrompts):
             return labels
-        groups = [[q for part in label.split(";") if (q := " ".join(part.split()))] for label in as_labels(labels)]
+        groups = [label_queries(label) for label in as_labels(labels)]
         return cls(
             tuple(group[0] for group in groups),
             tuple(query for group in groups for query in group),

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import open_clip
-import torch
-import yaml
 from torch import nn
 
 from textregion.backbones import SPECS, Backbone, BackboneSpec, ClipBackbone, find_spec
@@ -17,6 +15,7 @@ from textregion.backbones.loading import (
     RANDOM_SEED,
     load_backbone,
     random_backbone,
+    seeded,
     tokenizer_asset,
     tokenizer_of,
     weight_asset,
@@ -28,11 +27,12 @@ from textregion.masks.sam2 import build_sam2, load_sam2, sam2_asset, size_of
 from textregion.regionspot.loading import load_regionspot, pop_options
 from textregion.tiny import models as tinyworld
 from textregion.weights import Asset, locate_all
+from textregion.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from textregion.segmenter import TextRegionSegmenter
 
-FILE = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text(encoding="utf-8"))
+FILE = read_yaml(Path(__file__).with_name("presets.yaml"), "the table of presets")
 GivenPath = str | Path | None
 TINY_WORLD = "tinyworld"
 FROM_PRESET = "preset"
@@ -192,15 +192,14 @@ def _load_sam2(preset: Preset, path: Path | None, model_cfg: GivenPath, explicit
 
 def _random_models(preset: Preset, model_cfg: GivenPath, wants_sam2: bool) -> tuple[Backbone, nn.Module | None]:
     """Seeded, on the CPU, without touching the global random state."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(RANDOM_SEED)
+    with seeded(RANDOM_SEED):
         if preset.backbone == TINY_WORLD:
             backbone = ClipBackbone.from_model(tinyworld.build_clip(), tinyworld.tokenizer(), name=preset.name)
         else:
             backbone = random_backbone(find_spec(preset.backbone))
-        torch.default_generator.manual_seed(RANDOM_SEED)
-        if not wants_sam2:
-            return backbone, None
+    if not wants_sam2:
+        return backbone, None
+    with seeded(RANDOM_SEED):
         own = model_cfg is None and preset.sam2 == TINY_WORLD
         return backbone, tinyworld.build_sam2().eval() if own else build_sam2(model_cfg or preset.sam2)
 

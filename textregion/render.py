@@ -4,6 +4,7 @@ Images are (H, W, 3) uint8 RGB.
 """
 
 import colorsys
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,13 @@ def label_map_image(label_map: IndexMap, colours: Colours) -> Image.Image:
     image = Image.fromarray(label_map.astype(np.uint8))
     image.putpalette(colours.tobytes())
     return image
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def overlay(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -83,47 +83,31 @@ class RegionCrop:
         target[self.rows, self.columns][self.mask] = value
 
 
-def crop_regions(masks: RegionMasks, threshold: float = 0.0) -> list[RegionCrop]:
-    """`mask > threshold` of every region at the image's size, as `RegionMasks.binary` has it, within its own box.
+def crop_regions(masks: RegionMasks) -> list[RegionCrop]:
+    """Every region at the image's size, as `RegionMasks.binary` has it, within its own box.
 
-    Memory: one region's box in float32 at a time, then a bit per pixel of the box.
+    Memory: the parts of one region within its box in float32 at a time, then a bit per pixel of the box.
     """
-    return crop_regions_above(masks, [threshold])[0]
-
-
-def crop_regions_above(masks: RegionMasks, thresholds: Sequence[float]) -> list[list[RegionCrop]]:
-    """`crop_regions` for several thresholds at the cost of one."""
-    taps, device = None, masks.soft.device
-    if masks.mask_size != tuple(masks.image_size):
-        taps = [bilinear_taps(*sizes, device) for sizes in zip(masks.mask_size, masks.image_size, strict=True)]
-    crops: list[list[RegionCrop]] = [[] for _ in thresholds]
+    sizes = zip(masks.soft.shape[1:], masks.image_size, strict=True)
+    y_taps, x_taps = (bilinear_taps(*pair, masks.soft.device) for pair in sizes)
+    crops = []
     for r, (rows, columns) in enumerate(_extents(masks)):
-        values = _values(masks.select(torch.tensor([r])), rows, columns, taps)
-        for found, threshold in zip(crops, thresholds, strict=True):
-            found.append(RegionCrop.pack(rows, columns, (values > threshold).cpu().numpy()))
+        parts = masks.select(torch.tensor([r])).soft
+        (y, y_at), (x, x_at) = taps_at(y_taps, rows), taps_at(x_taps, columns)
+        values = lerp_rows(lerp_columns(parts[:, y][:, :, x].float(), x_at), y_at)
+        crops.append(RegionCrop.pack(rows, columns, (values > masks.cut).any(0).cpu().numpy()))
     return crops
 
 
 def _extents(masks: RegionMasks) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the image that each region can reach after both resizes, with a little room.
+    """Rows and columns of the image that each region can reach once resized, with a little room.
 
-    A resized value is positive at most one source sample beyond a positive one, in either resize.
+    A resized value is above the cut less than one stored sample beyond a stored value that is.
     """
-    sizes = zip(masks.image_size, masks.soft.shape[1:], masks.mask_size, strict=True)
-    room_y, room_x = (size / stored / 2 + size / full + 1 for size, stored, full in sizes)
+    room_y, room_x = (size / stored + 1 for size, stored in zip(masks.image_size, masks.soft.shape[1:], strict=True))
     tight = replace(masks, boxes=None)  # the masks' own boxes may be wider
     (height, width), empty = masks.image_size, slice(0, 0)
     for x1, y1, x2, y2 in tight.boxes.tolist():
         rows = slice(max(floor(y1 - room_y), 0), min(ceil(y2 + room_y), height))
         columns = slice(max(floor(x1 - room_x), 0), min(ceil(x2 + room_x), width))
         yield (rows, columns) if x2 > 0 else (empty, empty)  # x2 is 0 for a region without a pixel
-
-
-def _values(
-    region: RegionMasks, rows: slice, columns: slice, taps: list[list[Tensor]] | None
-) -> Float32[Tensor, "y x"]:
-    """One region's soft values at some rows and columns of the image; taps: from mask size to image size."""
-    if taps is None:
-        return region.pixels(torch.arange(rows.start, rows.stop), torch.arange(columns.start, columns.stop))[0]
-    (y, y_taps), (x, x_taps) = taps_at(taps[0], rows), taps_at(taps[1], columns)
-    return lerp_rows(lerp_columns(region.pixels(y, x), x_taps), y_taps)[0]

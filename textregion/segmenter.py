@@ -29,7 +29,7 @@ from textregion.crops import CropGrid, cut_crops, fuse_crops
 from textregion.errors import InputError, at_least, one_of
 from textregion.images import ImageInput, load_image, resize_keep_ratio
 from textregion.labeling import GroundingResult, label_pixels, label_target, largest_component_box, target_prompts
-from textregion.labels import LabelPrompts, as_labels
+from textregion.labels import LabelPrompts, as_labels, as_sentence
 from textregion.masks.base import MaskGenerator, describe_source
 from textregion.masks.prompts import masks_from_boxes, rectangle_masks
 from textregion.masks.sam2 import Sam2MaskGenerator
@@ -322,15 +322,19 @@ class TextRegionSegmenter:
             )
 
     @torch.inference_mode()
-    def refer(self, image: "ImageInput | RegionTokens", sentence: str) -> GroundingResult:
-        """The region a sentence refers to: the largest cosine; its mask > 0 and largest component's box (method 10)."""
-        regions = self._regions(image)
-        (sentence,) = as_labels([sentence])
+    def refer(self, image: "ImageInput | RegionTokens", sentence: str, published: bool = False) -> GroundingResult:
+        """The region a sentence refers to: the largest cosine; its mask and its largest component's box (method 10).
+
+        published: take the wider mask of the paper's verdicts (`RegionMasks.published`), not the sharp one. InputError
+        for a sentence that is anything but one string.
+        """
+        sentence, regions = as_sentence(sentence), self._regions(image)
         if len(regions) == 0:
             return GroundingResult(None, np.zeros(regions.masks.image_size, bool), None, None)
         scores = regions.similarity(self.encode_text([sentence.lower()]))[:, 0]
         best = int(scores.argmax())
-        mask = regions.masks.select(torch.tensor([best])).binary()[0].cpu().numpy()
+        chosen = regions.masks.select(torch.tensor([best]))
+        mask = (chosen.published() if published else chosen.binary())[0].cpu().numpy()
         return GroundingResult(best, mask, largest_component_box(mask), float(scores[best]))
 
     @torch.inference_mode()

@@ -10,9 +10,11 @@ Glossary of axes
     H, W  the image's own size in pixels    h, w  the stored size of a mask
 """
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isfinite
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +28,13 @@ from torch.nn import functional as F
 from textregion import render
 from textregion.errors import InputError, first_line, sides
 from textregion.labels import LabelPrompts, region_scores
+from textregion.mask_arrays import mask_stack
 from textregion.resampling import bilinear_taps, crop_regions, lerp_columns, lerp_rows, taps_at
-from textregion.storage import complete, load_tensors, save_tensors
+from textregion.storage import complete, load_tensors, save_tensors, write_atomically
 
 MAX_SOFT_VALUE = 3.0
+LOGIT_CUT = 0.0  # SAM's logits are positive inside a mask
+PIXELS_AT_ONCE = 2**24  # of masks enlarged in one step
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -42,18 +47,22 @@ else:
 
 @dataclass(frozen=True)
 class RegionMasks:
-    """R soft masks, kept small: the stored parts are brought to full size only where and when asked for.
+    """R masks, kept small: the stored parts are brought to full size only where and when asked for.
 
-    A region is the element-wise maximum of its parts after each was resized bilinearly to `mask_size`
-    (method 9.6, 9.8), so fused SAM 2 masks stay exact at 256 x 256.
+    They are read in two ways. The method (tokens, label maps, published verdicts) takes soft values: the stored ones
+    clamped to [0, 3], each part then resized bilinearly to `mask_size`, the maximum over a region's parts (method 9.6,
+    9.8). What leaves the program (files, areas, outlines, `binary`) is as sharp as what was stored: resized without
+    clamping, straight to the image's size, and cut at `cut` (method 9.11).
 
-    soft: (M, h, w) float or bool, values 0..3 (SAM 2 logits clamped to [0, 3], or 0/1).
+    soft: (M, h, w) float or bool: SAM's logits (with cut 0), or soft values 0..3, or 0/1.
     image_size: (H, W) of the image the masks belong to, pixels.
     mask_size: (h', w') at which the masks are meant: the resized or the original image; default (h, w).
     group: (M,) int64 region of each part, every region 0..R-1 at least once; default one part per region.
-    boxes: (R, 4) xyxy in pixels of the image, end-exclusive; derived from `soft > 0` when not given.
+    boxes: (R, 4) xyxy in pixels of the image, end-exclusive; around `soft > cut` when not given, so exact to a stored
+        pixel.
     predicted_iou, stability: (R,) of the region's first part; ones when not given.
-    hard: full-size values are 1 where they would be > 0 (ablation, method 5.1).
+    hard: full-size soft values are 1 where they would be > 0 (ablation, method 5.1).
+    cut: the stored value above which a pixel is in the region: 0 for logits, 0.5 for soft values 0..1.
     """
 
     soft: Shaped[Tensor, "M h w"]
@@ -64,12 +73,13 @@ class RegionMasks:
     predicted_iou: Float[Tensor, " R"] | Unset = None
     stability: Float[Tensor, " R"] | Unset = None
     hard: bool = False
+    cut: float = 0.5
 
     def __post_init__(self) -> None:
         if self.soft.ndim != 3 or 0 in self.soft.shape[1:]:
             raise InputError(f"got masks of shape {tuple(self.soft.shape)}, expected (R, h, w) with h, w >= 1")
         if not (self.soft.is_floating_point() or self.soft.dtype == torch.bool):
-            raise InputError(f"got masks of dtype {self.soft.dtype}, expected bool or float in [0, 3]")
+            raise InputError(f"got masks of dtype {self.soft.dtype}, expected bool or float")
         sides(self.image_size, "image_size")
         set_ = object.__setattr__  # the only writes to a frozen instance: its own defaults
         if self.mask_size == (0, 0):
@@ -84,6 +94,8 @@ class RegionMasks:
             raise InputError(f"got groups {found} for {parts} mask parts, expected whole numbers ({parts},)")
         if not isinstance(self.hard, bool):
             raise InputError(f"got hard {self.hard!r}, expected True or False")
+        if not isinstance(self.cut, Real) or not isfinite(self.cut):
+            raise InputError(f"got cut {self.cut!r}, expected a number: 0 for logits, 0.5 for soft values")
         if self.boxes is None:
             set_(self, "boxes", self._boxes_of_parts())
         for name in ("predicted_iou", "stability"):
@@ -96,6 +108,10 @@ class RegionMasks:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def __repr__(self) -> str:
+        (height, width), stored = self.image_size, "x".join(map(str, self.soft.shape))
+        return f"RegionMasks({len(self)} regions in {width} x {height} pixels, stored {stored} {self.soft.dtype})"
 
     def checked(self) -> "RegionMasks":
         """Itself, once its values are known to be finite and its groups to be R; InputError otherwise. Waits for the
@@ -115,18 +131,19 @@ class RegionMasks:
     def from_array(
         cls, masks: "np.ndarray | Tensor | RegionMasks", image_size: tuple[int, int], device: torch.device | str = "cpu"
     ) -> "RegionMasks":
-        """Masks somebody else made: (R, h, w) or one (h, w), bool, integer or float; any resolution.
+        """Masks somebody else made of an image of size (H, W): (R, H, W), (H, W, R) or one (H, W), bool, integer or
+        float; (R, h, w) and (h, w) of the same aspect too. A plane of integers may be a label map, a region per label:
+        `mask_arrays.mask_stack` has the whole rule.
 
         Negative values count as 0 and values above 3 as 3. InputError for NaN, infinities or other shapes.
         """
         if isinstance(masks, RegionMasks):
             return masks.checked().to(device)
+        image_size = sides(image_size, "image_size")
         masks = masks if isinstance(masks, Tensor) else _as_tensor(masks)
         if masks.is_complex() or masks.layout != torch.strided:
             raise InputError(f"got masks of {masks.dtype}, {masks.layout}, expected a dense tensor of real numbers")
-        masks = masks[None] if masks.ndim == 2 else masks
-        if masks.ndim != 3:
-            raise InputError(f"got masks of shape {tuple(masks.shape)}, expected (R, h, w) or (h, w)")
+        masks = mask_stack(masks, image_size)
         if len(masks) == 0:
             return cls.empty(image_size, device)
         if masks.dtype != torch.bool:
@@ -135,9 +152,9 @@ class RegionMasks:
         return cls(masks.to(device), image_size)
 
     def _boxes_of_parts(self) -> Float32[Tensor, "R 4"]:
-        """Tight boxes around `soft > 0`, in image pixels, the union over a region's parts; zeros if empty."""
+        """Tight boxes around `soft > cut`, in image pixels, the union over a region's parts; zeros if empty."""
         (height, width), (h, w) = self.image_size, self.soft.shape[1:]
-        on = self.soft > 0
+        on = self.soft > self.cut
         rows, columns = on.any(2), on.any(1)
         scale = torch.tensor([width / w, height / h] * 2, device=self.soft.device)
         edges = [_first(columns), _first(rows), w - _first(columns.flip(1)), h - _first(rows.flip(1))]
@@ -170,9 +187,9 @@ class RegionMasks:
     ) -> Float32[Tensor, "R y x"]:
         """Full-size soft values 0..3 at the crossings of some rows and columns of `mask_size`.
 
-        regions: the only regions wanted, ascending; default all R. Equal to resizing every part bilinearly
-        (align_corners=False, no antialias, float32, rounded to the parts' own precision), taking the maximum over a
-        region's parts and indexing; only the crossings are computed.
+        regions: the only regions wanted, ascending; default all R. Equal to clamping every part to [0, 3], resizing it
+        bilinearly (align_corners=False, no antialias, float32, rounded to the parts' own precision), taking the maximum
+        over a region's parts and indexing; only the crossings are computed.
         """
         device, soft, group, count = self.soft.device, self.soft, self.group, len(self)
         if regions is not None:
@@ -182,7 +199,8 @@ class RegionMasks:
             return torch.zeros(0, len(rows), len(columns), device=device)
         x_taps = [tap[columns.to(device)] for tap in bilinear_taps(soft.shape[2], self.mask_size[1], device)]
         needed, y_taps = taps_at(bilinear_taps(soft.shape[1], self.mask_size[0], device), rows.to(device))
-        parts = lerp_rows(lerp_columns(soft[:, needed].float(), x_taps), y_taps)
+        clamped = soft[:, needed].float().clamp_(0, MAX_SOFT_VALUE)  # indexing copies
+        parts = lerp_rows(lerp_columns(clamped, x_taps), y_taps)
         if soft.dtype == torch.float16:  # what vanishes in half is outside the mask (method 9.6)
             parts = parts.half().float()
         group = group[:, None, None].expand_as(parts)
@@ -204,15 +222,34 @@ class RegionMasks:
         columns = lerp_columns(crossings, (x_index, x_index + grid[1], x))
         return lerp_rows(columns, (y_index, y_index + grid[0], y))
 
-    def binary(self, size: tuple[int, int] | None = None, threshold: float = 0.0) -> Bool[Tensor, "R H W"]:
-        """`mask > threshold` at `size` (default: the image's own), one region at a time to bound memory."""
+    def binary(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "R H W"]:
+        """The regions at `size` (default: the image's own): stored parts resized bilinearly, > `cut`, their union.
+
+        Memory: the result, and `PIXELS_AT_ONCE` float32 values, or one part's if they are more.
+        """
         height, width = size or self.image_size
-        out = torch.zeros(len(self), height, width, dtype=torch.bool, device=self.soft.device)
+        out = torch.zeros(len(self), height, width, dtype=torch.uint8, device=self.soft.device)
+        y_taps, x_taps = (
+            bilinear_taps(*sides, out.device) for sides in zip(self.soft.shape[1:], (height, width), strict=True)
+        )
+        step = max(1, PIXELS_AT_ONCE // (height * width))
+        for soft, group in zip(self.soft.split(step), self.group.split(step), strict=True):
+            on = lerp_rows(lerp_columns(soft.float(), x_taps), y_taps) > self.cut
+            out.scatter_reduce_(0, group.long()[:, None, None].expand(on.shape), on.byte(), "amax")
+        return out.bool()
+
+    def published(self) -> Bool[Tensor, "R H W"]:
+        """The regions at the image's size as the paper's verdicts have them: full-size soft values > 0 (method 10).
+
+        Wider than `binary`, by up to a stored pixel all around. Where `mask_size` is another, soft values are resized
+        once more. One region at a time, to bound memory.
+        """
+        out = torch.zeros(len(self), *self.image_size, dtype=torch.bool, device=self.soft.device)
         for r in range(len(self)):
             full = self.select(torch.tensor([r])).full()
-            if full.shape[1:] != (height, width):
-                full = F.interpolate(full[None], (height, width), mode="bilinear")[0]
-            out[r] = full[0] > threshold
+            if self.mask_size != self.image_size:
+                full = F.interpolate(full[None], self.image_size, mode="bilinear")[0]
+            out[r] = full[0] > 0
         return out
 
     def save(self, path: str | Path) -> None:
@@ -231,12 +268,14 @@ class RegionMasks:
         return {name: getattr(self, name) for name in names}
 
     def _sizes(self) -> dict:
-        return {"image_size": list(self.image_size), "mask_size": list(self.mask_size), "hard": self.hard}
+        sizes = {"image_size": list(self.image_size), "mask_size": list(self.mask_size)}
+        return {**sizes, "hard": self.hard, "cut": self.cut}
 
     @classmethod
     def _restore(cls, tensors: dict[str, Tensor], meta: dict) -> "RegionMasks":
         sizes = {name: tuple(meta[name]) for name in ("image_size", "mask_size")}
-        return cls(**tensors, **sizes, hard=meta["hard"]).checked()
+        cut = meta.get("cut", 0.0)  # files of before it was written hold soft values that were cut at 0
+        return cls(**tensors, **sizes, hard=meta["hard"], cut=cut).checked()
 
 
 def _check_finite(soft: Tensor) -> None:
@@ -250,9 +289,9 @@ def _as_tensor(masks: Any) -> Tensor:
         array = np.asarray(masks)
     except ValueError as error:
         raise InputError(f"got masks that are no array ({first_line(error)}), expected (R, h, w) numbers") from error
-    if array.dtype.kind not in "bifu":
-        raise InputError(f"got masks of dtype {array.dtype}, expected numbers or booleans")
-    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
+    if array.dtype.kind not in "bifu" or array.dtype.itemsize > 8:  # torch has no longer numbers
+        raise InputError(f"got masks of dtype {array.dtype}, expected booleans or numbers of at most 64 bits")
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def _first(on: Bool[Tensor, "M n"]) -> Float32[Tensor, " M"]:
@@ -301,6 +340,11 @@ class RegionTokens:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def __repr__(self) -> str:
+        (height, width), made = self.masks.image_size, ", ".join(filter(None, [self.backbone, self.recipe]))
+        sizes = f"{len(self)} regions in {width} x {height} pixels, D = {self.tokens.shape[1]}, grid {self.grid}"
+        return f"RegionTokens({sizes}{made and f', {made}'})"
 
     def checked(self) -> "RegionTokens":
         """Itself, once its tokens are known to be finite; InputError otherwise. It waits for the device."""
@@ -359,7 +403,7 @@ class RegionTokens:
         tensors, meta = load_tensors(path, kind="RegionTokens")
         parts = {n.removeprefix("masks."): tensors.pop(n) for n in list(tensors) if n.startswith("masks.")}
         with complete(path, "RegionTokens"):
-            sizes = {n: meta.pop(n) for n in ("image_size", "mask_size", "hard")}
+            sizes = {n: meta.pop(n) for n in ("image_size", "mask_size", "hard", "cut") if n in meta}
             meta["grid"] = tuple(meta["grid"])
             return cls(**tensors, masks=RegionMasks._restore(parts, sizes), **meta).checked()
 
@@ -387,6 +431,10 @@ class Segmentation:
         if self.label_map.size and not 0 <= int(self.label_map.min()) <= int(self.label_map.max()) < len(self.labels):
             raise InputError(f"got label indices outside 0..{len(self.labels) - 1}")
 
+    def __repr__(self) -> str:
+        height, width = self.label_map.shape
+        return f"Segmentation({width} x {height} pixels, {len(self.labels)} labels: {reprlib.repr(self.labels)})"
+
     @property
     def palette(self) -> UInt8[np.ndarray, "L 3"]:
         """One colour per label, stable in the label's position."""
@@ -408,7 +456,7 @@ class Segmentation:
 
     def save_png(self, path: str | Path) -> None:
         """Write the label map as an 8-bit palette PNG (16-bit grey above 256 labels); pixel value = label index."""
-        render.label_map_image(self.label_map, self.palette).save(path)
+        write_atomically(path, render.png_bytes(render.label_map_image(self.label_map, self.palette)))
 
     def overlay(self, image: UInt8[np.ndarray, "h w 3"], opacity: float = 0.6) -> UInt8[np.ndarray, "H W 3"]:
         """The image in grey with every label's colour laid over it, fainter where no region lies."""

@@ -6,27 +6,34 @@ model and of SAM 2. HF_HUB_OFFLINE=1 never asks the network; HF_HOME moves the c
 """
 
 import os
+import re
 import shutil
 import socket
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import httpx2
 import huggingface_hub
-from httpx2 import HTTPError
+from httpx2 import HTTPError, InvalidURL
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RemoteEntryNotFoundError
 
-from textregion.errors import InputError
+from textregion.errors import InputError, first_line
 from textregion.storage import file_hash, reading
 
 CLIP_VARIABLE = "TEXTREGION_CLIP"
 SAM2_VARIABLE = "TEXTREGION_SAM2"
 CHECKSUMS = "SHA256SUMS"
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
 SHARED_NAMES = {"open_clip_model.safetensors", "open_clip_pytorch_model.bin", "tokenizer.json"}
 HUB = constants.ENDPOINT
+PROXIES = ("http", "https", "all")  # HTTP_PROXY, HTTPS_PROXY, ALL_PROXY
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 OLD_CLIP_CACHE = Path("~/.cache/clip")
 
 
@@ -146,30 +153,68 @@ def _cache_folders(root: str | Path | None) -> list[Path]:
 def _download(asset: Asset, root: str | Path | None, **target: str) -> Path:
     """From the hub with its progress bar, into `root`, the usual cache, or as `target` says."""
     where = target or ({"cache_dir": str(Path(root).expanduser())} if root else {})
-    why = _no_network()
+    why = _unreachable()
     for name in () if why else asset.files:
         try:
             return Path(hf_hub_download(asset.repository, name, endpoint=HUB, **where))
         except RemoteEntryNotFoundError:
             why = f"{asset.repository} has none of {', '.join(asset.files)}"
-        except (OfflineModeIsEnabled, HfHubHTTPError, HTTPError, OSError) as error:
+        except (OfflineModeIsEnabled, HfHubHTTPError, HTTPError, InvalidURL, OSError) as error:
             why = " ".join(str(error.__cause__ or error).split())[:160]
             break
     raise WeightsNotFoundError([asset], root, why)
 
 
-def _no_network() -> str:
-    """Why the hub cannot be asked at all, or ''; spares the client's half minute of retries."""
+def _unreachable() -> str:
+    """Why the hub cannot be asked at all, or ''; spares the client's half minute of retries, and its tracebacks."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    if urllib.request.getproxies():
-        return ""
-    address = urlparse(HUB)
     try:
-        socket.getaddrinfo(address.hostname, address.port or 443)
+        host, port = urlsplit(HUB).hostname or "", urlsplit(HUB).port or 443
+    except ValueError:
+        host, port = "", 0
+    if not host or urlsplit(HUB).scheme not in ("http", "https"):
+        return f"HF_ENDPOINT is {HUB!r}, expected an address such as https://host"
+    if trouble := proxy_trouble():
+        return trouble
+    if any(getproxies().get(kind) for kind in PROXIES) and not proxy_bypass(host):
+        return ""
+    try:
+        socket.getaddrinfo(host, port)
         return ""
     except OSError:
         return "no network"
+
+
+def proxy_trouble() -> str:
+    """What in the proxy settings keeps the hub's client from working, and what to do about it; '' if nothing does.
+
+    The client reads all of them, also those meant for other addresses. Their user names and passwords are not shown.
+    """
+    settings = getproxies()
+    if "*" in (host.strip() for host in settings.get("no", "").split(",")):
+        return ""
+    for kind in PROXIES:
+        address, name = settings.get(kind), f"{kind.upper()}_PROXY"
+        if address and (scheme := _proxy_scheme(address)) is None:
+            return f"{name} is no address of a proxy; expected http://host:port or socks5://host:port, or unset {name}"
+        if address and scheme.startswith("socks") and find_spec("socksio") is None:
+            return f"{name} is a SOCKS proxy, which needs the package socksio; pip install socksio, or unset {name}"
+    try:
+        httpx2.Client(verify=False).close()
+    except (ImportError, InvalidURL, ValueError) as error:
+        return f"the proxy settings cannot be used ({first_line(error)}); look at NO_PROXY, or unset it"
+    return ""
+
+
+def _proxy_scheme(address: str) -> str | None:
+    """The scheme of a proxy's address, http where it has none; None when it is no address."""
+    try:
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        fits = parts.scheme in PROXY_SCHEMES and parts.port != 0 and bool(parts.hostname)
+    except ValueError:
+        return None
+    return parts.scheme if fits and not re.search(r"\s", address) else None
 
 
 # ---------------------------------------------------------------------- fetching for use without internet
@@ -213,14 +258,17 @@ def write_checksums(folder: Path) -> None:
 
 
 def verify(folder: str | Path) -> list[Path]:
-    """The files of a weights folder; InputError naming those missing or unlike their written checksum."""
+    """The files of a weights folder; InputError naming those missing or unlike their written checksum.
+
+    Also those that `locate` could take from the folder, in preference even, though they have no checksum.
+    """
     folder = Path(folder)
     sums = folder / CHECKSUMS
     again = f"with python -m textregion weights --to {folder}"
     if not sums.is_file():
         raise InputError(f"no {CHECKSUMS} in {folder}; make the folder {again}")
     with reading(sums):
-        entries = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines() if line.strip()]
+        entries = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not entries or any(len(entry) != 2 for entry in entries):
         raise InputError(f"{sums} is damaged; make the folder again {again}")
     paths = [folder / name for _, name in entries]
@@ -230,4 +278,8 @@ def verify(folder: str | Path) -> list[Path]:
     wrong = [str(path) for path, (digest, _) in zip(paths, entries, strict=True) if file_hash(path) != digest]
     if wrong:
         raise InputError(f"{len(wrong)} files are damaged: {', '.join(wrong)}; copy or fetch them again")
+    there = (path for path in sorted(folder.rglob("*")) if path.suffix in WEIGHT_SUFFIXES or path.name in TOKENIZERS)
+    unlisted = [str(path) for path in there if path not in paths and not path.name.startswith(".") and path.is_file()]
+    if unlisted:
+        raise InputError(f"{len(unlisted)} files are not in {sums}: {', '.join(unlisted)}; move them elsewhere")
     return paths

@@ -1,12 +1,13 @@
 # Cityscapes fine val, 19 classes.
 _base_ = "../base_config.py"
+import os
 
 benchmark = dict(name="city_scapes", prepare="city_scapes")
 model = dict(classes="city_scapes", scale=(2688, 1344), points_per_side=36, global_splits=(1, 2))
 test_dataloader = dict(
     dataset=dict(
         type="CityscapesDataset",
-        data_root="{{$TEXTREGION_DATA:data}}/cityscapes",
+        data_root=f"{os.environ.get('TEXTREGION_DATA') or 'data'}/cityscapes",
         data_prefix=dict(img_path="leftImg8bit/val", seg_map_path="gtFine/val"),
     )
 )

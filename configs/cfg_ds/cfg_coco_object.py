@@ -1,5 +1,6 @@
 # COCO-Object: COCO-Stuff's maps of val2017 with the 80 things and background.
 _base_ = "../base_config.py"
+import os
 
 classes = """
 background; person; bicycle; car; motorcycle; airplane; bus; train; truck; boat; traffic light; fire hydrant; stop
@@ -16,7 +17,7 @@ model = dict(classes="coco_object", probability_threshold=0.5)
 test_dataloader = dict(
     dataset=dict(
         type="BaseSegDataset",
-        data_root="{{$TEXTREGION_DATA:data}}/coco_stuff164k",
+        data_root=f"{os.environ.get('TEXTREGION_DATA') or 'data'}/coco_stuff164k",
         data_prefix=dict(img_path="images/val2017", seg_map_path="annotations/val2017"),
         img_suffix=".jpg",
         seg_map_suffix="_instanceTrainIds.png",

@@ -1,5 +1,6 @@
 # Scenes of the tiny world (textregion/tiny), drawn on first use: a test bed, no claim about photographs.
 _base_ = "../base_config.py"
+import os
 
 classes = """
 red shape; orange shape; yellow shape; green shape; blue shape; purple shape; pink shape; white shape; black shape;
@@ -12,7 +13,7 @@ test_dataloader = dict(
     num_workers=0,
     dataset=dict(
         type="BaseSegDataset",
-        data_root="{{$TEXTREGION_DATA:data}}/tiny_world",
+        data_root=f"{os.environ.get('TEXTREGION_DATA') or 'data'}/tiny_world",
         data_prefix=dict(img_path="images/val", seg_map_path="annotations/val"),
         img_suffix=".png",
         seg_map_suffix=".png",

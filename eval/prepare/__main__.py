@@ -1,12 +1,12 @@
 """Make the label maps the benchmarks need: bash process_dataset.sh [NAME …]."""
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval.prepare.converters import ade20k, city_scapes, coco_object, coco_stuff164k, pascal_context, tiny, voc
+from textregion.cli.command_line import Parser
 from textregion.errors import InputError
 
 EVERY = (voc, ade20k, city_scapes, coco_stuff164k, coco_object, pascal_context, tiny)
@@ -15,7 +15,7 @@ CONVERTERS: dict[str, Callable[[Path], str]] = {converter.__name__: converter fo
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the converters; 0, or 2 when one could not do its work (the others are done nevertheless)."""
-    parser = argparse.ArgumentParser(prog="process_dataset.sh", description=__doc__)
+    parser = Parser(prog="process_dataset.sh", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CONVERTERS)}; all when left out")
     root, where = os.environ.get("TEXTREGION_DATA", "data"), "where the data lie (default: $TEXTREGION_DATA, else data)"
     parser.add_argument("--data-root", type=Path, default=Path(root), help=where)

@@ -8,7 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
@@ -18,7 +18,8 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from textregion.errors import InputError
-from textregion.storage import write_atomically
+from textregion.image_names import id_key, whole_id
+from textregion.storage import read_json, write_atomically
 from textregion.tiny.scenes import Scene, SceneRegion, draw_scene
 
 VOC_2012 = "https://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
@@ -93,21 +94,32 @@ def pascal_context(root: Path) -> str:
     folder = root / "VOCdevkit" / "VOC2010"
     require(root, {"VOCdevkit/VOC2010/JPEGImages": VOC_2010, "VOCdevkit/VOC2010/trainval_merged.json": CONTEXT})
     path = folder / "trainval_merged.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not readable JSON ({error}); fetch it again") from error
-    missing = {"images", "categories", "annos_segmentation"} - set(content)
+    content = read_json(path, f"the file of {CONTEXT}")
+    keys = ("annos_segmentation", "categories", "images")
+    missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
-        raise InputError(f"{path} has no {', '.join(sorted(missing))}; is it the original file?")
+        raise InputError(f"{path} has no {', '.join(missing)}; is it the original file?")
     check_order(content["categories"])
-    annotations = defaultdict(list)
-    for annotation in content["annos_segmentation"]:
-        annotations[annotation["image_id"]].append(annotation)
-    images = {Path(image["file_name"]).stem: image for image in content["images"] if image["phase"] in ("train", "val")}
+    try:
+        listed = {id_key(image["image_id"]): image for image in content["images"]}
+        images = {PurePath(one["file_name"]).stem: one for one in listed.values() if one["phase"] in ("train", "val")}
+        annotations = defaultdict(list)
+        for annotation in content["annos_segmentation"]:
+            annotations[id_key(annotation["image_id"])].append(annotation)
+    except (KeyError, TypeError, ValueError) as error:
+        told = f"an image or annotation lacks or garbles a field ({type(error).__name__}: {error})"
+        raise InputError(f"{path}: {told}; is it the original file?") from error
+    asked = sum(image["phase"] in ("train", "val") for image in content["images"])
+    if len(listed) < len(content["images"]) or len(images) < asked:
+        raise InputError(f"{path} has two images of one id or of one name; is it the original file?")
     maps = folder / "SegmentationClassContext"
-    makers = {maps / f"{name}.png": partial(label_map, i, annotations[i["image_id"]]) for name, i in images.items()}
+    makers = {
+        maps / f"{name}.png": partial(label_map, image, annotations[id_key(image["image_id"])])
+        for name, image in images.items()
+    }
     said = make_maps(makers, "PASCAL Context")
+    if unknown := sum(len(rows) for key, rows in annotations.items() if key not in listed):
+        said += f", {unknown} masks of images that {path.name} does not list were left out"
     for phase in ("train", "val"):
         text = "".join(f"{name}\n" for name in sorted(images) if images[name]["phase"] == phase)
         path = folder / "ImageSets" / "SegmentationContext" / f"{phase}.txt"
@@ -119,18 +131,23 @@ def pascal_context(root: Path) -> str:
 def label_map(image: dict, annotations: list[dict]) -> LabelMap:
     """Labels 0..59 of one image from its run-length encoded masks; later ones lie over earlier ones.
 
-    InputError for a category that is no class or a mask of another size.
+    InputError for a category that is no class, a mask of another size, or what is no mask.
     """
     labels = {category: label for label, category in enumerate(CONTEXT_CATEGORIES)}
-    values = np.zeros((image["height"], image["width"]), np.uint8)
-    for annotation in annotations:
-        mask = coco_mask.decode(annotation["segmentation"]).astype(bool)
-        if annotation["category_id"] not in labels or mask.shape != values.shape:
+    try:
+        values = np.zeros((int(image["height"]), int(image["width"])), np.uint8)
+        masks = [coco_mask.decode(annotation["segmentation"]).astype(bool) for annotation in annotations]
+    except (KeyError, TypeError, ValueError) as error:
+        told = f"{image['file_name']} lacks a size or has no run-length encoded mask ({type(error).__name__}: {error})"
+        raise InputError(f"{told}; is trainval_merged.json the original?") from error
+    for annotation, mask in zip(annotations, masks, strict=True):
+        category = whole_id(annotation.get("category_id"))
+        if category not in labels or mask.shape != values.shape:
             raise InputError(
-                f"{image['file_name']} has a mask of shape {mask.shape}, category {annotation['category_id']}; "
+                f"{image['file_name']} has a mask of shape {mask.shape}, category {annotation.get('category_id')}; "
                 f"expected {values.shape} and one of 59 categories: is trainval_merged.json the original?"
             )
-        values[mask] = labels[annotation["category_id"]]
+        values[mask] = labels[category]
     return values
 
 
@@ -142,7 +159,12 @@ def check_order(categories: list[dict]) -> None:
         return name.lower().replace(" ", "").replace("_", "")
 
     classes = [plain(name) for name in PascalContextDataset.METAINFO["classes"]]
-    names = {category.get("category_id", category.get("id")): plain(category["name"]) for category in categories}
+    names = {}
+    for category in categories:
+        number = whole_id(category.get("category_id", category.get("id"))) if isinstance(category, dict) else None
+        if number is None or not isinstance(category.get("name"), str):
+            raise InputError(f"trainval_merged.json has the category {category!r}, expected an id and a name")
+        names[number] = plain(category["name"])
     for label, category in enumerate(CONTEXT_CATEGORIES):
         name = names.get(category)
         if name in classes and classes.index(name) != label:
@@ -182,8 +204,9 @@ def require(root: Path, sources: Mapping[str, str]) -> None:
 
 
 def maps_below(folder: Path, ending: str) -> list[Path]:
-    """All label maps with an ending, sorted; InputError when there are none."""
-    found = sorted(folder.rglob(f"*{ending}"))
+    """All label maps with an ending, sorted; InputError when there are none. Hidden ones (macOS's ._NAME) are none."""
+    paths = folder.rglob(f"*{ending}")
+    found = sorted(p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     if not found:
         raise InputError(f"{folder} has no label maps (*{ending}); unpack them there")
     return found

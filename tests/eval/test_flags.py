@@ -1,5 +1,7 @@
 """The flags about models mean the same in all five programs."""
 
+import re
+
 import pytest
 
 from eval import reasoning, referring, semantic_cli
@@ -77,3 +79,18 @@ def test_nothing_given_leaves_everything_as_it_is(program):
     assert given_options(PROGRAMS[program](["--random-weights"])) == {"random_weights": True}
     off = given_options(PROGRAMS[program](["--remove_global_patch", "False"]))
     assert off == {"global_patch_threshold": None}
+
+
+@in_every_program
+@pytest.mark.parametrize("option", [o for o in OPTIONS if isinstance(o.default, int | float)], ids=lambda o: o.name)
+def test_a_negative_number_comes_through_to_the_check_of_its_range(program, option):
+    if not isinstance(option.default, bool):
+        assert given_options(PROGRAMS[program]([f"--{option.name}", "-1"]))[option.name] == -1
+
+
+@in_every_program
+def test_the_help_shows_every_flag_in_one_spelling(program, capsys):
+    with pytest.raises(SystemExit):
+        PROGRAMS[program](["--help"])
+    text = capsys.readouterr().out
+    assert re.findall(r"^ +(--[a-z]+-[a-z-]+)", text, re.MULTILINE) == []

@@ -295,15 +295,99 @@ def test_other_files_are_refused_in_one_line(change, reason, tmp_path):
 
 
 def test_missing_files_and_other_formats_are_refused(tmp_path, toy):
-    with pytest.raises(InputError, match=r"no annotations at .*nowhere.json"):
+    with pytest.raises(InputError, match=r"no file .*nowhere.json; expected LVIS or COCO annotations"):
         read_annotations(tmp_path / "nowhere.json")
     (tmp_path / "text").write_text("image,box")
-    with pytest.raises(InputError, match="text is not a JSON file"):
+    with pytest.raises(InputError, match="text is not valid JSON"):
         read_annotations(tmp_path / "text")
     with pytest.raises(InputError, match="is not an LVIS or COCO json"):
         read_annotations(write(tmp_path, [1, 2]))
     with pytest.raises(InputError, match=r"no file .*nowhere.json; expected boxes"):
         read_boxes(str(tmp_path / "nowhere.json"), toy)
+
+
+def changed(ids=lambda number: number, **rows):
+    """TOY with every id written in another way."""
+    content = json.loads(json.dumps({**TOY, **rows}))
+    for row in [*content["images"], *content["annotations"], *content["categories"]]:
+        row.update({key: ids(value) for key, value in row.items() if key in ("id", "image_id", "category_id")})
+    for row in content["images"]:
+        row["neg_category_ids"] = [ids(number) for number in row["neg_category_ids"]]
+    return content
+
+
+@pytest.mark.parametrize("ids", [str, float, lambda number: f"{number}.0", lambda number: f"{number:06d}"])
+def test_ids_may_be_text_or_float(tmp_path, toy, ids):
+    read = read_annotations(write(tmp_path, changed(ids)))
+    assert (read.images, read.objects, read.categories) == (toy.images, toy.objects, toy.categories)
+    assert read.skipped == []
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path, toy):
+    (tmp_path / "bom.json").write_text("\ufeff" + json.dumps(TOY, indent=1), newline="\r\n")
+    assert read_annotations(tmp_path / "bom.json").objects == toy.objects
+
+
+def test_what_is_there_twice_is_counted_once(tmp_path, toy):
+    again = {"images": [*TOY["images"], TOY["images"][0]], "annotations": [*TOY["annotations"], TOY["annotations"][1]]}
+    read = read_annotations(write(tmp_path, {**TOY, **again}))
+    assert (read.images, read.objects) == (toy.images, toy.objects)
+    assert [(one.id, one.kind, one.effect) for one in read.skipped] == [
+        ("image 1", "image listed twice", "counted once"),
+        ("annotation 2", "annotation there twice", "counted once"),
+    ]
+    other = thing(2, 2, BEAR, (0, 0, 9, 9))  # another object of the same id
+    assert len(read_annotations(write(tmp_path, {**TOY, "annotations": [*TOY["annotations"], other]})).objects) == 4
+    with pytest.raises(InputError, match="two images of the id 1"):
+        read_annotations(write(tmp_path, {**TOY, "images": [*TOY["images"], dict(image(1), file_name="other.png")]}))
+
+
+@pytest.mark.parametrize("name", ["image_id", "category_id", "bbox", "area", "segmentation", "iscrowd", "id"])
+def test_null_fields_are_counted_or_as_good_as_missing(tmp_path, toy, name):
+    rows = [dict(TOY["annotations"][0], **{name: None}), *TOY["annotations"][1:]]
+    read = read_annotations(write(tmp_path, {**TOY, "annotations": rows}))
+    told = {
+        "image_id": ("annotation 1", "unknown image id", "left out of the score"),
+        "category_id": ("annotation 1", "unknown category id", "left out of the score"),
+        "bbox": ("annotation 1", "no box", "left out of the score"),
+        "segmentation": ("1 annotations", "no mask that can be read", "scored as answered"),
+    }
+    assert [(one.id, one.kind, one.effect) for one in read.skipped] == ([told[name]] if name in told else [])
+    assert len(read.objects) == 3 - (name in ("image_id", "category_id", "bbox"))
+    assert read.has_masks is (name != "segmentation")
+    if name in ("area", "iscrowd", "id"):
+        assert read.objects == toy.objects
+
+
+@pytest.mark.parametrize("mask", [[], [[1, 2, 3, 4]], "rle", {"size": [3, 4], "counts": "1"}, [[1, 2, 3, 4, 5, None]]])
+def test_masks_that_cannot_be_read_are_counted(tmp_path, mask):
+    rows = [dict(TOY["annotations"][0], segmentation=mask), *TOY["annotations"][1:]]
+    read = read_annotations(write(tmp_path, {**TOY, "annotations": rows}))
+    assert not read.has_masks
+    assert ("1 annotations", "no mask that can be read") in {(one.id, one.kind) for one in read.skipped}
+
+
+def test_a_polygon_without_area_is_left_out_of_its_mask(tmp_path, toy):
+    rows = [dict(TOY["annotations"][0], segmentation=[*TOY["annotations"][0]["segmentation"], [1, 2, 3, 4]])]
+    read = read_annotations(write(tmp_path, {**TOY, "annotations": [*rows, *TOY["annotations"][1:]]}))
+    assert (read.objects, read.has_masks) == (toy.objects, True)
+    assert [(one.id, one.kind) for one in read.skipped] == [("annotation 1", "polygon of fewer than 3 corners")]
+
+
+def test_annotations_of_one_image_under_two_ids_are_refused(tmp_path):
+    rows = [dict(image(n), file_name="f.png") for n in (1, 2)]
+    with pytest.raises(InputError, match=r"images 1 and 2 of .* are both f.png"):
+        read_annotations(write(tmp_path, {**TOY, "images": rows}))
+    assert (
+        len(read_annotations(write(tmp_path, {**TOY, "images": rows, "annotations": TOY["annotations"][1:]})).images)
+        == 2
+    )
+
+
+def test_an_image_is_not_looked_for_where_one_of_another_folder_may_lie(tmp_path):
+    rows = [dict(image(n), file_name=name) for n, name in enumerate(["cam1\\a.png", "cam2\\a.png", "cam2/b.png"], 1)]
+    images = read_annotations(write(tmp_path, {**TOY, "images": rows})).images
+    assert [images[n].paths for n in (1, 2, 3)] == [("cam1/a.png",), ("cam2/a.png",), ("cam2/b.png", "b.png")]
 
 
 # ---------------------------------------------------------------------- a detector's boxes
@@ -353,6 +437,39 @@ def test_boxes_of_other_images(toy, tmp_path):
     assert sorted(found.of_image) == [1, 2]
     with pytest.raises(InputError, match=r"none of the 1 images of .* is in the annotations"):
         read_boxes(str(write(tmp_path, published({99: XYXY[1]}), "b.json")), toy)
+
+
+def test_a_detectors_images_are_matched_by_name_where_it_has_names(tmp_path):
+    names = ["cam1/0001.png", "cam2/0001.png"]
+    rows = [dict(image(n), file_name=name) for n, name in enumerate(names, 1)]
+    annotations = read_annotations(write(tmp_path, {**TOY, "images": rows}))
+    first, second = [10, 20, 5, 5], [30, 40, 5, 5]
+    boxes = {"images": [{"id": 1, "file_name": "set\\cam2\\0001.png"}, {"id": 2, "file_name": "set\\cam1\\0001.png"}]}
+    boxes["annotations"] = [{"image_id": 2, "bbox": first, "score": 1}, {"image_id": "1", "bbox": second, "score": 1}]
+    named = [{"file_name": name, "bbox": box, "score": 1} for name, box in zip(names, (first, second), strict=True)]
+    for content in (boxes, named):
+        found = read_boxes(str(write(tmp_path, content, "b.json")), annotations)
+        assert found.skipped == []
+        assert {n: one.xyxy for n, one in found.of_image.items()} == {1: [(10, 20, 15, 25)], 2: [(30, 40, 35, 45)]}
+    flat = [{"file_name": "0001.png", "bbox": first, "score": 1}, named[0]]
+    found = read_boxes(str(write(tmp_path, flat, "b.json")), annotations)
+    assert sorted(found.of_image) == [1]
+    assert [(one.id, one.kind) for one in found.skipped] == [("image 0001.png", "unknown image id")]
+
+
+@pytest.mark.parametrize("ids", [str, float])
+def test_a_detectors_ids_may_be_text_or_float(toy, tmp_path, ids):
+    rows = [{**row, "image_id": ids(row["image_id"])} for row in coco_results(XYXY)]
+    plain = read_boxes(str(write(tmp_path, coco_results(XYXY), "a.json")), toy)
+    assert read_boxes(str(write(tmp_path, rows, "b.json")), toy).of_image == plain.of_image
+
+
+def test_detections_of_images_that_their_file_does_not_list_are_told(toy, tmp_path):
+    images = [{"id": 1, "file_name": "1.png"}]
+    path = write(tmp_path, {"images": images, "annotations": coco_results(XYXY)}, "b.json")
+    with pytest.warns(UserWarning, match="2 of 4 annotations are of images that it does not list"):
+        found = read_boxes(str(path), toy)
+    assert next((one.id, one.kind) for one in found.skipped) == ("2 boxes", "unlisted image")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ import pytest
 import task_worlds
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from eval.journal import Processes
 from eval.lvis import LvisTask, main, softmax_scale
@@ -157,6 +159,27 @@ def test_predictions_are_lvis_results(world, alone):
     assert (x, y, x + width, y + height) in boxes.of_image[lines[0]["image_id"]].xyxy
     assert lines[0]["segmentation"]["size"] == [256, 256]
     assert {line["category_id"] for line in lines} == {category.id for category in annotations.categories}
+
+
+def test_coco_results_are_what_pycocotools_loads(world, alone, tmp_path):
+    path = alone / "textregion" / "coco_results.json"
+    rows = json.loads(path.read_text())
+    assert rows == predictions(alone, "textregion")
+    content = json.loads((world / "lvis_tiny_val.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 0  # which LVIS does not have and COCO's evaluation asks for
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    coco = COCO(str(tmp_path / "coco.json"))
+    loaded = coco.loadRes(str(path))
+    assert len(loaded.anns) == len(rows)
+    evaluation = COCOeval(coco, loaded, "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    recall = evaluation.eval["recall"][:, :, 0, -1]  # of every category, all sizes, 100 detections an image
+    assert set(recall.flat) == {1, -1}, (
+        "-1: not annotated; every box of the annotations has every name, with some score"
+    )
+    assert loaded.annToMask(loaded.anns[1]).sum() == from_rle(rows[0]["segmentation"]).sum() > 0
 
 
 @pytest.fixture(scope="module")
@@ -343,6 +366,25 @@ def test_odd_images_are_told_and_left_out(world, segmenter, tmp_path):
     assert found.metrics["box AP50"] > 0
 
 
+@pytest.mark.parametrize("boxes", ["gt", "detector", "none"])
+def test_a_run_that_names_no_box_tells_no_number(boxes, world, tmp_path, capsys):
+    flags = command_line(world, tmp_path / "out", "--method", "textregion")
+    if boxes != "none":
+        flags[flags.index("--image_root") + 1] = str(tmp_path)  # of no image
+    if boxes != "gt":  # the images without a detection would count as empty, with AP 0
+        first = json.loads((world / "lvis_tiny_val.json").read_text())["images"][0]["id"]
+        rows = [] if boxes == "none" else [{"image_id": first, "bbox": [1, 2, 30, 40], "score": 1}]
+        (tmp_path / "boxes.json").write_text(json.dumps(rows))
+        flags += ["--boxes", str(tmp_path / "boxes.json")]
+    assert main(flags) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "nothing was measured" in line
+    assert ("missing image" if boxes != "none" else "image without boxes") in line
+    metrics = results(tmp_path / "out", "textregion")["metrics"]
+    assert "box AP" in metrics
+    assert set(metrics.values()) == {None}
+
+
 def test_boxes_without_a_token_are_wrong_and_not_detected(world, segmenter, tmp_path, monkeypatch):
     config = replace(segmenter.config, global_patch_threshold=2.0)  # every patch is removed
     monkeypatch.setattr(segmenter, "config", config)
@@ -398,10 +440,13 @@ def test_the_scale_is_the_models_own_for_both_methods(segmenter):
     ("arguments", "reason"),
     [
         ([], "the following arguments are required: --annotations, --image_root"),
-        (["--annotations", "nowhere.json", "--image_root", "x"], "no annotations at nowhere.json"),
+        (
+            ["--annotations", "nowhere.json", "--image_root", "x"],
+            "no file nowhere.json; expected LVIS or COCO annotations",
+        ),
         (["--annotations", "{world}/lvis_tiny_val.json", "--image_root", "nowhere"], "no folder nowhere"),
         (["--annotations", "{world}/lvis_tiny_val.json", "--image_root", "{world}", "--boxes", "no"], "no file no"),
-        (["--annotations", "{world}/head.safetensors", "--image_root", "{world}"], "is not a JSON file"),
+        (["--annotations", "{world}/head.safetensors", "--image_root", "{world}"], "is not UTF-8 text"),
         (["--annotations", "{world}/lvis_tiny_val.json", "--image_root", "{world}", "--method", "x"], "choose from"),
         (
             ["--annotations", "{world}/lvis_tiny_val.json", "--image_root", "{world}", "--sam1_checkpoint", "no.pth"],

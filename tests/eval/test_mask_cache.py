@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from eval.mask_cache import CachedMasks, generator_identity, load_masks, save_masks
+from eval.mask_cache import CachedMasks, decisive, generator_identity, load_masks, save_masks
 from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator, SlicMasks
 from textregion.tiny.models import load_sam2
@@ -29,7 +32,8 @@ def assert_equal(one, other):
         a, b = getattr(one, name), getattr(other, name)
         assert a.dtype == b.dtype
         assert torch.equal(a, b), name
-    assert (one.image_size, one.mask_size, one.hard) == (other.image_size, other.mask_size, other.hard)
+    assert (one.image_size, one.mask_size) == (other.image_size, other.mask_size)
+    assert (one.hard, one.cut) == (other.hard, other.cut)
 
 
 def test_the_second_time_nothing_is_computed_and_all_is_equal(generator, image, tmp_path):
@@ -37,8 +41,11 @@ def test_the_second_time_nothing_is_computed_and_all_is_equal(generator, image, 
     first = cached.generate(image, (128, 128), (128, 128))
     second = CachedMasks(generator, tmp_path).generate(image, (128, 128), (128, 128))
     assert_equal(first, second)
-    assert_equal(first, generator.generate(image, (128, 128), (128, 128)))
+    uncached = generator.generate(image, (128, 128), (128, 128))
     assert len(first) > 0
+    assert torch.equal(first.full(), uncached.full())
+    assert torch.equal(first.binary(), uncached.binary())
+    assert torch.equal(first.boxes, uncached.boxes)
     cached.generate(image, (128, 128), (128, 128))
     assert (cached.hits, cached.misses) == (1, 1)
 
@@ -55,9 +62,24 @@ def test_masks_without_a_region_are_kept_too(generator, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16, torch.bool])
 def test_storage_is_lossless(dtype, tmp_path):
     soft = (3 * torch.rand(5, 7, 11, generator=torch.Generator().manual_seed(1))).to(dtype)
-    masks = RegionMasks(soft, (13, 17), (19, 23), torch.tensor([0, 1, 1, 0, 2]), hard=True)
+    masks = RegionMasks(soft, (13, 17), (19, 23), torch.tensor([0, 1, 1, 0, 2]), hard=True, cut=0.0)
     save_masks(tmp_path / "m", masks, "key")
     assert_equal(masks, load_masks(tmp_path / "m", "key"))
+
+
+@given(st.integers(0, 10_000), st.sampled_from([torch.float16, torch.float32]))
+def test_logits_left_out_decide_nothing(seed, dtype):
+    """Coarse random logits, so that borders are everywhere; 64 x 64 of them have many that are left out."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = 12 * torch.randn(3, 1, 5, 4, generator=random)
+    soft = F.interpolate(coarse, (17, 13), mode="nearest")[:, 0] + torch.randn(3, 17, 13, generator=random)
+    masks = RegionMasks(soft.to(dtype), (37, 41), (29, 23), torch.tensor([0, 1, 1]), cut=0.0)
+    trimmed = decisive(masks)
+    assert torch.equal(trimmed.full(), masks.full())
+    assert torch.equal(trimmed.binary(), masks.binary())
+    assert torch.equal(trimmed.binary((101, 7)), masks.binary((101, 7)))
+    assert torch.equal(trimmed.boxes, masks.boxes)
+    assert trimmed.soft.unique().numel() < masks.soft.unique().numel()
 
 
 def test_files_are_small(generator, image, tmp_path):

@@ -9,9 +9,10 @@ from hypothesis.extra import numpy as arrays
 
 from eval.mm import IoUMetric
 from eval.semantic import add_up, count_pairs, mean_iou
+from textregion.errors import InputError
 
 CLASSES = 5
-maps = arrays.arrays(np.uint8, (7, 11), elements=st.sampled_from([0, 1, 2, 3, 4, 7, 255]))
+maps = arrays.arrays(np.uint8, (7, 11), elements=st.sampled_from([0, 1, 2, 3, 4, 255]))
 predictions = arrays.arrays(np.int64, (7, 11), elements=st.integers(0, CLASSES - 1))
 
 
@@ -51,6 +52,21 @@ def test_pairs_leave_out_ignored_pixels():
     truth = np.array([[0, 0, 1], [255, 1, 1]], np.uint8)
     prediction = np.array([[0, 2, 1], [1, 1, 0]])
     assert count_pairs(prediction, truth, 3) == [[0, 0, 1], [0, 2, 1], [1, 0, 1], [1, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "said"),
+    [
+        ([[0, 3]], [[0, 1]], r"the prediction has labels \[3\] beyond the 3 classes"),
+        ([[0, -1]], [[0, 1]], "the prediction has labels"),
+        ([[0, 1]], [[0, 3]], "the label map has labels"),
+        ([[0, 1]], [[254, 1]], "the label map has labels"),
+    ],
+)
+def test_labels_beyond_the_classes_are_not_counted_as_others(prediction, truth, said):
+    with pytest.raises(InputError, match=said):
+        count_pairs(np.array(prediction), np.array(truth, np.uint8), 3)
+    assert count_pairs(np.array([[7, 1]]), np.array([[255, 1]]), 3) == [[1, 1, 1]]
 
 
 def test_an_image_without_a_counted_pixel_adds_nothing():

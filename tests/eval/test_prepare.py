@@ -5,11 +5,20 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from eval.mm import DATASETS
 from eval.prepare import converters
 from eval.prepare.__main__ import CONVERTERS, main
-from eval.prepare.converters import CONTEXT_CATEGORIES, check_order, draw_scenes, label_map, pascal_context, read_map
+from eval.prepare.converters import (
+    CONTEXT_CATEGORIES,
+    check_order,
+    city_scapes,
+    draw_scenes,
+    label_map,
+    pascal_context,
+    read_map,
+)
 from textregion.errors import InputError
 from textregion.tiny.scenes import CLASS_NAMES, draw_scene
 
@@ -144,3 +153,60 @@ def test_the_tiny_config_has_the_tiny_worlds_classes():
     config = load_config(ROOT / "configs/cfg_ds/cfg_tiny.py")
     assert tuple(config.test_dataloader.dataset.metainfo.classes) == CLASS_NAMES
     assert tuple(read_classes("tiny")) == CLASS_NAMES
+
+
+def test_hidden_label_maps_are_passed_over(tmp_path, write_image):
+    folder = tmp_path / "cityscapes/gtFine/val/a"
+    (tmp_path / "cityscapes/leftImg8bit/val").mkdir(parents=True)
+    write_image(folder / "x_gtFine_labelIds.png", np.full((3, 4), 7, np.uint8))
+    (folder / "._x_gtFine_labelIds.png").write_bytes(b"\0\5\x16\7")
+    (folder.parent / ".Trashes").mkdir()
+    (folder.parent / ".Trashes/y_gtFine_labelIds.png").write_bytes(b"")
+    assert city_scapes(tmp_path) == "1 label maps made, 0 were there"
+    assert [path.name for path in tmp_path.rglob("*TrainIds.png")] == ["x_gtFine_labelTrainIds.png"]
+
+
+def context_file(root, images, annotations):
+    folder = root / "VOCdevkit" / "VOC2010"
+    (folder / "JPEGImages").mkdir(parents=True)
+    categories = [{"category_id": 2, "name": "aeroplane"}]
+    content = {"images": images, "categories": categories, "annos_segmentation": annotations}
+    (folder / "trainval_merged.json").write_text("\ufeff" + json.dumps(content), newline="\r\n")
+    return folder
+
+
+def context_image(number, name="2010_000001.jpg"):
+    return {"image_id": number, "file_name": name, "phase": "val", "height": 3, "width": 4}
+
+
+@pytest.mark.parametrize("kind", [int, str, float])
+def test_context_ids_may_be_numbers_or_text(tmp_path, kind):
+    mask = coco_mask.encode(np.asfortranarray(np.eye(3, 4, dtype=np.uint8)))
+    mask["counts"] = mask["counts"].decode()
+    row = {"category_id": kind(2), "segmentation": mask}
+    annotations = [{**row, "image_id": kind(5)}, {**row, "image_id": 7}]
+    folder = context_file(tmp_path, [context_image(5)], annotations)
+    assert pascal_context(tmp_path) == (
+        "1 label maps made, 0 were there, 1 masks of images that trainval_merged.json does not list were left out"
+    )
+    made = read_map(folder / "SegmentationClassContext/2010_000001.png")
+    assert (made == CONTEXT_CATEGORIES.index(2) * np.eye(3, 4)).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "annotation", "reason"),
+    [
+        ([context_image(5), context_image("5", "b.jpg")], {"image_id": 5}, "two images of one id or of one name"),
+        ([context_image(5), context_image(6)], {"image_id": 5}, "two images of one id or of one name"),
+        ([context_image(None)], {"image_id": 5}, "lacks or garbles a field"),
+        ([context_image(5, None)], {"image_id": 5}, "lacks or garbles a field"),
+        ([context_image(5)], {"image_id": None}, "lacks or garbles a field"),
+        ([context_image(5)], {}, "lacks or garbles a field"),
+        ([context_image(5)], {"image_id": 5, "category_id": 2, "segmentation": None}, "no run-length encoded mask"),
+    ],
+)
+def test_context_refuses_what_is_no_image_of_its_own(tmp_path, images, annotation, reason):
+    context_file(tmp_path, images, [annotation])
+    with pytest.raises(InputError, match=reason) as error:
+        pascal_context(tmp_path)
+    assert "\n" not in str(error.value)

@@ -170,3 +170,70 @@ def test_the_kind_of_question_can_be_chosen(tmp_path, query_type, items):
     assert task.others == "background, any other thing"
     rows = ["val overall", "val short", "val long"] if query_type == "overall" else [f"val {query_type}"]
     assert list(task.parts({})) == rows
+
+
+ITEM = {"text": ["What?"], "is_sentence": True, "shapes": [{"label": "target", "points": [[1, 1], [5, 1], [5, 5]]}]}
+
+
+def split_with(folder, *names, item=ITEM):
+    """A split of empty images and their annotations."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / f"{name}.jpg").touch()
+        (folder / f"{name}.json").write_text(json.dumps(item))
+    return folder
+
+
+def test_hidden_files_are_no_items(tmp_path):
+    folder = split_with(tmp_path / "val", "x")
+    for name in ("._x.jpg", "._x.json", "._y.json", ".DS_Store", ".z.png"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    assert find_items(folder) == [folder / "x.jpg"]
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "._x.jpg").touch()
+    with pytest.raises(InputError, match="has no images"):
+        find_items(tmp_path / "test")
+
+
+def test_two_images_of_one_annotation_are_told_and_neither_is_asked(tmp_path):
+    (split_with(tmp_path / "val", "a", "b") / "a.png").touch()
+    task = ReasoningTask(tmp_path, ["val"])
+    assert task.items() == ["val/b.jpg"]
+    assert [(one.id, one.kind) for one in task.unusable] == [
+        ("val/a.jpg", "unusable annotation"),
+        ("val/a.png", "unusable annotation"),
+    ]
+    assert "2 images have a.json" in task.unusable[0].reason
+
+
+def test_an_answer_that_may_be_of_another_split_is_not_taken(tmp_path):
+    for split in ("val", "test"):
+        split_with(tmp_path / split, "a", f"only_{split}")
+    answers = tmp_path / "answers"
+    for name in ("a", "only_val", "only_test", "val/a"):
+        (answers / name).parent.mkdir(parents=True, exist_ok=True)
+        (answers / f"{name}.json").write_text(json.dumps({"answers": [name]}))
+    task = ReasoningTask(tmp_path, ["val", "test"], answers)
+    found = {name: item.target for name, item in task.items_by_name.items()}
+    assert found == {"val/a.jpg": "val/a", "val/only_val.jpg": "only_val", "test/only_test.jpg": "only_test"}
+    assert [(one.id, one.kind) for one in task.unusable] == [("test/a.jpg", "unusable annotation")]
+    assert "a.json may be the answer to a of several splits" in task.unusable[0].reason
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_byte_order_marks_and_line_ends_do_not_matter(tmp_path, mark, end):
+    path = tmp_path / "a.json"
+    path.write_bytes(f"{mark}{json.dumps(ITEM, indent=1)}".replace("\n", end).encode())
+    assert read_question(path).text == "What?"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"text": None}, {"text": [None]}, {"shapes": None}]
+    + [{"shapes": [{**ITEM["shapes"][0], name: None}]} for name in ("label", "points")],
+)
+def test_null_is_no_question_and_no_polygon(tmp_path, changed):
+    (tmp_path / "a.json").write_text(json.dumps({**ITEM, **changed}))
+    with pytest.raises(InputError, match=r"has no text|a shape that is no polygon"):
+        read_question(tmp_path / "a.json")

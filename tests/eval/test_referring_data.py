@@ -53,6 +53,9 @@ def test_candidates_by_kind_of_proposal():
         ("COCO_val2014_000000000001_7.png", "COCO_val2014_000000000001.jpg"),
         ("COCO_train2014_000000581857.jpg", "COCO_train2014_000000581857.jpg"),
         ("my_own_photo.jpg", "my_own_photo.jpg"),
+        ("train2014\\COCO_train2014_000000581857_16.jpg", "train2014/COCO_train2014_000000581857.jpg"),
+        ("train2014/COCO_train2014_000000581857.jpg", "train2014/COCO_train2014_000000581857.jpg"),
+        ("coco/my_own_photo.jpg", "coco/my_own_photo.jpg"),
     ],
 )
 def test_image_names(file_name, name):
@@ -68,6 +71,12 @@ def test_image_names(file_name, name):
         (line(anns=[{"id": 9, "bbox": [1, 2, 3]}]), "expected x, y, width, height"),
         (line(anns=[{"id": 9, "bbox": [1, 2, 3, float("nan")]}]), "expected x, y, width, height"),
         (line(sentences=None), "TypeError"),
+        (line(sentences=[{"raw": 7}]), "got the sentence 7, expected text"),
+        (line(file_name=None), "AttributeError"),
+        (line(image_id=None), "got the image id 'None'"),
+        (line(ann_id=None), "got the image id 'None'"),
+        (line(anns=[{"id": 9, "bbox": None}]), "TypeError"),
+        (line(anns=[*LINE["anns"], {"id": "9", "bbox": [0, 0, 9, 9]}]), "the annotation 9 has two boxes"),
         (line(ann_id=8), r"none of ann_id \[8\] is among the 3 anns"),
         (json.dumps({k: v for k, v in LINE.items() if k != "file_name"}).encode(), "'file_name'"),
     ],
@@ -86,10 +95,13 @@ def test_both_formats_of_detections(tmp_path):
     assert read_detections(tmp_path / "b.json") == {"17": boxes}
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"17": 3}', '{"17": [[1, 2]]}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[1]", '{"17": 3}', '{"17": [[1, 2]]}', '{"17": [null]}', '{"17": [], "17": []}', '[{"image_id": null}]'],
+)
 def test_other_detections_are_refused(tmp_path, content):
     (tmp_path / "d.json").write_text(content)
-    with pytest.raises(InputError, match=r"d.json is not a JSON file of detections"):
+    with pytest.raises(InputError, match=r"d.json is not (a JSON file of detections|valid JSON)"):
         read_detections(tmp_path / "d.json")
 
 
@@ -116,3 +128,36 @@ def test_lines_are_gathered_by_image_over_splits(tmp_path):
     assert [e.name for e in expressions[first]] == ["refcoco_val line 1", "refcoco+_val line 1"]
     told = [(one.id, one.kind) for one in unusable]
     assert told == [("refcoco_val line 3", "broken line"), ("refcoco_val line 4", "no sentences")]
+
+
+@pytest.mark.parametrize("number", [581857, 581857.0, "581857", "581857.0"])
+@pytest.mark.parametrize("annotation", [9, 9.0, "9"])
+def test_ids_may_be_numbers_or_text(tmp_path, number, annotation):
+    found = read(image_id=number, ann_id=annotation)
+    assert (found.candidates, found.ground_truth) == (DETECTIONS["581857"], ((5.5, 6, 7, 8),))
+    (tmp_path / "d.json").write_text(json.dumps([{"image_id": number, "box": [2, 2, 2, 2]}]))
+    assert read_detections(tmp_path / "d.json") == DETECTIONS
+
+
+def test_a_sentence_of_null_has_no_words():
+    assert read(sentences=[{"raw": None}, {"raw": "left one"}]).sentences == ("", "left one")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_byte_order_mark_and_line_ends_do_not_matter(tmp_path, end):
+    lines = [line(), line(ann_id=7)]
+    (tmp_path / "refcoco_val.jsonl").write_bytes(b"\xef\xbb\xbf" + end.join([*lines, b""]))
+    (tmp_path / "refcoco_dets_dict.json").write_bytes(b'\xef\xbb\xbf{"581857": [[2, 2, 2, 2]]}' + end)
+    expressions, unusable = read_splits(tmp_path, ["refcoco_val"])
+    assert unusable == []
+    (asked,) = expressions.values()
+    assert [e.candidates for e in asked] == [DETECTIONS["581857"]] * 2
+
+
+def test_a_line_that_is_there_twice_counts_once(tmp_path):
+    (tmp_path / "refcoco_val.jsonl").write_bytes(b"\n".join([line(), line(ann_id=7), line() + b" \r"]))
+    expressions, unusable = read_splits(tmp_path, ["refcoco_val"], "none")
+    assert [len(asked) for asked in expressions.values()] == [2]
+    assert [(one.id, one.kind, one.reason) for one in unusable] == [
+        ("refcoco_val line 3", "repeated line", "the same as line 1")
+    ]

@@ -1,7 +1,9 @@
 """The program as its users meet it: interrupted, resumed, on two processes, with a cache, with damaged data."""
 
 import json
+import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,11 +19,11 @@ import pytest
 import torch
 
 from eval.journal import Journal
-from eval.mm import MODELS, SegDataSample
+from eval.mm import MODELS, TRANSFORMS, SegDataSample
 from eval.model import TextRegionModel
 from eval.prepare.converters import draw_scenes
 from eval.results import ROOT
-from eval.semantic import Evaluation, evaluate
+from eval.semantic import LOADER_PATIENCE, Evaluation, evaluate, load_config, loader_options, loading
 from eval.semantic_cli import BENCHMARKS, main, main_all, overview
 from textregion.errors import InputError
 from textregion.masks import SlicMasks
@@ -30,7 +32,7 @@ from TextRegionSegmenter import TextRegionSegmenter
 
 CONFIG = ROOT / "configs/cfg_ds/cfg_tiny.py"
 SCENES = 5
-# The tiny world made smaller still: 64 px scenes, few clicks, one row of tiles, four labels.
+# The tiny world made smaller still: 64 px scenes, few clicks, one row of tiles; its last class has a synonym.
 SMALL = {
     "benchmark.scenes": SCENES,
     "benchmark.size": 64,
@@ -51,8 +53,8 @@ def data(tmp_path_factory):
     """Scenes and a class file, which the tests only read."""
     root = tmp_path_factory.mktemp("data")
     draw_scenes(root / "tiny_world", SCENES, SMALL["benchmark.size"])
-    SMALL["model.classes"] = str(root / "four.txt")
-    (root / "four.txt").write_text("red shape\norange shape\nyellow shape\ngreen shape; sky\n")
+    SMALL["model.classes"] = str(root / "classes.txt")
+    (root / "classes.txt").write_text("\n".join(CLASS_NAMES) + "; rock\n")
     return root
 
 
@@ -99,7 +101,7 @@ def test_results_say_what_made_them(whole):
     assert set(content["per_class"]) == set(CLASS_NAMES)
     assert content["recipe"]["name"] == "semantic"
     assert content["config"]["model"]["points_per_side"] == 3
-    assert content["config"]["resolved"]["queries"] == [*CLASS_NAMES[:4], "sky"]
+    assert content["config"]["resolved"]["queries"] == [*CLASS_NAMES, "rock"]
     assert {"resize", "masks", "encode", "pool", "postprocess"} <= set(content["seconds"]["per_stage"])
     assert content["images_per_second"] == pytest.approx(SCENES / content["seconds"]["total"])
     assert content["device"]["type"] == "cpu"
@@ -234,6 +236,193 @@ def test_damaged_files_are_skipped_with_their_reason(data, tmp_path, monkeypatch
     assert "label map" in content["skipped"][1]["reason"]
 
 
+def rooms(folder, write_image, labels, classes=("grass", "sky"), **dataset):
+    """A benchmark of noise with these label maps (arrays); the path of its config."""
+    for number, values in enumerate(labels):
+        write_image(folder / f"data/images/{number}.png", values.shape)
+        write_image(folder / f"data/labels/{number}.png", values)
+    options = "".join(f"{key}={value!r}, " for key, value in dataset.items())
+    (folder / "cfg_rooms.py").write_text(f"""
+_base_ = {str(ROOT / "configs/base_config.py")!r}
+benchmark = dict(name="rooms", prepare=None)
+model = dict(type="SmallModel", classes={list(classes)!r})
+test_dataloader = dict(num_workers=0, dataset=dict(type="BaseSegDataset", data_root={str(folder / "data")!r},
+    data_prefix=dict(img_path="images", seg_map_path="labels"), img_suffix=".png", seg_map_suffix=".png", {options}
+    metainfo=dict(classes={tuple(classes)!r})))
+""")
+    return folder / "cfg_rooms.py"
+
+
+def bands(*labels):
+    return np.repeat(np.array(labels, np.uint8), 10)[:, None].repeat(13, 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ((bands(0, 1), bands(20, 21)), "1 of 2 label maps.*hold labels that are no class.*20, 21.*raw ids"),
+        ((bands(255, 255),), "all pixels of all 1 label maps are 255"),
+        ((np.zeros((9, 13, 3), np.uint8),), "none of 1 label maps can be read"),
+    ],
+)
+def test_impossible_ground_truth_ends_the_run_before_it_begins(labels, said, tmp_path, write_image, models, capsys):
+    config = rooms(tmp_path, write_image, [bands(0) for _ in labels])
+    for number, values in enumerate(labels):
+        write_image(tmp_path / f"data/labels/{number}.png", values)
+    assert main(["--config", str(config), "--work-dir", str(tmp_path / "w"), "--device", "cpu"]) == 2
+    assert re.search(said, capsys.readouterr().err.strip().splitlines()[-1])
+    assert not models["small"].predictions
+    assert not (tmp_path / "w/journal").exists()
+
+
+def test_a_bad_label_map_beyond_the_sample_ends_the_run(tmp_path, write_image, models, capsys, monkeypatch):
+    monkeypatch.setattr("eval.data.CHECKED", 2)
+    config = rooms(tmp_path, write_image, [bands(0, 1), bands(0, 20), bands(1, 0)])
+    assert main(["--config", str(config), "--work-dir", str(tmp_path / "w"), "--device", "cpu"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{tmp_path / 'data/labels/1.png'}: the label map has labels [20] beyond the 2 classes" in said
+    assert "images before it are kept" in said
+    (journal,) = (tmp_path / "w/journal").iterdir()
+    assert [json.loads(line)["id"] for line in journal.read_text().splitlines()[1:]] == ["images/0.png"]
+
+
+def test_a_class_that_never_occurs_is_told(tmp_path, write_image, models, capsys):
+    config = rooms(tmp_path, write_image, [bands(0, 255), bands(0)], ("grass", "sky"))
+    assert main(["--config", str(config), "--work-dir", str(tmp_path / "w"), "--device", "cpu"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "0/255" in line or "no pixel" in line]
+    assert "hold only 0 (grass) and 255, which is ignored; if they are 0/255 masks" in said[0]
+    assert said[1].startswith("warning: no pixel of the ground truth is of sky (1 of 2 classes are absent)")
+
+
+def test_more_classes_than_8_bits_hold(tmp_path, write_image, models):
+    classes = [f"thing {number}" for number in range(260)]
+    maps = [np.array([[255, 259, 65535]] * 9, np.uint16)]
+    with pytest.raises(InputError, match="260 classes, and label 255, which is one of them, is ignored"):
+        evaluate(Evaluation(rooms(tmp_path, write_image, maps, classes), tmp_path / "w", device="cpu"))
+    config = rooms(tmp_path, write_image, maps, classes, ignore_index=65535)
+    results = evaluate(Evaluation(config, tmp_path / "w", device="cpu"))
+    counted = {name: row["pixels"] for name, row in results.per_class.items() if row["pixels"]}
+    assert counted == {"thing 255": 9, "thing 259": 9}
+
+
+@pytest.mark.parametrize("labels", [["grass"], ["grass", "sky", "lava"]])
+def test_another_number_of_labels_than_classes_is_refused(labels, tmp_path, write_image, models, capsys):
+    config = rooms(tmp_path, write_image, [bands(0, 1)])
+    flags = [
+        "--work-dir",
+        str(tmp_path / "w"),
+        "--device",
+        "cpu",
+        "--cfg-options",
+        f"model.classes=[{','.join(labels)}]",
+    ]
+    assert main(["--config", str(config), *flags]) == 2
+    assert f"error: the model has {len(labels)} labels" in capsys.readouterr().err
+    assert not models["small"].predictions
+
+
+ODD = [
+    '5" disk',
+    "it's",
+    "back\\slash",
+    "back\\new",
+    "{{$HOME:x}}",
+    "{{_base_.model}}",
+    "100%s %d",
+    "Größe 量",
+    "two\nlines",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_any_folder_may_be_the_data_root(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TEXTREGION_DATA", "nowhere")
+    config = str(ROOT / "configs/cfg_ds/cfg_voc21.py")
+    assert main(["--config", config, "--work-dir", str(tmp_path / "w"), "--data-root", str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("error: no folder ")
+    assert load_config(config).test_dataloader.dataset.data_root == f"{tmp_path / name}/VOCdevkit/VOC2012"
+
+
+def test_a_run_below_an_odd_data_root(tmp_path, write_image, models):
+    config = rooms(tmp_path / 'a "b" \\n {{c}} %s', write_image, [bands(0, 1)])
+    assert evaluate(Evaluation(config, config.parent / "w", device="cpu")).items == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model = dict(", "SyntaxError"),
+        ("model = nothing", "NameError: name 'nothing'"),
+        ("_base_ = 'no_such.py'", "no_such.py"),
+        ("_base_ = []\nimport no_such_module", "ModuleNotFoundError"),
+        ("number = 1 / 0", "ZeroDivisionError"),
+        ("import no_such_module\n_base_ = 'other.py'", "ConfigParsingError"),
+        ("root = '{{$TEXTREGION_DATA:data}}'", "write os.environ"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_one_line(text, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TEXTREGION_DATA", "it's \\s")
+    (tmp_path / "cfg.py").write_text(text)
+    assert main(["--config", str(tmp_path / "cfg.py"), "--work-dir", str(tmp_path / "w")]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"error: the config {tmp_path / 'cfg.py'} cannot be read (")
+    assert said in line
+
+
+@TRANSFORMS.register_module()
+class KilledAtTheThird:
+    """Ends its process, as the kernel does where memory runs out."""
+
+    def __call__(self, results):
+        if results["img_path"].endswith("2.png") and multiprocessing.parent_process():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return results
+
+
+def test_a_killed_loading_process_ends_the_run_with_what_is_kept(tmp_path, write_image, models, capsys):
+    config = rooms(tmp_path, write_image, [bands(0, 1)] * 4)
+    steps = ["LoadOriginalImage", "KilledAtTheThird", "LoadLabelMap", "PackOriginal"]
+    step = f"[{', '.join(f'dict(type={name!r})' for name in steps)}]"
+    config.write_text(config.read_text().replace('type="BaseSegDataset"', f'type="BaseSegDataset", pipeline={step}'))
+    flags = ["--config", str(config), "--work-dir", str(tmp_path / "w"), "--device", "cpu"]
+    assert main([*flags, "--cfg-options", "test_dataloader.num_workers=1"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.match(r"error: loading images failed \(DataLoader worker .*; [012] images are done and kept", said)
+    assert main([*flags, "--resume"]) == 0
+    assert "(4 images)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("raised", [RuntimeError, TypeError, InputError])
+def test_a_loading_process_may_die_anywhere_in_the_program(raised, tmp_path):
+    def work():
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        except RuntimeError as error:
+            raise raised("something else") from error
+
+    with Journal.start(tmp_path, {}) as journal:
+        journal.add("a", {})
+        said = r"worker \(pid 7\) is killed .*1 images are done and kept"
+        with pytest.raises(InputError, match=said), loading(journal):
+            work()
+        with pytest.raises(raised, match=r"^mine$"), loading(journal):
+            raise raised("mine")
+
+
+def test_loading_needs_no_shared_memory(monkeypatch):
+    given = {"num_workers": 2, "persistent_workers": False, "dataset": {"pipeline": [{"type": "LoadOriginalImage"}]}}
+    assert loader_options(given) == {**given, "timeout": LOADER_PATIENCE}
+
+    def no_lock():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing, "Lock", no_lock)
+    with pytest.warns(UserWarning, match="without workers: no shared memory for them .*No space left"):
+        assert loader_options(given) == {**given, "num_workers": 0}
+    assert given["num_workers"] == 2
+
+
 @pytest.mark.parametrize(
     ("name", "missing", "remedy"),
     [("voc21", "VOCdevkit/VOC2012", "see"), ("city_scapes", "cityscapes", "process_dataset.sh city_scapes")],
@@ -327,6 +516,25 @@ def test_all_benchmarks_skip_what_is_missing_and_save_the_table(data, tmp_path, 
     stored = json.loads((tmp_path / "table.json").read_text())
     assert stored["mIoU"]["tiny"]["tiny"] >= 0
     assert (tmp_path / "table.md").read_text().startswith("| backbone | voc21 |")
+
+
+def test_a_run_that_measured_nothing_tells_no_number(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path / "data"))
+    draw_scenes(tmp_path / "data" / "tiny_world", 2, 64)
+    for path in (tmp_path / "data" / "tiny_world" / "images" / "val").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    (tmp_path / "four.txt").write_text("red shape\norange shape\nyellow shape\ngreen shape\n")
+    small = {**SMALL, "benchmark.scenes": 2, "model.classes": str(tmp_path / "four.txt")}
+    flags = ["--device", "cpu", "--masks", "slic", "--cfg-options", *as_flags(small)]
+    assert main(["--config", str(CONFIG), "--work-dir", str(tmp_path / "one"), *flags]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "nothing was measured: 2 could not be used, first images/val/900000.png" in line
+    assert set(json.loads((tmp_path / "one" / "results.json").read_text())["metrics"].values()) == {None}
+    assert main_all(["--presets", "tiny", "--datasets", "tiny", "--work-dir", str(tmp_path / "all"), *flags]) == 1
+    assert "failed: tiny, tiny: error: nothing was measured" in capsys.readouterr().err
+    assert json.loads((tmp_path / "all" / "table.json").read_text())["mIoU"] == {}
+    assert main_all(["--datasets", "voc21", "--work-dir", str(tmp_path / "none"), "--device", "cpu"]) == 2
+    assert "error: nothing was measured: 1 data sets were skipped" in capsys.readouterr().err
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch, capsys):

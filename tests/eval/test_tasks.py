@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import task_worlds
 
+from eval import reasoning, referring
 from eval.tasks import Task, evaluate, image_file
 from textregion.errors import InputError
 
@@ -150,6 +151,35 @@ def test_an_image_that_was_missing_is_tried_again_on_resume(world, tmp_path):
     results, _ = evaluate(task, task_worlds.run(tmp_path / "out", limit=2, resume=True))
     assert results.skipped == []
     assert (results.items, results.per_class["refcoco_val"]["scored"]) == (2, 16)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_run_that_measured_nothing_tells_no_number(name, world, tmp_path, capsys):
+    folder = tmp_path / "images of none"
+    for path in (world / "reasoning").rglob("*.json"):
+        copy = folder / path.relative_to(world / "reasoning")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    flags = command_line(name, world, tmp_path / "out")
+    flags[flags.index("--image_root" if name == "referring" else "--dataset_dir") + 1] = str(folder)
+    main = {"referring": referring.main, "reasoning": reasoning.main}[name]
+    assert main(flags) == 2
+    said = capsys.readouterr()
+    (line,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert f"nothing was measured: {2 * SCENES} could not be used, first" in line
+    assert "missing image" in line
+    assert said.out == ""
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(content["metrics"].values()) == {None}
+    assert len(content["skipped"]) == 2 * SCENES
+
+
+def test_a_split_of_broken_lines_alone_measures_nothing(world, tmp_path, capsys):
+    (tmp_path / "refcoco_val.jsonl").write_text("{broken\n")
+    data = ["--input_file_root", tmp_path, "--image_root", world / "referring" / "images", "--proposals", "none"]
+    flags = [*data, "--preset", "tiny", "--device", "cpu", "--work-dir", tmp_path / "out"]
+    assert referring.main([str(flag) for flag in flags]) == 2
+    assert "nothing was measured: 1 could not be used, first refcoco_val line 1: broken line" in capsys.readouterr().err
 
 
 def test_masks_can_be_kept_for_another_backbone(world, tmp_path):

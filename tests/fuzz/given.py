@@ -67,7 +67,9 @@ def mask_arrays(random: np.random.Generator) -> Iterator[Case]:
     }
     right |= {
         "1 x 1": np.ones((2, 1, 1), bool),
-        "other size": random.random((2, 301, 7)),
+        "other size": random.random((2, 94, 122)),
+        "regions last": np.moveaxis(hard, 0, 2),
+        "labels": random.integers(-2, 4, SIZE),
         "negative": -soft,
         "huge": soft * 1e30,
     }
@@ -97,6 +99,11 @@ def mask_arrays(random: np.random.Generator) -> Iterator[Case]:
         "number": np.float32(1),
         "no height": hard[:, :0],
         "no width": hard[:, :, :0],
+        "other aspect": random.random((2, 301, 7)),
+        "transposed": hard.transpose(0, 2, 1),
+        "rows first": hard.transpose(1, 0, 2),
+        "float labels": random.integers(0, 9, SIZE) * 1.0,
+        "long floats": soft.astype(np.longdouble),
     }
     wrong |= {"text": np.array([["a"]]), "objects": np.array([[None]]), "complex": soft * 1j, "ragged": [[[1, 2], [3]]]}
     wrong |= {
@@ -130,7 +137,7 @@ def mask_files(folder: Path, image: Path, random: np.random.Generator) -> Iterat
     np.save(folder / "pickle.npy", np.array([{"a": 1}]), allow_pickle=True)
     np.save(folder / "four_axes.npy", hard[None])
     RegionMasks.from_array(hard, SIZE).save(folder / "right.safetensors")
-    RegionMasks.from_array(hard, (9, 9)).save(folder / "other_image.safetensors")
+    RegionMasks.from_array(hard[:, :9, :9], (9, 9)).save(folder / "other_image.safetensors")
     Image.fromarray(hard[0].astype(np.uint8)).save(folder / "right.png")
     Image.fromarray(picture()).save(folder / "colour.png")
     Image.new("L", (9, 9)).save(folder / "other_size.png")

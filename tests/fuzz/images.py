@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tests.fuzz.case import EARLIER, EITHER, FAST, OUTPUT, REFUSED, WORKS, Case
+from textregion.image_files import FORMATS
 from textregion.images import load_image
 from textregion.storage import write_atomically
 from textregion.tiny.scenes import draw_scene
@@ -62,7 +63,7 @@ def encoded(image: Image.Image, form: str, **options) -> bytes:
 
 
 def whole(picture: Image.Image) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
-    """(name, content, expected) of files that must be read."""
+    """(name, content, expected) of files that must be read, and of formats and numbers that have no stated meaning."""
     grey, alpha = picture.convert("L"), picture.convert("RGBA")
     alpha.putalpha(grey)
     palette = picture.quantize(9)
@@ -80,15 +81,15 @@ def whole(picture: Image.Image) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
     yield "transparent_rgb.png", encoded(picture, "PNG", transparency=(1, 2, 3)), (WORKS,)
     yield "cmyk.jpg", encoded(picture.convert("CMYK"), "JPEG"), (WORKS,)
     yield "progressive.jpg", encoded(picture, "JPEG", progressive=True), (WORKS,)
-    for form in ("BMP", "PPM", "TGA", "JPEG2000", "ICO", "WEBP", "GIF", "PCX", "DDS", "QOI"):
+    for form in ("BMP", "PPM", "JPEG2000", "WEBP", "GIF", "AVIF", "TGA", "ICO", "PCX", "DDS", "QOI"):
         try:
-            yield f"rgb.{form.lower()}", encoded(picture, form), (WORKS,)
+            yield f"rgb.{form.lower()}", encoded(picture, form), (WORKS if form in FORMATS else REFUSED,)
         except (KeyError, OSError):  # this Pillow cannot write it
             continue
     tiffs = {"grey16": deep, "float": numbers, "lab": Image.merge("LAB", picture.split()), "float_nan": undefined}
     for name, image in tiffs.items():
         image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-        yield f"{name}.tiff", encoded(image, "TIFF"), (WORKS,)
+        yield f"{name}.tiff", encoded(image, "TIFF"), (REFUSED if name == "float_nan" else WORKS,)
     yield "int32.tiff", encoded(Image.fromarray(np.asarray(grey).astype(np.int32) * 257), "TIFF"), (WORKS,)
     yield "pages.tiff", encoded(picture, "TIFF", save_all=True, append_images=frames[1:]), (WORKS,)
     for form, suffix in (("GIF", "gif"), ("WEBP", "webp"), ("PNG", "apng")):

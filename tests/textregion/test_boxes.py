@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,8 +98,10 @@ def test_coco_annotations_by_id_and_by_name(tmp_path):
         check(read.of(name), [A])
     check(read.of("b.png"), [B, A])
     check(read.of(11), [])
-    with pytest.raises(InputError, match=r"no boxes of c.png; it knows 3 images: a.jpg, b.png, val/a.jpg"):
+    with pytest.raises(InputError, match=r"boxes.json lists no image c.png; it lists 3 images: b.png, val/a.jpg"):
         read.of("c.png")
+    with pytest.raises(InputError, match=r"boxes.json lists no image of the id 8; it lists 3 images"):
+        read.of(8)
 
 
 def test_coco_annotations_that_name_files_or_no_image_at_all(tmp_path):
@@ -127,6 +130,106 @@ def test_detections_by_image(tmp_path):
     check(read.of("a.png"), [])
 
 
+PLACES = {"A": (A_XYWH, A), "B": (B_XYWH, B)}
+
+
+def layouts(names):
+    """The layouts of a file that has one box of each of these images: {"A": file name, "B": file name}."""
+    rows = [{"file_name": name, "bbox": PLACES[box][0]} for box, name in names.items()]
+    numbered = [{**row, "image_id": n} for n, row in enumerate(rows, 1)]
+    coco = {
+        "images": [{"id": row["image_id"], "file_name": row["file_name"]} for row in numbered],
+        "annotations": [{"image_id": row["image_id"], "bbox": row["bbox"]} for row in numbered],
+    }
+    detections = {name: {"boxes": [PLACES[box][1]]} for box, name in names.items()}
+    return {"coco": coco, "results with names": rows, "results with both": numbered, "detections": detections}
+
+
+@pytest.mark.parametrize("layout", layouts({}))
+@pytest.mark.parametrize(
+    ("names", "asked", "expected"),
+    [
+        ({"A": "cam1/0001.jpg", "B": "cam2/0001.jpg"}, "photos/cam1/0001.jpg", "A"),
+        ({"A": "cam1/0001.jpg", "B": "cam2/0001.jpg"}, "/data/cam2/0001.jpg", "B"),
+        ({"A": "cam1\\0001.jpg", "B": "cam2\\0001.jpg"}, "cam2/0001.jpg", "B"),
+        ({"A": "2.jpg", "B": "1.jpg"}, "photos/1.jpg", "B"),
+        ({"A": "cam1/0001.jpg", "B": "cam2/0001.jpg"}, "0001.jpg", None),
+        ({"A": "cam1/0001.jpg", "B": "cam2/0001.jpg"}, "cam3/0001.jpg", None),
+        ({"A": "cat.jpg", "B": "dog.jpg"}, "photos/1.jpg", None),
+    ],
+)
+def test_boxes_are_of_their_own_image_or_refused(tmp_path, layout, names, asked, expected):
+    read = read_boxes(written(tmp_path, layouts(names)[layout]))
+    if expected is None:
+        with pytest.raises(InputError):
+            read.of(Path(asked))
+    else:
+        check(read.of(Path(asked)), [PLACES[expected][1]])
+
+
+@pytest.mark.parametrize("layout", ["coco", "results with both", "detections"])
+def test_two_ids_of_one_name_are_refused(tmp_path, layout):
+    read = read_boxes(written(tmp_path, layouts({"A": "f.png", "B": ".\\f.png"})[layout]))
+    with pytest.raises(InputError, match=r"lists 2 images that x/f.png may be"):
+        read.of("x/f.png")
+
+
+@pytest.mark.parametrize("listed", [7, 7.0, "7", "7.0", "007"])
+@pytest.mark.parametrize("named", [7, 7.0, "7", "007"])
+def test_ids_are_the_same_as_numbers_and_as_text(tmp_path, listed, named):
+    images = [{"id": listed, "file_name": "a.jpg"}, {"id": 70, "file_name": "b.jpg"}]
+    rows = [{"image_id": named, "bbox": A_XYWH}]
+    check(read_boxes(written(tmp_path, {"images": images, "annotations": rows})).of("a.jpg"), [A])
+    check(read_boxes(written(tmp_path, rows)).of("0007.jpg"), [A])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("7", "7.0"), ("7", "007"), ("a.jpg", "a.jpg "), ("7", '7": {"boxes": []}, "7')]
+)
+def test_two_entries_of_one_image_are_refused(tmp_path, first, second):
+    box = json.dumps({"boxes": [A]})
+    with pytest.raises(InputError, match=r"2 entries are of 1 images|is there twice"):
+        read_boxes(written(tmp_path, f'{{"{first}": {box}, "{second}": {box}}}'))
+
+
+def test_annotations_of_images_that_are_not_listed_are_counted(tmp_path):
+    images = [{"id": 7, "file_name": "a.jpg"}]
+    rows = [{"image_id": 8, "bbox": B_XYWH}, {"image_id": 7, "bbox": A_XYWH}, {"image_id": "x", "bbox": B_XYWH}]
+    with pytest.warns(UserWarning, match=r"2 of 3 annotations are of images that it does not list \(image_id 8 first"):
+        read = read_boxes(written(tmp_path, {"images": images, "annotations": rows}))
+    check(read.of("a.jpg"), [A])
+    assert read.unlisted == 2
+    with pytest.raises(InputError, match="1 of 1 annotations are of images that it does not list"):
+        read_boxes(written(tmp_path, {"images": images, "annotations": rows[:1]}))
+
+
+@pytest.mark.parametrize("nulls", [("image_id",), ("file_name",), ("image_id", "file_name"), ("score",)])
+def test_null_is_as_good_as_missing(tmp_path, nulls):
+    row = {"image_id": 7, "file_name": "a.jpg", "bbox": A_XYWH, "score": 0.5, **dict.fromkeys(nulls)}
+    given = read_boxes(written(tmp_path, [row])).of("7.jpg" if nulls == ("file_name",) else "a.jpg")
+    check(given, [A], None if "score" in nulls else [0.5])
+
+
+def test_an_image_without_a_name_has_no_boxes_by_name(tmp_path):
+    images = [{"id": 7, "file_name": None}, {"id": 9, "file_name": "b.jpg"}]
+    rows = [{"image_id": 7, "bbox": A_XYWH}, {"image_id": 9, "bbox": B_XYWH}]
+    read = read_boxes(written(tmp_path, {"images": images, "annotations": rows}))
+    check(read.of("b.jpg"), [B])
+    with pytest.raises(InputError, match=r"lists no image 7.jpg"):
+        read.of("7.jpg")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_byte_order_marks_and_line_ends_do_not_matter(tmp_path, mark, end):
+    lines = end.join([f"{mark}x1,y1,x2,y2,score", "1,2,11,22.5,0.5", f"{mark}3,4,5,6,1", ""])
+    (tmp_path / "b.csv").write_bytes(lines.encode())
+    check(read_boxes(tmp_path / "b.csv").of("x.png"), [A, B], [0.5, 1])
+    text = json.dumps({"a.jpg": {"boxes": [A]}}, indent=1).replace("\n", end)
+    (tmp_path / "b.json").write_bytes(f"{mark}{text}".encode())
+    check(read_boxes(tmp_path / "b.json").of("a.jpg"), [A])
+
+
 def test_plain_lists_and_lines_are_boxes_of_any_image(tmp_path):
     check(read_boxes(written(tmp_path, [A, B])).of("x.png"), [A, B])
     check(read_boxes(written(tmp_path, [])).of("x.png"), [])
@@ -151,12 +254,23 @@ def test_plain_lists_and_lines_are_boxes_of_any_image(tmp_path):
         ([A, "1234"], "b.json", "box 1 of the list is 1234"),
         ({"annotations": [{"bbox": A}, {"id": 3}]}, "b.json", "annotation 1 has no bbox"),
         ({"annotations": [{"bbox": [1, 2]}]}, "b.json", r"annotation 0 is \[1, 2\], expected 4"),
-        ({"annotations": [{"bbox": A, "image_id": 3}, {"bbox": A}]}, "b.json", "name no image_id"),
-        ({"annotations": [], "images": [{"file_name": "a"}]}, "b.json", "images without an id"),
+        (
+            {"annotations": [{"bbox": A, "image_id": 3}, {"bbox": A}]},
+            "b.json",
+            "annotation 1 and others name no image_id",
+        ),
+        ({"annotations": [], "images": [{"file_name": "a"}]}, "b.json", "an image without an id"),
         ([{"bbox": A, "image_id": 3, "score": "high"}], "b.json", "scores of image 3"),
         ([{"bbox": A, "image_id": 3, "score": 1}, {"bbox": A, "image_id": 3}], "b.json", "scores of image 3"),
         ({"7": {"boxes": [A], "scores": []}}, "b.json", "image 7 has 0 scores for 1 boxes"),
         ({"7": {"boxes": 5}}, "b.json", "image 7 has no lists"),
+        ({"annotations": [{"bbox": None, "image_id": 3}]}, "b.json", "annotation 0 has no bbox"),
+        ({"annotations": [{"bbox": A, "image_id": True}]}, "b.json", "annotation 0 has the image_id True"),
+        ({"annotations": [{"bbox": A, "image_id": float("nan")}]}, "b.json", "annotation 0 has the image_id nan"),
+        ({"annotations": [{"bbox": A, "image_id": [3]}]}, "b.json", r"annotation 0 has the image_id \[3\]"),
+        ({"annotations": [], "images": [{"id": None, "file_name": "a"}]}, "b.json", "an image without an id"),
+        ({"annotations": [], "images": {"id": 3}}, "b.json", "images that are no list"),
+        ([{"bbox": A, "image_id": 3, "score": None}, {"bbox": A, "image_id": 3, "score": 1}], "b.json", "scores of"),
         ("1,2,3\n", "b.csv", "line 1 is .* expected 4 or 5 finite numbers"),
         ("1,2,3,4\n1,2,3,b\n", "b.csv", "line 2"),
         ("1,2,3,4\n1,2,3,4,5\n", "b.csv", "some lines have a score"),

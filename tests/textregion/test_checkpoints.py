@@ -1,11 +1,19 @@
 """Weight files: every published layout, and one line for everything that is wrong with a file."""
 
+import argparse
+import io
 import pickle
+import struct
+import warnings
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
 from torch import nn
 
 from textregion.checkpoints import load_strictly, read_state
@@ -131,8 +139,6 @@ def test_a_bare_pickle_with_code_in_it_is_refused_and_not_run(tmp_path):
 
 
 def test_an_archive_that_names_other_code_is_refused(tmp_path):
-    import zipfile
-
     path, trace = tmp_path / "jit.pt", tmp_path / "it_ran"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x/data.pkl", pickle.dumps(Harmful(trace)))
@@ -175,3 +181,278 @@ def test_strict_loading_converts_the_type_and_nothing_else():
     load_strictly(model, source.half().state_dict(), "the model", "file.pt")
     assert model.weight.dtype == torch.float32
     assert torch.equal(model.weight, source.weight.float())
+
+
+PREFIXES = ["_orig_mod.", "module.", "model.", "net.", "model_ema."]
+
+
+@pytest.mark.parametrize("first", ["", *PREFIXES])
+@pytest.mark.parametrize("second", PREFIXES)
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model_state_dict", "state_dict_ema"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_prefixes_and_wrappers_in_every_combination(tmp_path, first, second, wrapper, suffix):
+    content = {first + second + name: value for name, value in STATE.items()}
+    path = tmp_path / f"w{suffix}"
+    if suffix == ".safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content if wrapper is None else {wrapper: content, "epoch": 3, "optimizer": {"state": {}}}, path)
+    state = read_state(path)
+    assert {name: value.tolist() for name, value in state.items()} == {k: v.tolist() for k, v in STATE.items()}
+
+
+def scaled(factor: float) -> dict[str, torch.Tensor]:
+    return {name: value * factor for name, value in STATE.items()}
+
+
+def prefixed(prefix: str, factor: float = 1) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in scaled(factor).items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "taken", "left"),
+    [
+        ({"state_dict": scaled(2), "state_dict_ema": scaled(3)}, "state_dict", "state_dict_ema"),
+        ({"ema": scaled(3), "model": scaled(2)}, "model", "ema"),
+        (
+            {"model": scaled(2), "model_ema": {"n_averaged": torch.tensor(4), **prefixed("module.", 3)}},
+            "model",
+            "model_",
+        ),
+        ({"model": {"state_dict": scaled(2)}, "ema_state_dict": scaled(3)}, "model", "ema_state_dict"),
+        ({"model": scaled(2), "teacher": scaled(3)}, "model", "teacher"),
+        ({**prefixed("model.", 2), **prefixed("ema_model.", 3)}, "model", "ema_model"),
+        (
+            {**prefixed("online_model.", 2), **prefixed("ema_model.", 3), "step": torch.tensor(1)},
+            "online_model",
+            "ema_model",
+        ),
+    ],
+)
+def test_of_weights_and_their_average_the_weights_are_taken_and_it_is_said(tmp_path, content, taken, left):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.warns(UserWarning, match=rf"w\.pt: weights are taken from '{taken}', not from {left}"):
+        state = read_state(tmp_path / "w.pt")
+    assert {name: value.tolist() for name, value in state.items()} == {k: v.tolist() for k, v in scaled(2).items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"n_averaged": torch.tensor(3), **prefixed("module.")},
+        {"state_dict_ema": STATE, "epoch": 3},
+        {"model_ema": {"ema": STATE}},
+        {"ema": {"n_averaged": torch.tensor(3), **prefixed("module._orig_mod.")}},
+        {"teacher": STATE},
+        {"model": {"state_dict": {"weights": {"module": STATE}}}},
+        {"visual._orig_mod.proj": torch.ones(2), "text.proj": torch.zeros(2)},
+        {"model": STATE, "rng_state": torch.zeros(8, dtype=torch.uint8), "epoch": torch.tensor(3)},
+        {"model": STATE, "ema": None, "state_dict": "there is none", "weights": {}},
+    ],
+)
+def test_what_is_clear_is_taken_without_a_word(tmp_path, content):
+    torch.save(content, tmp_path / "w.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state = read_state(tmp_path / "w.pt")
+    expected = STATE if "text.proj" not in content else {"visual.proj": torch.ones(2), "text.proj": torch.zeros(2)}
+    assert {name: value.tolist() for name, value in state.items()} == {k: v.tolist() for k, v in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"teacher": STATE, "student": STATE}, "holds several models, 'teacher' and 'student', expected one; save"),
+        ({**prefixed("teacher."), **prefixed("student.")}, "several models, 'teacher' and 'student'"),
+        ({"state_dict": STATE, "model": STATE}, "several models, 'state_dict' and 'model'"),
+        ({"ema": STATE, "model_ema": STATE}, "several models, 'model_ema' and 'ema'"),
+        ({**prefixed("model."), **prefixed("net.")}, "several models, 'model' and 'net'"),
+        ({"visual.proj": torch.ones(2), "model": STATE}, r"holds tensors \(visual\.proj, …\) and under 'model' others"),
+        ({"generator": STATE, "epoch": 2}, "holds dict with tensors under 'generator', expected tensors by name"),
+        ({"epoch": 2, "a": 1, "b": 2, "c": 3}, "holds dict with 'epoch', 'a', 'b', …, expected tensors by name"),
+        ({"a._orig_mod.b": torch.ones(1), "a.b": torch.ones(1)}, "holds tensors twice, with and without _orig_mod"),
+        ({"model": {"model": {"model": {"model": {"model": STATE}}}}}, "expected tensors by name"),
+    ],
+)
+def test_what_is_not_clear_is_refused_and_named(tmp_path, content, line):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=line) as error:
+        read_state(tmp_path / "w.pt")
+    assert str(tmp_path / "w.pt") in message(error)
+
+
+@pytest.mark.parametrize("prefix", ["model.visual.", "visual.", "models.", "my_model."])
+def test_other_beginnings_of_names_stay(tmp_path, prefix):
+    content = {**prefixed(prefix), "logit_scale": torch.ones(1)}
+    torch.save(content, tmp_path / "w.pt")
+    assert list(read_state(tmp_path / "w.pt")) == list(content)
+
+
+@pytest.mark.parametrize("name", ["w.bin", "w.pt", "w.pth", "w.ckpt", "w", "w.safetensors"])
+@pytest.mark.parametrize("form", ["safetensors", "zip", "old"])
+def test_the_content_decides_and_not_the_ending(tmp_path, name, form):
+    if form == "safetensors":
+        save_file(STATE, tmp_path / name)
+    else:
+        torch.save(STATE, tmp_path / name, _use_new_zipfile_serialization=form == "zip")
+    state = read_state(tmp_path / name)
+    assert {k: v.tolist() for k, v in state.items()} == {k: v.tolist() for k, v in STATE.items()}
+
+
+@pytest.mark.parametrize("name", ["w.bin", "w.pt", "w.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"", "is an empty file"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "is a Git LFS pointer, .*git lfs pull",
+        ),
+        (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "is a web page"),
+        (b"  \r\n<html lang='en'>" + b"x" * 5000, "is a web page"),
+        (b'{"error": "Invalid credentials"}', "is text that begins with .*Invalid credentials"),
+        (b"Entry not found", "is text that begins with 'Entry not found'"),
+    ],
+)
+def test_what_a_failed_download_leaves_is_said(tmp_path, name, content, line):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=line) as error:
+        read_state(tmp_path / name)
+    assert "download it again" in message(error)
+
+
+def test_a_training_checkpoint_with_its_arguments_names_what_is_refused(tmp_path):
+    torch.save({"model": STATE, "args": argparse.Namespace(lr=0.1)}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"holds more than tensors \(argparse\.Namespace: a pickle with code\)"):
+        read_state(tmp_path / "w.pt")
+
+
+@pytest.fixture(scope="module")
+def samples() -> dict[str, bytes]:
+    """A small file of every form."""
+    module = torch.jit.script(nn.Linear(3, 2))
+    files = {"jit": io.BytesIO(), "zip": io.BytesIO(), "old": io.BytesIO()}
+    torch.jit.save(module, files["jit"])
+    torch.save(STATE, files["zip"])
+    torch.save(STATE, files["old"], _use_new_zipfile_serialization=False)
+    return {"safetensors": save(STATE), **{name: file.getvalue() for name, file in files.items()}}
+
+
+@pytest.mark.parametrize("form", ["safetensors", "zip", "old", "jit"])
+@given(data=st.data())
+def test_changed_bytes_are_read_or_refused_in_one_line(samples, tmp_path_factory, form, data):
+    content = bytearray(samples[form])
+    places = st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255))
+    for place, value in data.draw(st.lists(places, min_size=1, max_size=4)):
+        content[place] = value
+    path = tmp_path_factory.mktemp("changed") / "w.pt"
+    path.write_bytes(content)
+    with suppress(InputError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read_state(path)
+
+
+def scripted_archive(path: Path, data: bytes, **files: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", data)
+        archive.writestr("a/constants.pkl", b"")
+        for name, content in files.items():
+            archive.writestr(f"a/data/{name}", content)
+    return path
+
+
+def key(word: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(word)) + word
+
+
+def module_of(*children: bytes) -> bytes:
+    """A pickled record with these attributes."""
+    return b"c__torch__\nM\n)\x81}(" + b"".join(children) + b"ub"
+
+
+TENSOR = (
+    b"ctorch._utils\n_rebuild_tensor_v2\n((" + key(b"storage") + b"ctorch\nFloatStorage\n" + key(b"0") + key(b"cpu")
+)
+TENSOR += b"K\x02tQK\x00K\x02\x85K\x01\x85\x89c__torch__\nM\n)\x81}btR"
+
+
+def test_records_that_are_shared_are_visited_once(tmp_path):
+    """2^40 paths lead to the one tensor; a record within itself has no end of them."""
+    data = b"\x80\x02" + module_of(key(b"w") + TENSOR) + b"r" + struct.pack("<I", 0)
+    for n in range(40):
+        before = b"j" + struct.pack("<I", n)
+        data += module_of(key(b"x") + before, key(b"y") + before) + b"r" + struct.pack("<I", n + 1)
+    path = scripted_archive(tmp_path / "shared.pt", data + b".", **{"0": struct.pack("<2f", 1.5, -2)})
+    state = read_state(path)
+    assert list(state) == ["x." * 40 + "w"]
+    assert state["x." * 40 + "w"].tolist() == [1.5, -2]
+    cycle = (
+        b"\x80\x02c__torch__\nM\n)\x81r\x00\x00\x00\x00}("
+        + key(b"own")
+        + b"j\x00\x00\x00\x00"
+        + key(b"w")
+        + TENSOR
+        + b"ub."
+    )
+    assert list(read_state(scripted_archive(tmp_path / "cycle.pt", cycle, **{"0": bytes(8)}))) == ["w"]
+
+
+def test_a_chain_of_many_records_is_read(tmp_path):
+    data = (
+        b"\x80\x02"
+        + (b"c__torch__\nM\n)\x81}" + key(b"a")) * 5000
+        + module_of(key(b"w") + TENSOR)
+        + b"sb" * 5000
+        + b"."
+    )
+    state = read_state(scripted_archive(tmp_path / "deep.pt", data, **{"0": bytes(8)}))
+    assert list(state) == ["a." * 5000 + "w"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02K\x05.",
+        b"\x80\x02}.",
+        b"\x80\x02N.",
+        b"\x80\x02c__torch__\nM\n)\x81.",
+        b"\x80\x02c__torch__\nM\n)\x81]b.",
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x05K\x00))tR.",
+        b"\x80\x02R.",
+        b"\x80\x02K\x05Q.",
+        b"\x80\x02ctorch\nFloatStorage\n)R.",
+        b"\x80\x02X\x02\x00\x00\x00\xff\xff.",
+        b"\x80\x02j\x05\x00\x00\x00.",
+        b"\x80\x02NK\x01K\x01s.",
+        b"\x80\x02N\x72\xff\xff\xff\x7f.",
+        b"\x80\x02\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
+        b"",
+    ],
+)
+def test_scripted_archives_of_odd_content_are_one_line(tmp_path, data):
+    with pytest.raises(InputError, match="is a damaged TorchScript archive"):
+        read_state(scripted_archive(tmp_path / "jit.pt", data))
+
+
+def test_an_archive_that_unpacks_beyond_measure_is_refused_unread(tmp_path, monkeypatch):
+    path = scripted_archive(tmp_path / "bomb.pt", b"\x80\x02N.", **{"0": bytes(1000)})
+    monkeypatch.setattr(zipfile.ZipInfo, "file_size", property(lambda _: 10**10, lambda *_: None), raising=False)
+    with pytest.raises(InputError, match=r"unpacks to 30\.0 GB"):
+        read_state(path)
+
+
+@pytest.mark.parametrize(
+    ("state", "advice"),
+    [
+        ({"clip.weight": 1, "clip.bias": 1}, r"; its names begin with 'clip\.': save this model's state dict alone"),
+        (
+            {"model.weight": 1, "model.bias": 1, "loss.weight": 1, "step": 1},
+            r"; its names begin with 'model\.', and 2 others do not: save",
+        ),
+        ({"clip.weight": 1, "head.bias": 1}, "; give this model's own weights"),
+        ({}, "; give this model's own weights"),
+    ],
+)
+def test_strict_loading_names_what_stands_before_all_names(state, advice):
+    with pytest.raises(InputError, match=advice):
+        load_strictly(nn.Linear(5, 3), {name: torch.zeros(1) for name in state}, "the model", "file.pt")

@@ -186,3 +186,13 @@ def test_the_segmenter_uses_this(tiny_clip):
     assert not found.mask(1)[19:, 20:].any(), "no region lies there"
     winner = (regions.similarity(text) @ torch.tensor([-1.0, 1.0]) > 0).tolist()
     assert [bool(found.mask(1)[5, 5]), bool(found.mask(1)[5, 40])] == winner
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("wrong", [["a"], ("a", "b"), None, 3, b"star"])
+def test_a_sentence_or_target_that_is_no_string_is_one_line(tiny_clip, wrong):
+    segmenter = TextRegionSegmenter(tiny_clip, scale=(64, 32), device="cpu")
+    regions = tokens(torch.ones(1, 4, 6), [[1.0] + [0.0] * 23])
+    for ask in (segmenter.refer, segmenter.reason):
+        with pytest.raises(InputError, match=f"got a sentence of type {type(wrong).__name__}, expected one string"):
+            ask(regions, wrong)

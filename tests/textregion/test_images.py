@@ -1,4 +1,9 @@
 import io
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -6,10 +11,18 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from textregion.errors import InputError
-from textregion.images import keep_ratio_size, load_image, resize_keep_ratio
+from textregion.image_files import FORMATS
+from textregion.images import (
+    BYTES_PER_PIXEL,
+    SPARE_BYTES,
+    keep_ratio_size,
+    load_image,
+    open_image,
+    resize_keep_ratio,
+)
 
 sides = st.integers(1, 3000)
 
@@ -96,11 +109,139 @@ def test_cmyk():
     np.testing.assert_array_equal(loaded, np.array(image.convert("RGB")))
 
 
-def test_sixteen_bits_are_scaled_to_eight():
-    values = np.array([[0, 257, 32896, 65535]], np.uint16)
-    expected = np.stack([np.array([[0, 1, 128, 255]])] * 3, 2)
-    np.testing.assert_array_equal(load_image(encoded(Image.fromarray(values))), expected)
-    np.testing.assert_array_equal(load_image(encoded(Image.fromarray(values), format="TIFF")), expected)
+def grey(*values: int) -> list:
+    """One row of grey RGB pixels."""
+    return [[[value] * 3 for value in values]]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I;16N"])
+def test_sixteen_bits_are_scaled_to_eight(mode):
+    values = np.array([[0, 257, 32896, 65535]], ">u2" if mode == "I;16B" else "<u2")
+    image = Image.frombytes(mode, (4, 1), values.tobytes())
+    assert load_image(image).tolist() == grey(0, 1, 128, 255)
+    if mode == "I;16":
+        for form in ("PNG", "TIFF", "JPEG2000", "PPM"):
+            assert load_image(encoded(image, format=form)).tolist() == grey(0, 1, 128, 255)
+            assert load_image(Image.open(io.BytesIO(encoded(image, format=form)))).tolist() == grey(0, 1, 128, 255)
+
+
+def test_dark_sixteen_bits_stay_dark():
+    """The format says which value is white, however dark the picture is."""
+    image = Image.fromarray(np.array([[0, 129, 200]], np.uint16))
+    for form in ("PNG", "TIFF", "PPM"):
+        assert load_image(encoded(image, format=form)).tolist() == grey(0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.int32([[0, 200, 255]]), grey(0, 200, 255)),
+        (np.int32([[0, 256, 65535]]), grey(0, 1, 255)),
+        (np.float32([[0, 0.5, 1]]), grey(0, 128, 255)),
+        (np.float32([[0.25, 0.3]]), grey(64, 76)),
+        (np.float32([[0, 200, 255]]), grey(0, 200, 255)),
+        (np.float32([[0, 256, 65535]]), grey(0, 1, 255)),
+    ],
+)
+def test_numbers_are_scaled_by_their_white(values, expected):
+    image = Image.fromarray(values)
+    assert load_image(image).tolist() == expected
+    assert load_image(encoded(image, format="TIFF")).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.int32([[-1, 5]]),
+        np.int32([[0, 65536]]),
+        np.float32([[-0.5, 1]]),
+        np.float32([[0.5, 1.5]]),
+        np.float32([[0.5, np.nan]]),
+        np.float32([[np.inf, 1]]),
+        np.float32([[0, 70000]]),
+    ],
+)
+def test_numbers_without_a_stated_white_are_refused(values):
+    for given_ in (Image.fromarray(values), encoded(Image.fromarray(values), format="TIFF")):
+        message = refused(given_)
+        assert f"values from {values.min():g} to {values.max():g}" in message
+        assert "expected" in message
+
+
+GREY = [[[7, 7, 7], [200, 200, 200]]]
+COLOURS = [[[0, 0, 0], [250, 10, 60]]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "expected"),
+    [
+        ("1", b"\x40", [[[0] * 3, [255] * 3]]),
+        ("L", [7, 200], GREY),
+        ("LA", [7, 255, 200, 255], GREY),
+        ("LA", [7, 0, 200, 255], [[[255] * 3, [200] * 3]]),
+        ("La", [7, 255, 200, 255], GREY),
+        ("La", [0, 0, 200, 255], [[[255] * 3, [200] * 3]]),
+        ("P", [0, 1], COLOURS),
+        ("PA", [0, 255, 1, 255], COLOURS),
+        ("PA", [0, 0, 1, 255], [[[255] * 3, COLOURS[0][1]]]),
+        ("RGB", [0, 0, 0, 250, 10, 60], COLOURS),
+        ("RGBX", [0, 0, 0, 0, 250, 10, 60, 0], COLOURS),
+        ("RGBA", [0, 0, 0, 255, 250, 10, 60, 0], [[[0] * 3, [255] * 3]]),
+        ("RGBa", [0, 0, 0, 255, 0, 0, 0, 0], [[[0] * 3, [255] * 3]]),
+        ("RGBa", [100, 0, 0, 100, 0, 0, 0, 51], [[[255, 155, 155], [204] * 3]]),
+        ("CMYK", [0, 0, 0, 255, 5, 245, 195, 0], COLOURS),
+        ("YCbCr", [7, 128, 128, 200, 128, 128], GREY),
+        ("HSV", [0, 0, 7, 99, 0, 200], GREY),
+        ("LAB", [0, 0, 0, 255, 0, 0], [[[0] * 3, [255] * 3]]),
+    ],
+)
+def test_every_mode_of_pillow(mode, values, expected):
+    image = Image.frombytes(mode, (2, 1), bytes(values))
+    if mode in ("P", "PA"):
+        image.putpalette([*COLOURS[0][0], *COLOURS[0][1]])
+    np.testing.assert_allclose(load_image(image), expected, atol=1)
+
+
+def test_no_mode_of_pillow_lacks_a_meaning():
+    for mode in Image.MODES:
+        assert load_image(Image.new(mode, (3, 2))).shape == (2, 3, 3)
+
+
+def test_a_palette_with_alpha_lies_over_white():
+    image = Image.new("RGBA", (2, 1), (9, 9, 9, 0)).quantize(4)
+    assert (image.mode, image.palette and image.palette.mode) == ("P", "RGBA")
+    assert load_image(image).tolist() == grey(255, 255)
+
+
+def test_sixteen_bits_with_a_transparent_value():
+    image = Image.fromarray(np.array([[0, 4660, 65535]], np.uint16))
+    assert load_image(encoded(image, transparency=4660)).tolist() == grey(0, 255, 255)
+
+
+TAG = {"width": 256, "length": 257, "bits": 258, "compression": 259, "photometric": 262, "strips": 273, "samples": 277}
+TAG |= {"strip_bytes": 279, "format": 339, "tile_width": 322, "tile_length": 323, "tiles": 324, "tile_bytes": 325}
+
+
+def tiff(content: bytes, **tags: int) -> bytes:
+    """A little-endian TIFF with the content at byte 8; tags of one number each."""
+    content += bytes(len(content) % 2)
+    entries = sorted((TAG[name], value) for name, value in tags.items())
+    body = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<L", 8 + len(content)) + content + struct.pack("<H", len(entries)) + body + bytes(4)
+
+
+def one_row(content: bytes, width: int, **tags: int) -> bytes:
+    size = {"width": width, "length": 1, "samples": 1, "strips": 8, "strip_bytes": len(content)}
+    return tiff(content, **size, **({"photometric": 1, "compression": 1} | tags))
+
+
+def test_depths_that_only_a_tiff_has():
+    assert load_image(one_row(b"\xff\xf8\0", 2, bits=12)).tolist() == grey(255, 128)
+    assert load_image(one_row(struct.pack("<2H", 0, 65535), 2, bits=16, photometric=0)).tolist() == grey(255, 0)
+    assert load_image(one_row(struct.pack("<2h", 0, 200), 2, bits=16, format=2)).tolist() == grey(0, 200)
+    assert "from -5 to 3" in refused(one_row(struct.pack("<2h", -5, 3), 2, bits=16, format=2))
+    assert "from -1 to 3" in refused(one_row(struct.pack("<2L", 2**32 - 1, 3), 2, bits=32))
+    assert "signed bytes" in refused(one_row(struct.pack("<2b", -5, 3), 2, bits=8, format=2))
 
 
 def test_exif_rotation_is_applied():
@@ -128,15 +269,83 @@ def refused(given_, **options) -> str:
     return message
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_truncated_files(kind, tmp_path):
     data = encoded(Image.fromarray(picture(131, 173)), format=kind)
     assert load_image(data).shape == (131, 173, 3)
-    path = tmp_path / f"half.{kind.lower()}"
-    path.write_bytes(data[: len(data) // 2])
-    for given_ in (path, path.read_bytes()):
-        message = refused(given_)
-        assert "damaged or truncated" in message or "not an image" in message
+    for share in (0.1, 0.5, 0.8):
+        path = tmp_path / f"{share}.{kind.lower()}"
+        path.write_bytes(data[: int(len(data) * share)])
+        for given_ in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
+            message = refused(given_)
+            assert "damaged or truncated" in message or "not an image" in message
+        with suppress(Image.UnidentifiedImageError, OSError, ValueError), Image.open(path) as opened:
+            assert "the given image is damaged or truncated" in refused(opened)
+
+
+RAISED = [OSError, EOFError, ValueError, UnicodeDecodeError, TypeError, SyntaxError, KeyError, IndexError, RuntimeError]
+RAISED += [ZeroDivisionError, OverflowError, AttributeError, AssertionError, NotImplementedError, RecursionError]
+RAISED += [BufferError, struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning]
+RAISED += [UserWarning, Image.UnidentifiedImageError, MemoryError]
+
+
+@pytest.mark.parametrize("kind", RAISED)
+def test_whatever_a_decoder_raises_names_the_image(kind, monkeypatch, tmp_path):
+    error = kind("utf-8", b"", 0, 1, "odd") if kind is UnicodeDecodeError else kind("odd")
+
+    class Odd(Image.Image):
+        def load(self):
+            raise error
+
+    def open_file(*_):
+        raise error
+
+    assert "the given image" in refused(odd_image(Odd))
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(Image.new("RGB", (2, 2))))
+    Image.init()
+    monkeypatch.setitem(Image.OPEN, "PNG", (open_file, Image.OPEN["PNG"][1]))
+    assert str(path) in refused(path)
+
+
+def odd_image(kind: type[Image.Image]) -> Image.Image:
+    """An image of 2 x 2 pixels that is of a class of its own."""
+    image = kind()
+    image.im, image._mode, image._size = Image.new("RGB", (2, 2)).im, "RGB", (2, 2)
+    return image
+
+
+def test_pil_images_that_cannot_be_decoded_any_more(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as left:
+        pass
+    closed = Image.open(tmp_path / "a.png")
+    closed.close()
+    for image in (left, closed):
+        assert "the given image is damaged or truncated" in refused(image)
+
+
+def test_binary_files_are_read_from_their_start(tmp_path):
+    array = picture()
+    Image.fromarray(array).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    with (tmp_path / "a.png").open("rb") as file:
+        file.read(100)
+        for given_ in (file, io.BytesIO(data), memoryview(data)):
+            np.testing.assert_array_equal(load_image(given_), array)
+    assert "closed file" in refused(file)
+    assert "gives str, expected bytes" in refused(io.StringIO("hello"))
+    with (tmp_path / "a.png").open("wb") as file:
+        assert "the given file" in refused(file)
+
+
+def test_the_own_mode_of_a_file_and_its_own_turn():
+    image = Image.fromarray(picture(3, 5)).quantize(7)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    opened = open_image(encoded(image, exif=exif))
+    assert (opened.mode, opened.size) == ("P", (5, 3))
+    np.testing.assert_array_equal(np.asarray(opened), np.asarray(image))
 
 
 def test_every_cut_of_a_small_file_is_refused():
@@ -151,6 +360,15 @@ def test_files_that_are_no_images(content, tmp_path):
     path.write_bytes(content)
     assert str(path) in refused(path)
     refused(content)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (2, 2))))
+    monkeypatch.setattr(Path, "open", forbidden)
+    assert refused(tmp_path / "a.png") == f"cannot read {tmp_path / 'a.png'} (Permission denied)"
 
 
 def test_folders_and_missing_files(tmp_path):
@@ -191,11 +409,55 @@ def test_the_size_limit_holds_before_decoding():
     assert load_image(data, max_pixels=200_000).shape == (200, 1000, 3)
 
 
-def test_pillows_own_limit_is_left_as_it_was():
-    before = Image.MAX_IMAGE_PIXELS
-    load_image(encoded(Image.fromarray(picture())))
-    refused(b"nothing")
-    assert before == Image.MAX_IMAGE_PIXELS
+def test_an_enormous_tile_of_a_small_tiff_is_refused():
+    """The decoder would take 1.6 GB for a tile, of which 16 x 16 pixels are the picture."""
+    tags = {"width": 16, "length": 16, "bits": 8, "photometric": 1, "samples": 1, "compression": 8}
+    data = tiff(zlib.compress(bytes(64)), **tags, tile_width=40_000, tile_length=40_000, tiles=8, tile_bytes=12)
+    assert "a tile of the given bytes has 40000 x 40000 pixels" in refused(data)
+    assert "a tile of the given image has 40000 x 40000 pixels" in refused(Image.open(io.BytesIO(data)))
+
+
+def test_a_file_too_long_for_an_image_is_not_read_whole():
+    class Endless(io.RawIOBase):
+        asked = 0
+
+        def read(self, size: int = -1) -> bytes:
+            self.asked = max(self.asked, size)
+            return bytes(size)
+
+    source = Endless()
+    assert "more than an image within the limit of 1e-05 million pixels takes" in refused(source, max_pixels=10)
+    assert source.asked == SPARE_BYTES + 10 * BYTES_PER_PIXEL + 1
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_pillows_own_limit_is_neither_asked_nor_changed(form, monkeypatch):
+    data = encoded(Image.fromarray(picture(10, 20)), format=form)
+    for limit in (7, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert load_image(data, max_pixels=200).shape == (10, 20, 3)
+        assert "20 x 10 pixels, more than the limit" in refused(data, max_pixels=199)
+        assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_no_switch_of_a_library_is_touched_by_threads():
+    good = encoded(Image.fromarray(picture(131, 173)), format="TIFF")
+    inputs = [good, good[: len(good) // 2], b"nothing", encoded(Image.new("RGB", (9, 9)), format="ICO")]
+
+    def switches() -> tuple:
+        return Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters), warnings.showwarning
+
+    def load(number: int) -> tuple:
+        with suppress(InputError):
+            load_image(inputs[number % len(inputs)])
+        return switches()
+
+    before = switches()
+    with ThreadPoolExecutor(8) as pool:
+        assert all(during == before for during in pool.map(load, range(200)))
+    assert switches() == before
 
 
 def test_other_types_are_named(untyped):
@@ -250,5 +512,11 @@ def test_what_is_no_file_is_said_at_once(name):
 
 def test_no_program_is_started_for_a_drawing():
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
-    with pytest.raises(InputError, match=r"is a drawing \(EPS\)"):
-        load_image(eps)
+    assert f"expected one of {', '.join(FORMATS)}" in refused(eps)
+
+
+@pytest.mark.parametrize("form", ["ICO", "ICNS", "BLP", "TGA", "DDS", "PCX"])
+def test_formats_that_are_not_stated_are_refused(form):
+    """An icon's picture is decoded while it is opened, before anybody has seen its size."""
+    data = encoded(Image.new("P" if form == "BLP" else "RGB", (16, 16)), format=form)
+    assert f"expected one of {', '.join(FORMATS)}" in refused(data)

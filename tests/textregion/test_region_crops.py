@@ -1,12 +1,14 @@
 """Regions within their boxes equal the full-size binary masks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from textregion.resampling import RegionCrop, crop_regions, crop_regions_above
+from textregion.resampling import RegionCrop, crop_regions
 from textregion.types import RegionMasks
 
 sizes = st.tuples(st.integers(1, 43), st.integers(1, 43))
@@ -25,26 +27,19 @@ def blobs(seed: int, image_size, mask_size, parts: int = 9, regions: int = 6) ->
     return RegionMasks(soft, image_size, mask_size, group)
 
 
-@given(st.integers(0, 10_000), sizes, sizes, st.sampled_from([0.0, 0.5]))
-@example(0, (29, 23), (29, 23), 0.0)
-@example(1, (1, 1), (43, 37), 0.0)
-@example(2, (43, 37), (1, 1), 0.0)
-def test_crops_equal_binary_masks(seed, image_size, mask_size, threshold):
-    masks = blobs(seed, image_size, mask_size)
-    crops = crop_regions(masks, threshold)
+@given(st.integers(0, 10_000), sizes, st.sampled_from([0.0, 0.5, 1.5]))
+@example(0, (13, 11), 0.0)
+@example(1, (1, 1), 0.5)
+@example(2, (43, 37), 0.0)
+def test_crops_equal_binary_masks(seed, image_size, cut):
+    masks = replace(blobs(seed, image_size, (29, 23)), cut=cut, boxes=None)
+    crops = crop_regions(masks)
     assert len(crops) == len(masks)
-    for crop, expected in zip(crops, masks.binary(threshold=threshold).numpy(), strict=True):
+    for crop, expected in zip(crops, masks.binary().numpy(), strict=True):
         painted = np.zeros(image_size, bool)
         crop.paint(painted, True)
         assert (painted == expected).all()
         assert crop.area == expected.sum()
-
-
-def test_several_thresholds_at_once():
-    masks = blobs(3, (37, 31), (29, 23))
-    for threshold, crops in zip((0.5, 0.0), crop_regions_above(masks, [0.5, 0.0]), strict=True):
-        for one, other in zip(crops, crop_regions(masks, threshold), strict=True):
-            assert (one.mask == other.mask).all()
 
 
 def test_a_crop_is_not_much_larger_than_its_region():

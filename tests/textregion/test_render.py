@@ -1,5 +1,7 @@
 """Arrays to pictures and codes: colours, blends, outlines, label maps, masks that come back."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +21,15 @@ def test_palette_is_stable_and_distinct():
     colours = palette(40)
     assert (palette(7) == colours[:7]).all()
     assert len({tuple(c) for c in colours.tolist()}) == 40
+
+
+@pytest.mark.parametrize("name", ["missing/folders/map.png", "no_ending", "map.jpg"])
+def test_a_label_map_is_a_png_whatever_its_name_and_folder(tmp_path, halves, name):
+    halves.save_png(tmp_path / name)
+    with Image.open(tmp_path / name) as written:
+        assert written.format == "PNG"
+        assert (np.asarray(written) == halves.label_map).all()
+    assert [path.name for path in (tmp_path / name).parent.iterdir()] == [Path(name).name]
 
 
 def test_label_map_png_round_trip(tmp_path, halves):

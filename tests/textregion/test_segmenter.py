@@ -108,7 +108,7 @@ def test_every_way_to_give_an_image(tiny_clip, image, masks, tmp_path):
         assert torch.equal(segmenter(tiny_clip).encode_image(given, masks).tokens, expected)
 
 
-@pytest.mark.parametrize("size", [(53, 79), (106, 158), (265, 395), (13, 11)])
+@pytest.mark.parametrize("size", [(53, 79), (106, 158), (265, 395), (13, 19), (16, 16)])
 def test_masks_of_any_resolution(tiny_clip, image, size):
     soft = np.zeros((3, *size), np.float32)
     soft[0, :, : size[1] // 2] = soft[1, size[0] // 2 :] = 1

@@ -51,6 +51,13 @@ def test_class_file(tmp_path):
     assert read_class_file(path) == read_class_file(str(path)) == ["sky; wall", "büroklammer", "cat"]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_no_label_begins_with_a_byte_order_mark(tmp_path, end):
+    path = tmp_path / "joined.txt"  # of two files, each with its own mark
+    path.write_bytes(end.join(["\ufeffsky; wall", "\ufeffcat", ""]).encode())
+    assert read_class_file(path) == ["sky; wall", "cat"]
+
+
 def test_class_files_that_are_refused(tmp_path):
     with pytest.raises(InputError, match="no file"):
         read_class_file(tmp_path / "missing.txt")

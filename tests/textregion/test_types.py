@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from textregion.errors import InputError
+from textregion.labeling import GroundingResult
 from textregion.labels import as_labels
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 
@@ -75,10 +76,45 @@ def test_half_masks_are_rounded_to_half():
     assert (difference.numpy() <= np.spacing(expected.numpy())).all()
 
 
-def test_binary_is_positive_at_image_size():
-    masks = soft_masks()
-    assert torch.equal(masks.binary((29, 23)), masks.full() > 0)
-    assert torch.equal(masks.binary(), oracles.resize(masks.full(), (37, 41)) > 0)
+def logits(seed: int = 0) -> RegionMasks:
+    """Four parts of three regions, both signs, as SAM gives them: half precision, a sixth of the image's size."""
+    soft = 9 * torch.randn(4, 7, 5, generator=torch.Generator().manual_seed(seed))
+    return RegionMasks(soft.half(), (37, 41), (29, 23), torch.tensor([0, 1, 1, 2]), cut=0.0)
+
+
+@pytest.mark.parametrize("size", [(37, 41), (29, 23), (7, 5), (3, 2)])
+def test_binary_enlarges_logits_before_it_cuts(size):
+    masks = logits()
+    large = oracles.resize(masks.soft.float(), size) > 0
+    expected = torch.stack([large[0], large[1] | large[2], large[3]])
+    assert torch.equal(masks.binary(size), expected)
+    if size == masks.image_size:
+        assert torch.equal(masks.binary(), expected)
+
+
+def test_soft_values_are_cut_at_a_half():
+    masks = RegionMasks(torch.tensor([[[0.0, 0.4, 0.6, 1.0]]]), (1, 4))
+    assert masks.binary().tolist() == [[[False, False, True, True]]]
+    assert masks.boxes.tolist() == [[2, 0, 4, 1]]
+
+
+def test_the_method_sees_logits_clamped_before_they_are_enlarged():
+    masks = logits()
+    clamped = replace(masks, soft=masks.soft.clamp(0, 3))
+    assert torch.equal(masks.full(), clamped.full())
+    assert torch.equal(masks.patch_grid((4, 3)), clamped.patch_grid((4, 3)))
+    assert torch.equal(masks.published(), oracles.resize(clamped.full(), (37, 41)) > 0)
+    assert (masks.published() & ~masks.binary()).any()  # wider than the sharp masks
+    same_size = replace(masks, mask_size=masks.image_size)
+    assert torch.equal(same_size.published(), same_size.full() > 0)
+    assert not (same_size.binary() & ~same_size.published()).any()
+
+
+def test_memory_of_binary_does_not_change_the_result(monkeypatch):
+    masks = logits()
+    at_once = masks.binary()
+    monkeypatch.setattr("textregion.types.PIXELS_AT_ONCE", 1)
+    assert torch.equal(masks.binary(), at_once)
 
 
 # ---------------------------------------------------------------- masks: boxes and scores
@@ -177,18 +213,19 @@ def test_bad_masks_are_refused(untyped, options, message):
 @pytest.mark.parametrize(
     "values",
     [
-        np.array([[[0, 1], [2, 9]]], np.uint8),
-        np.array([[[0, 1], [2, 9]]], np.int64),
-        np.array([[[-4, 1], [2, 9]]], np.float64),
-        np.array([[-4, 1], [2, 9]], np.float16),
-        torch.tensor([[-4, 1], [2, 9]]),
-        [[[0, 1], [2, 9]]],
+        np.array([[[0, 1], [2, 9]]] * 3, np.uint8),
+        np.array([[[0, 1], [2, 9]]] * 3, np.int64),
+        np.array([[[-4, 1], [2, 9.5]]] * 3, np.float64),
+        np.array([[[-4, 1], [2, 9]]] * 3, np.float16),
+        torch.tensor([[[-4, 1], [2, 9]]] * 3),
+        [[[0, 1], [2, 9]]] * 3,
     ],
 )
 def test_given_masks_are_clamped_to_0_3(values):
-    masks = RegionMasks.from_array(values, (20, 30))
-    assert masks.full().tolist() == [[[0, 1], [2, 3]]]
-    assert masks.image_size == (20, 30)
+    masks = RegionMasks.from_array(values, (20, 20))
+    assert masks.full().tolist() == [[[0, 1], [2, 3]]] * 3
+    assert masks.image_size == (20, 20)
+    assert RegionMasks.from_array(np.array([[-4, 1], [2.5, 9]]), (20, 20)).full().tolist() == [[[0, 1], [2.5, 3]]]
 
 
 def test_given_boolean_masks_and_views_are_taken():
@@ -201,6 +238,20 @@ def test_given_boolean_masks_and_views_are_taken():
 
 def test_given_masks_of_no_region():
     assert len(RegionMasks.from_array(np.zeros((0, 5, 7)), (5, 7))) == 0
+
+
+def test_a_plane_of_labels_is_a_region_each_and_axes_are_told_by_the_image():
+    labels = np.array([[0, 1, 1], [2, 2, 2]])
+    expected = [(labels == n).tolist() for n in range(3)]
+    assert RegionMasks.from_array(labels, (2, 3)).soft.tolist() == expected
+    assert RegionMasks.from_array(np.moveaxis(np.array(expected[:2]), 0, 2), (2, 3)).soft.tolist() == expected[:2]
+
+
+def test_given_masks_that_may_not_be_written_to_make_no_noise(recwarn):
+    values = np.ones((1, 2, 2), np.float32)
+    values.setflags(write=False)
+    assert RegionMasks.from_array(values, (2, 2)).soft.sum() == 4
+    assert not [w for w in recwarn if "writ" in str(w.message)]
 
 
 def test_given_region_masks_pass_through():
@@ -217,6 +268,8 @@ def test_given_region_masks_pass_through():
         (np.full((1, 2, 2), -np.inf), "NaN or infinite"),
         (np.array([[["a"]]]), "dtype <U1"),
         (np.zeros((1, 2, 2), complex), "dtype complex128"),
+        (np.zeros((1, 2, 2), np.longdouble), "expected booleans or numbers of at most 64 bits"),
+        (np.zeros((9, 2, 5)), r"shape \(9, 2, 5\) for an image of 2 x 2 pixels"),
     ],
 )
 def test_bad_given_masks_are_refused(values, message):
@@ -428,3 +481,25 @@ def test_labels_nobody_can_read_are_refused(label, message):
 def test_labels_of_any_script_are_taken():
     labels = ("سماء", "天空", "👩‍👩‍👧", "e\u0301", "two\twords\n", "\u202esky")
     assert as_labels(labels) == labels
+
+
+def test_types_say_their_facts_and_not_their_arrays():
+    masks = RegionMasks(torch.ones(3, 5, 7, dtype=torch.float16), (211, 131))
+    tokens = RegionTokens(torch.eye(3, 8), masks, torch.arange(3), (4, 6), "clip-vit-b16", "semantic")
+    label_map = np.zeros((211, 131), np.int64)
+    result = Segmentation(label_map, np.zeros((211, 131), np.float32), label_map, tuple(f"w{i}" for i in range(99)))
+    grounding = GroundingResult(2, label_map > 0, (1.0, 2.0, 3.0, 4.0), 0.25)
+    assert repr(masks) == "RegionMasks(3 regions in 131 x 211 pixels, stored 3x5x7 torch.float16)"
+    assert repr(tokens) == ("RegionTokens(3 regions in 131 x 211 pixels, D = 8, grid (4, 6), clip-vit-b16, semantic)")
+    assert repr(result) == ("Segmentation(131 x 211 pixels, 99 labels: ('w0', 'w1', 'w2', 'w3', 'w4', 'w5', ...))")
+    assert repr(grounding) == ("GroundingResult(region 2, box (1.0, 2.0, 3.0, 4.0), score 0.25, 131 x 211 pixels)")
+    assert repr(RegionMasks.empty((2, 3))) == "RegionMasks(0 regions in 3 x 2 pixels, stored 0x1x1 torch.float32)"
+
+
+def test_savers_make_the_folders_that_are_missing(tmp_path):
+    masks = RegionMasks(torch.ones(1, 5, 7), (5, 7))
+    tokens = RegionTokens(torch.eye(1), masks, torch.arange(1), (2, 2))
+    masks.save(tmp_path / "a" / "b" / "masks.safetensors")
+    tokens.save(tmp_path / "c" / "d" / "tokens.safetensors")
+    assert len(RegionMasks.load(tmp_path / "a" / "b" / "masks.safetensors")) == 1
+    assert len(RegionTokens.load(tmp_path / "c" / "d" / "tokens.safetensors")) == 1

@@ -6,6 +6,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx2
 import pytest
 from huggingface_hub import constants
 
@@ -231,3 +232,107 @@ def test_verify_names_damaged_and_missing_files(tmp_path):
     put(tmp_path / "SHA256SUMS", "nonsense\n")
     with pytest.raises(InputError, match="is damaged"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/open_clip_model.safetensors", "b/x.bin", "open.pt", "a/deep/x.pth", "x.ckpt", "a/tokenizer.json"],
+)
+def test_verify_names_a_file_that_was_not_fetched_but_could_be_taken(tmp_path, name):
+    put(tmp_path / "a" / "open_clip_pytorch_model.bin", "one")
+    weights.write_checksums(tmp_path)
+    for harmless in ("README.md", "a/config.json", "a/.open_clip_model.safetensors.partial"):
+        put(tmp_path / harmless)
+    assert verify(tmp_path) == [tmp_path / "a" / "open_clip_pytorch_model.bin"]
+    put(tmp_path / name)
+    with pytest.raises(InputError, match=rf"1 files are not in .*SHA256SUMS: {tmp_path / name}; move them elsewhere"):
+        verify(tmp_path)
+
+
+@pytest.fixture
+def proxies(monkeypatch):
+    """Sets the proxy variables to these alone; the hub is asked, if it can be."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def put_into_environment(**settings: str) -> None:
+        for name in list(os.environ):
+            if name.lower().endswith("_proxy"):
+                monkeypatch.delenv(name)
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+
+    return put_into_environment
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "HTTPS_PROXY", "http_proxy", "all_proxy"])
+@pytest.mark.parametrize("address", ["socks5://127.0.0.1:1", "socks5h://me:secret@host:1080", "SOCKS5://host"])
+def test_a_socks_proxy_without_its_package_is_one_line(proxies, monkeypatch, name, address):
+    monkeypatch.setattr(weights, "find_spec", lambda _: None)
+    proxies(**{name: address})
+    with pytest.raises(WeightsNotFoundError) as error:
+        locate(MODEL)
+    shown = name.upper()
+    line = f"not from the hub: {shown} is a SOCKS proxy, which needs the package socksio; pip install socksio, or unset"
+    assert line in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://",
+        "http://[::1",
+        "foo://host:1",
+        "socks4://host:1",
+        "http://host:abc",
+        "http://me:secret@host:99999999",
+        "http://a b:3",
+        ":",
+        "://x",
+        "http://host:0",
+    ],
+)
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_malformed_proxy_is_one_line(proxies, name, address):
+    proxies(**{name: address})
+    with pytest.raises(WeightsNotFoundError, match=f"hub: {name.upper()} is no address of a proxy") as error:
+        locate(MODEL)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"HTTPS_PROXY": "host:3128"},
+        {"https_proxy": "http://me:word@host:3128/", "NO_PROXY": "localhost,::1,10.0.0.0/8,.example"},
+        {"ALL_PROXY": "socks5://host:1", "NO_PROXY": "x, *"},
+        {"HTTPS_PROXY": "foo://", "no_proxy": "*"},
+        {"HTTPS_PROXY": ""},
+    ],
+)
+def test_proxies_that_the_client_takes(proxies, settings):
+    proxies(**settings)
+    assert weights.proxy_trouble() == ""
+    httpx2.Client().close()
+
+
+def test_a_proxy_is_used_as_it_is_set_and_without_one_for_the_hub_the_network_is_looked_for(proxies, hub, monkeypatch):
+    hub.files = {"/owner/model-x/open_clip_model.safetensors": b"weights"}
+    proxies(HTTP_PROXY=weights.HUB.removeprefix("http://"))
+    monkeypatch.setattr(weights, "HUB", "http://no-such-host.invalid")
+    with pytest.raises(WeightsNotFoundError) as error:
+        locate(MODEL)
+    assert "no network" not in str(error.value)
+    assert any("no-such-host.invalid" in line for line in hub.asked), "the proxy was asked"
+    proxies(HTTP_PROXY="http://127.0.0.1:9", NO_PROXY="no-such-host.invalid")
+    with pytest.raises(WeightsNotFoundError, match="not from the hub: no network"):
+        locate(MODEL)
+
+
+@pytest.mark.parametrize("address", ["hub.example", "http://", "http://host:port", "ftp://host"])
+def test_a_hub_that_is_no_address_is_one_line(proxies, monkeypatch, address):
+    proxies()
+    monkeypatch.setattr(weights, "HUB", address)
+    with pytest.raises(WeightsNotFoundError, match=f"HF_ENDPOINT is '{address}', expected an address"):
+        locate(MODEL)

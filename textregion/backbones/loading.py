@@ -1,7 +1,9 @@
 """From a registry row to a working backbone: architecture, tokenizer, weights in any published layout."""
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from torch import Tensor, nn
 from textregion.backbones.base import FAMILIES, Backbone, BackboneSpec, Tokenizer, model_config
 from textregion.checkpoints import load_strictly, read_state
 from textregion.errors import InputError
-from textregion.storage import reading
+from textregion.storage import reading, stand_in
 from textregion.weights import CLIP_VARIABLE, Asset
 
 RANDOM_SEED = 0
+SEEDING = threading.RLock()
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -45,10 +48,20 @@ def build_model(spec: BackboneSpec) -> nn.Module:
     return model_class(**config).eval()
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global random numbers on the CPU from a seed in the body, and as they were afterwards.
+
+    One thread at a time: another would take the seeded state for the user's, and put that back.
+    """
+    with SEEDING, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 def random_backbone(spec: BackboneSpec, seed: int = RANDOM_SEED) -> Backbone:
     """The real architecture with random weights, for trying a program only; the global random state stays."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         model = build_model(spec)
     return wrap(spec, model, stand_in_tokenizer(model))
 
@@ -166,10 +179,11 @@ def _read_json(path: Path) -> tuple[str, dict[str, Any]]:
     """A tokenizer's file: its text and its named entries; InputError when it cannot be read or is something else."""
     try:
         with reading(path):
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text)
         if isinstance(content, dict) and isinstance(content.get("model", {}), dict):
             return text, content
         raise TypeError(f"it holds {type(content).__name__}")
-    except (UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
-        raise InputError(f"{path} is not a readable tokenizer file; download it again") from error
+    except (ValueError, RecursionError, TypeError) as error:
+        why = f" but {what}" if (what := stand_in(path)) else ""
+        raise InputError(f"{path} is not a readable tokenizer file{why}; download it again") from error

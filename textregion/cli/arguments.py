@@ -59,9 +59,10 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
 def _add_inputs(parser: Parser) -> None:
     add = parser.add_argument_group("what to label").add_argument
     image = "an image (PNG, JPEG, WebP, …; at most 100 million pixels), a folder of images or a glob in quotes"
+    labels = """labels, also as "dog, sofa"; with a comma of its own '"red, round star"'; synonyms as "sofa; couch"' """
     add("--image", metavar="FILE", help=image)
     add("--image_list", nargs="+", metavar="FILE", help="several images, folders or globs")
-    add("-l", "--labels", nargs="+", metavar="WORD", help='labels; synonyms in one label as "sofa; couch"')
+    add("-l", "--labels", nargs="+", metavar="WORD", help=labels)
     add("--labels_file", metavar="FILE", help="text file with one label per line instead; lines with # are left out")
     add("--image_query_cfg", metavar="YAML", help="file that maps image paths to lists of labels")
     add("--seed", type=int, default=10, help="which scene to draw when no image is given (default 10)")
@@ -70,7 +71,7 @@ def _add_inputs(parser: Parser) -> None:
 
 def _add_sources(parser: Parser) -> None:
     group = parser.add_argument_group("which regions")
-    more = ", or a file or folder of masks: PNG label map, COCO-RLE JSON, npy, npz (sam2)"
+    more = ", or a file or folder of masks: PNG (black and white, or labels), COCO JSON, npy, npz (sam2)"
     mask_source_flag(group, more, default="sam2")
     boxes = (
         "boxes x1,y1,x2,y2 in pixels, or one FILE of them (COCO annotations or results, a detector's dict by "

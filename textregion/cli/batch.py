@@ -21,7 +21,7 @@ from textregion.cli.jobs import EXTRAS, ImageJob, job_fingerprint, run_settings
 from textregion.errors import InputError
 from textregion.images import load_image
 from textregion.masks import automatic_sources, read_masks
-from textregion.outputs.annotations import label_shares, told_labels
+from textregion.outputs.annotations import label_shares, no_region, no_region_note, told_labels
 from textregion.outputs.folder import (
     BOXES_FILE,
     MOST_SIMILARITY_MAPS,
@@ -37,8 +37,9 @@ from textregion.outputs.folder import (
 from textregion.render import markdown_table, text_table
 from textregion.storage import file_hash, set_aside, write_atomically
 from textregion.tiny.models import unknown_words
-from textregion.types import Segmentation
+from textregion.types import RegionTokens, Segmentation
 
+RANDOM_WEIGHTS = "random weights: labels and scores mean nothing"
 TINY_NOTE = "tiny embedded models, trained on drawn scenes only: a demo and test bed, not a claim about photographs"
 MOST_LABELS = 40  # told on the screen; all are in labels.json
 MOST_BOXES = 40  # told too; all are in boxes.json
@@ -55,7 +56,9 @@ class DemoRun:
     def __init__(self, segmenter, args: argparse.Namespace, preset: str, boxes: BoxesFile | None = None) -> None:
         self.segmenter, self.args, self.preset, self.boxes = segmenter, args, preset, boxes
         self.settings = run_settings(segmenter, args, preset)  # as run.json records them
-        self.note = TINY_NOTE if preset == "tiny" else f"preset {preset}"  # the line under every picture
+        trained = preset == "tiny" and not args.random_weights
+        self.note = TINY_NOTE if trained else f"preset {preset}"  # the line under picture.png
+        self.caution = RANDOM_WEIGHTS if args.random_weights else ""  # what every picture and file says
 
     def earlier(self, job: ImageJob, folder: Path) -> dict | None:
         """With --resume, the run.json of a finished folder of this image, labels and settings; None otherwise."""
@@ -74,13 +77,14 @@ class DemoRun:
         if self.boxes is not None:
             given, method = self.boxes.of(job.image), self.args.method
             tokens = self.segmenter.encode_boxes(pixels, given.boxes, method)
-            box_files = name_boxes(self.segmenter, pixels, tokens, given, job.labels, method)
+            box_files = name_boxes(self.segmenter, pixels, tokens, given, job.labels, method, self.caution)
         elif source in automatic_sources():
             tokens = self.segmenter.encode_image(pixels)
         else:
-            tokens = self.segmenter.encode_image(pixels, masks=read_masks(source, pixels.shape[:2], job.image.stem))
+            tokens = self.segmenter.encode_image(pixels, masks=read_masks(source, pixels.shape[:2], job.image))
         result = self.segmenter.segment(tokens, job.labels)
-        image = LabelledImage(job.image.name, pixels, tokens, result, job.labels, self.note, more_files=box_files)
+        told = (job.labels, self.note, self.caution, job.image)
+        image = LabelledImage(job.image.name, pixels, tokens, result, *told, more_files=box_files)
         return image, self.write(job, image, content, folder, before)
 
     def write(self, job: ImageJob, image: LabelledImage, content: str, folder: Path, before: Mapping) -> dict:
@@ -125,8 +129,10 @@ def photographs(run: DemoRun, jobs: Sequence[ImageJob], output: Path) -> int:
     print(f"{job.image}: {len(image.tokens)} regions -> {folder / 'picture.png'}")
     if BOXES_FILE in image.more_files:
         print_boxes(image.more_files[BOXES_FILE]["boxes"])
-    print_shares(image.result, image.tokens.dense is not None)
+    print_shares(image.result, image.tokens)
     print_files(folder, written)
+    if run.caution:
+        print(f"({run.caution})")
     return 0
 
 
@@ -168,18 +174,21 @@ def attempt(run: DemoRun, job: ImageJob, folder: Path) -> "Outcome":
     return Outcome.of_run(str(job.image), str(folder), status, written, time.perf_counter() - start)
 
 
-def print_shares(result: Segmentation, dense_fallback: bool) -> None:
-    """A line per label with its share of the pixels, and one for pixels that no region covers."""
-    shares = label_shares(result)
+def print_shares(result: Segmentation, tokens: RegionTokens) -> None:
+    """A line per label with its share of the pixels, and one for pixels that no region covers, be it all of them."""
+    if nothing := no_region_note(result, tokens):
+        print(f"  {nothing}")
+    shares = label_shares(result, tokens)
     shown = [shares[i] for i in told_labels(shares, MOST_LABELS)]
-    width = max(len(name) for name, _ in shown)
+    width = max((len(name) for name, _ in shown), default=0)
     for name, share in shown:
         print(f"  {name:<{width}}  {share:6.1%}")
     if len(shown) < len(shares):
         print(f"  ({len(shares) - len(shown)} more labels: labels.json)")
     bare = float((result.region_map < 0).mean())
-    if bare > 0:
-        how = "labelled from dense features" if dense_fallback else f"counted as {result.labels[0]}, the first label"
+    if bare > 0 and not nothing:
+        first = f"counted as {result.labels[0]}, the first label"
+        how = first if tokens.dense is None else "labelled from dense features"
         print(f"  ({bare:.1%} of the pixels lie in no region: {how})")
 
 
@@ -230,8 +239,9 @@ class Outcome:
     def of_run(cls, image: str, folder: str, status: str, run: Mapping, seconds: float) -> "Outcome":
         """From what run.json holds."""
         sizes = {name: int(run[name]) for name in ("width", "height", "regions")}
-        labels = ", ".join(f"{name} {share:.0%}" for name, share in run["shares"][:3])
-        message = f"an earlier run is kept as {run['kept']}" if "kept" in run else ""
+        labels = ", ".join(f"{name} {share:.0%}" for name, share in run["shares"][:3]) or no_region(run["regions"])
+        kept = f"an earlier run is kept as {run['kept']}" if "kept" in run else ""
+        message = "; ".join(filter(None, [run["note"], kept]))
         return cls(image, folder, status, **sizes, labels=labels, seconds=seconds, message=message)
 
     def line(self) -> str:
@@ -291,7 +301,7 @@ def _images_of(path: Path) -> set[str]:
     if not path.exists():
         return set()
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
     except (OSError, UnicodeDecodeError, csv.Error):
         return {""}
     return {row.get("image") or "" for row in rows}

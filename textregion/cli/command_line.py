@@ -11,33 +11,66 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import FrameType
+from typing import Any
 
 from textregion.errors import InputError, first_line, one_line, out_of_memory
 
+NEGATIVE_NUMBER = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)  # how a value begins that is no flag
+
+
+def spelled(flag: str) -> str:
+    """The one spelling of a flag, `--work_dir` for `--work-dir` too; anything else as it is."""
+    name, equals, value = flag.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else flag
+
+
+class Group(argparse._ArgumentGroup):
+    """A group of flags; each is shown in its one spelling."""
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """As argparse."""
+        return super().add_argument(*map(spelled, names), **options)
+
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line; flags are not abbreviated, "-" and "_" within them are the same."""
+    """An ArgumentParser whose errors are one line; flags are not abbreviated, "-" and "_" within them are the same.
+
+    Help and errors show them with "_". A word that begins with a negative number ("-0.5,0,50,50") is a value, no flag.
+    """
 
     def __init__(self, **options) -> None:
         options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options}
         super().__init__(**options)
+        self._negative_number_matcher = NEGATIVE_NUMBER
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """As argparse."""
+        return super().add_argument(*map(spelled, names), **options)
+
+    def add_argument_group(self, *names: str, **options: Any) -> Group:
+        """As argparse."""
+        self._action_groups.append(group := Group(self, *names, **options))
+        return group
 
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse, but a flag may be written with "-" for "_" and the other way round."""
-        words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([self._spelled(word) for word in words], namespace)
+        """As argparse, but a flag may be written with "-" for "_"; what follows a bare "--" is no flag."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        return super().parse_known_args([*map(spelled, words[:end]), *words[end:]], namespace)
 
-    def _spelled(self, word: str) -> str:
-        """`--work_dir=x` as `--work-dir=x` where that is the flag's own spelling."""
-        flag, equals, value = word.partition("=")
-        if not flag.startswith("--") or flag in self._option_string_actions:
-            return word
-        plain = flag.replace("_", "-")
-        own = next((known for known in self._option_string_actions if known.replace("_", "-") == plain), flag)
-        return f"{own}{equals}{value}"
+    def parse_args(self, args=None, namespace=None):
+        """As argparse; of an unknown flag the most similar known one is named."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+            similar = get_close_matches(flag, self._option_string_actions, 1) if flag else []
+            meant = f"; did you mean {similar[0]}?" if similar else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return options
 
     def error(self, message: str) -> None:
         """Print one line to stderr and exit with code 2."""

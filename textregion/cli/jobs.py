@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import reprlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import isfile
@@ -15,21 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from textregion.boxes import ANY_IMAGE, BoxesFile, GivenBoxes, read_boxes
 from textregion.cli.flags import REGIONSPOT, given_options
 from textregion.config import fingerprint
 from textregion.errors import InputError
+from textregion.labels import merge_labels, split_labels
 from textregion.masks import automatic_sources
-from textregion.masks.given import SUFFIXES
+from textregion.masks.given import mask_file
 from textregion.outputs.folder import RUN_FILE
 from textregion.regionspot.loading import TINY
 from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import file_hash, read_text
+from textregion.yaml_files import read_yaml
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
-FORMAT = 2  # of the output folder; a new one makes all earlier results count as different
+FORMAT = 3  # of the output folder; a new one makes all earlier results count as different
 WEIGHTS = ("clip_checkpoint", "sam2_checkpoint", "regionspot_checkpoint", "sam1_checkpoint")
 EXTRAS = ("visualize_global_patch", "similarity_maps", "save_tokens")  # flags that ask for further files
 
@@ -45,23 +47,39 @@ class ImageJob:
 def gather_jobs(args: argparse.Namespace) -> list[ImageJob]:
     """Images with their labels, from --image/--image_list with --labels or --labels_file, or from --image_query_cfg.
 
-    An empty list means the drawn scene. InputError for anything that is missing or excludes each other.
+    Labels of the same name are merged, which is said. An empty list means the drawn scene. InputError for anything
+    that is missing or excludes each other.
     """
     paths = find_images(args.image_list)
     if args.labels and args.labels_file:
         raise InputError("got --labels and --labels_file, which exclude each other; leave one out")
-    labels = read_labels_file(Path(args.labels_file)) if args.labels_file else args.labels
+    labels = read_labels_file(Path(args.labels_file)) if args.labels_file else None
+    if args.labels:
+        labels = [label for text in args.labels for label in split_labels(text)]
+    labels = labels and distinct(labels)
     if args.image_query_cfg is not None:
         queries = read_query_cfg(Path(args.image_query_cfg))
         wanted = paths or list(queries)
-        return [ImageJob(path, tuple(labels or find_query(queries, path))) for path in wanted]
+        return [ImageJob(path, labels or distinct(find_query(queries, path), f"{path}: ")) for path in wanted]
     if paths and not labels:
         raise InputError("got an image but no labels; add --labels dog sofa …, --labels_file or --image_query_cfg")
     if not paths and (args.boxes or args.masks not in automatic_sources()):
         raise InputError("got --boxes or --masks but no image; add --image PHOTO")
     if labels and not paths:
         raise InputError("got labels but no image; add --image PHOTO, or leave both out for the drawn scene")
-    return [ImageJob(path, tuple(labels or ())) for path in paths]
+    return [ImageJob(path, labels or ()) for path in paths]
+
+
+def distinct(labels: Sequence[str], whose: str = "") -> tuple[str, ...]:
+    """Labels of different names (`merge_labels`); says which came more than once. whose: begins any line."""
+    try:
+        merged, repeated = merge_labels(labels)
+    except InputError as error:
+        raise InputError(f"{whose}{error}") from error
+    if repeated:
+        told = ", ".join(repeated[:5]) + ", …" * (len(repeated) > 5)
+        print(f"note: {whose}labels named more than once, taken once: {told}", file=sys.stderr)
+    return merged
 
 
 def find_images(sources: Sequence[str]) -> list[Path]:
@@ -109,7 +127,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def read_labels_file(path: Path) -> list[str]:
-    """One label per line, synonyms separated by ";"; blank lines and lines that begin with # are left out.
+    """One label per line, commas included, synonyms separated by ";"; blank lines and comments (# …) are left out.
 
     UTF-8, with or without a byte order mark. InputError: missing, not text, no label in it.
     """
@@ -121,17 +139,16 @@ def read_labels_file(path: Path) -> list[str]:
 
 
 def read_query_cfg(path: Path) -> dict[Path, list[str]]:
-    """The YAML mapping image path -> list of labels; relative paths are looked up beside the YAML file too."""
-    text = read_text(path, "a YAML file that maps image paths to lists of labels")
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())})") from error
+    """The YAML mapping image path -> list of labels, each taken as it stands, or one text (`split_labels`).
+
+    Relative paths are looked up beside the YAML file too.
+    """
+    content = read_yaml(path, "a YAML file that maps image paths to lists of labels")
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} holds {type(content).__name__}, expected a mapping of image path -> list of labels")
     queries = {}
     for name, labels in content.items():
-        labels = labels.split(",") if isinstance(labels, str) else labels
+        labels = split_labels(labels) if isinstance(labels, str) else labels
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise InputError(f"{path}: got {reprlib.repr(labels)} for {name}, expected a list of labels")
         image, beside = Path(str(name)), path.parent / str(name)
@@ -211,16 +228,10 @@ def run_settings(segmenter: TextRegionSegmenter, args: argparse.Namespace, prese
 def job_fingerprint(settings: Mapping, job: ImageJob, image: str) -> str:
     """Short hash of all that the result of one image of a run depends on; image: its content hash."""
     source, masks = settings["mask_source"], None
-    if source not in automatic_sources() and (path := mask_file(Path(source), job.image)) is not None:
+    if source not in automatic_sources() and (path := mask_file(source, job.image)) is not None:
         masks = file_hash(path)
     content = {"format": FORMAT, "settings": settings, "labels": job.labels, "image": image, "masks": masks}
     return fingerprint(content)
-
-
-def mask_file(source: Path, image: Path) -> Path | None:
-    """The file of a --masks file or folder that belongs to an image; None when there is none."""
-    candidates = [source, *(source / f"{image.stem}{suffix}" for suffix in SUFFIXES)]
-    return next((path for path in candidates if isfile(path)), None)
 
 
 def file_stamp(path: str | None) -> dict | None:

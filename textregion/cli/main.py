@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return presets(rest)
         case ["weights", *rest]:
             return weights(rest)
-        case ["boxes", *rest] if not {"--boxes", "--help", "-h"} & set(rest):
+        case ["boxes", *rest] if not {"--boxes", "--help", "-h"} & {word.partition("=")[0] for word in rest}:
             print("error: give --boxes x1,y1,x2,y2 … or --boxes FILE; see textregion boxes --help", file=sys.stderr)
             return 2
         case ["boxes", *rest]:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from textregion import render
 from textregion.cli.arguments import limits_of, parse_arguments
-from textregion.cli.batch import DemoRun, photographs, print_files, print_shares
+from textregion.cli.batch import RANDOM_WEIGHTS, DemoRun, photographs, print_files, print_shares
 from textregion.cli.command_line import output_folder, run_program
 from textregion.cli.jobs import ImageJob, boxes_of, gather_jobs, segmenter_options
 from textregion.cli.models import list_presets
@@ -47,25 +46,17 @@ def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:
     uncovered = np.zeros(scene.label_map.shape, bool)
     known = render.overlay(scene.image, scene.label_map, result.palette, uncovered)
     job = ImageJob(Path(f"scene {seed}"), tuple(scene.labels))
-    image = LabelledImage(
-        f"scene_{seed}.png",
-        scene.image,
-        tokens,
-        result,
-        scene.labels,
-        run.note,
-        [("truth", known)],
-        {"scene.png": Image.fromarray(scene.image)},
-    )
+    named = ("scene.png", scene.image, tokens, result, scene.labels, run.note, run.caution)
+    image = LabelledImage(*named, more_panels=[("truth", known)])
     clear_remains(output)
     folder = output / f"scene_{seed}"
     written = run.write(job, image, hashlib.sha256(scene.image.tobytes()).hexdigest(), folder, before)
     print(f"Drew scene {seed}, found {len(tokens)} regions, labelled every pixel: {folder / 'picture.png'}")
-    print_shares(result, segmenter.config.dense_fallback)
+    print_shares(result, tokens)
     score = mean_iou(result.label_map, scene.label_map, len(scene.labels))
     print(f"mean IoU against the known truth: {score:.3f}")
     print_files(folder, written)
-    print(f"({run.note})")
+    print(f"({'; '.join(filter(None, [run.note, run.caution]))})")
     program = run.args.prog
     print(f"Next: another scene            {program} --seed {seed + 1}")
     print(f"      your photo, real weights {program} --image photo.jpg --labels dog sofa floor")
@@ -80,7 +71,7 @@ def serve_page(args: argparse.Namespace) -> None:
     def build_segmenter() -> TextRegionSegmenter:
         return TextRegionSegmenter.from_preset(preset, **segmenter_options(args))
 
-    serve(build_segmenter, preset, limits_of(args), args.host, args.port)
+    serve(build_segmenter, preset, limits_of(args), args.host, args.port, RANDOM_WEIGHTS if args.random_weights else "")
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "TextRegionSegmenter.py") -> int:

@@ -81,9 +81,9 @@ def automatic_sources() -> tuple[str, ...]:
     return ("sam2", *(name for name, source in SOURCES.items() if not source.needs))
 
 
-def speed_option(default: Any, help: str) -> Any:
+def speed_option(default: Any, help: str, **flag: Any) -> Any:
     """A dataclass field like `option`, of how a source works and not of what it finds: no part of its description."""
-    return field(default=default, metadata={"help": help, "flag": {}, "decides": False})
+    return field(default=default, metadata={"help": help, "flag": flag, "decides": False})
 
 
 def describe_source(source: MaskGenerator | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from textregion.resampling import bilinear_taps
-from textregion.types import RegionMasks
+from textregion.types import MAX_SOFT_VALUE, RegionMasks
 
 STABILITY_OFFSET = 1.0
 BOX_OVERLAP = 0.2  # least box IoU for two masks to be compared for fusion
@@ -81,9 +81,9 @@ def overlapping_pairs(boxes: Int[Tensor, "M 4"]) -> list[tuple[int, int]]:
 def fusion_groups(masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: float = 0.8) -> list[list[int]]:
     """Which masks are one region (method 9.8): [seed, joined, …] per group, in the order of the seeds.
 
-    masks: M single-part masks in their order; compared at their `mask_size`, soft, float32. boxes: low-res inclusive
-    xyxy. All-zero masks belong to no group. The pairs are decided together on the device (`share_most`), the walk over
-    the decisions is on the host.
+    masks: M single-part masks in their order; compared at their `mask_size`, as soft values, float32. boxes: low-res
+    inclusive xyxy. All-zero masks belong to no group. The pairs are decided together on the device (`share_most`),
+    the walk over the decisions is on the host.
     """
     support = inclusive_boxes(masks.soft > 0)
     filled, joined = share_most(masks, support, overlapping_pairs(boxes), threshold)
@@ -107,13 +107,14 @@ def merge(masks: RegionMasks, groups: list[list[int]]) -> RegionMasks:
     region = torch.tensor([r for r, group in enumerate(groups) for _ in group], device=device)
     seeds = torch.tensor([group[0] for group in groups], device=device)
     sizes, scores = (masks.image_size, masks.mask_size), (masks.predicted_iou[seeds], masks.stability[seeds])
-    return RegionMasks(masks.soft[members], *sizes, region, None, *scores)
+    return RegionMasks(masks.soft[members], *sizes, region, None, *scores, cut=masks.cut)
 
 
 def without_overlap(masks: RegionMasks, min_size: int) -> RegionMasks:
     """Walk in order, keep each mask's free part if it has at least min_size pixels (method 9.9).
 
-    Stops when fewer than min_size pixels of the full-size image are free.
+    Stops when fewer than min_size pixels of the full-size image are free. Free is decided on soft values, so these
+    masks are as wide as the method has them (cut 0).
     """
     free = torch.ones(masks.mask_size, dtype=torch.bool, device=masks.soft.device)
     kept, index = [], []
@@ -129,7 +130,7 @@ def without_overlap(masks: RegionMasks, min_size: int) -> RegionMasks:
     if not kept:
         return RegionMasks.empty(masks.image_size, masks.soft.device)
     sizes, scores = (masks.image_size, masks.mask_size), (masks.predicted_iou[index], masks.stability[index])
-    return RegionMasks(torch.stack(kept), *sizes, None, None, *scores)
+    return RegionMasks(torch.stack(kept), *sizes, None, None, *scores, cut=0.0)
 
 
 # ---------------------------------------------------------------------- shared mass (method 9.8)
@@ -191,11 +192,11 @@ def share_most(
 ) -> tuple[list[bool], list[tuple[int, int]]]:
     """Which masks have any mass, and which of the pairs share more than `threshold` of the smaller one's mass.
 
-    masks: single-part, soft, compared at their `mask_size`. boxes: low-res inclusive xyxy around each mask > 0.
+    masks: single-part, compared as soft values at their `mask_size`. boxes: low-res inclusive xyxy around mask > 0.
     pairs: (i, j) sorted by i. A handful of reads from the device, whatever the number of pairs. Memory: some tens of
     low-res masks or full-size rectangles. Cost: per pair the low-res rectangle of its first mask.
     """
-    soft, rectangles = masks.soft, boxes.tolist()
+    soft, rectangles = masks.soft.clamp(0, MAX_SOFT_VALUE), boxes.tolist()
     y, x = (Axis.of(*sizes, soft.device) for sizes in zip(soft.shape[1:], masks.mask_size, strict=True))
     parts = [part.float() @ x.total @ y.total for part in soft.split(AT_ONCE)]
     mass = torch.cat(parts or [torch.zeros(0)]).tolist()

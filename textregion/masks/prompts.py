@@ -20,7 +20,7 @@ from textregion.images import ImageInput, load_image
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source
 from textregion.masks.sam2 import Sam2MaskGenerator
-from textregion.types import MAX_SOFT_VALUE, RegionMasks
+from textregion.types import LOGIT_CUT, RegionMasks
 
 BOX_LABELS = (2, 3)  # how SAM 2 marks a box's two corners
 Numbers = ArrayLike | Tensor
@@ -142,8 +142,8 @@ def soft_masks(
 ) -> RegionMasks:
     """One region per prompt from SAM's low-res logits of the whole image; sizes as for every mask generator."""
     stability = filters.stability_scores(logits).nan_to_num(0)
-    soft = logits.clamp(0, MAX_SOFT_VALUE)
-    return RegionMasks(soft, image_size, mask_size, predicted_iou=predicted_iou, stability=stability)
+    scores = {"predicted_iou": predicted_iou, "stability": stability}
+    return RegionMasks(logits, image_size, mask_size, **scores, cut=LOGIT_CUT)
 
 
 def masks_from_boxes(source: Any, image: ImageInput, boxes: Numbers, multimask_output: bool = False) -> RegionMasks:

@@ -1,9 +1,12 @@
 """SAM 2.1: models, on the `sam2` package's own classes and YAML files, and their automatic masks (method 9)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.resources import files
 from os.path import isfile
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from hydra.errors import InstantiationException
@@ -13,24 +16,28 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from torch.nn import functional as F
-from yaml import YAMLError
 
 from textregion.checkpoints import load_strictly, read_state
 from textregion.config import option
-from textregion.errors import InputError, at_least
+from textregion.errors import InputError, at_least, one_of
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source, speed_option
+from textregion.masks.click_decoder import SharedImageDecoder
 from textregion.runtime import autocast, compile_backend, free_memory, in_parts, to_device
-from textregion.storage import reading
-from textregion.types import MAX_SOFT_VALUE, RegionMasks
+from textregion.types import LOGIT_CUT, RegionMasks
 from textregion.weights import SAM2_VARIABLE, Asset
+from textregion.yaml_files import read_yaml
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 LOGIT_LIMIT = 32.0
 BYTES_PER_LOW_RES_PIXEL = 448  # of the decoder's working set per prompt, measured in float32 (28 MiB at 256 x 256)
 MEMORY_SHARE = 0.7  # of the free memory of a CUDA device that the decoder may take
-CPU_PROMPTS = 32  # on a CPU more at once only take more memory
+ALLOWED_TARGETS = ("torch.nn.Identity",)  # besides those of sam2: what a model for images puts in place of its memory
+CPU_PROMPTS = 8  # on a CPU more at once are slower and take more memory
+DECODERS = ("shared", "sam2")
+UPSCALED_AT_ONCE = 2  # masks of prompts, on a CPU: their maps stay near its caches
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -97,21 +104,49 @@ def config_path(model_cfg: str | Path) -> Path:
 def build_sam2(model_cfg: str | Path = "large") -> nn.Module:
     """A SAM 2 with random weights from a configuration; single clicks are never re-decided by stability (method 9.2).
 
-    Raises InputError when the YAML cannot be read or does not describe a sam2 model.
+    Raises InputError when the YAML cannot be read or does not describe a sam2 model (`_check_targets`).
     """
     path = config_path(model_cfg)
     try:
-        with reading(path):
-            config = OmegaConf.load(path)
-        return instantiate(config.model, _recursive_=True).eval()
-    except (YAMLError, OmegaConfBaseException, InstantiationException, UnicodeDecodeError) as error:
+        read_yaml(path, "sam2's YAML form")  # within its bounds
+        config = OmegaConf.load(path)
+        described = OmegaConf.to_container(config.model, resolve=True)  # so that what is checked is what is made
+        _check_targets(described)
+        return instantiate(described, _recursive_=True).eval()
+    except (OmegaConfBaseException, InstantiationException, ImportError, AttributeError, ValueError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, (ImportError, OSError)) and not isinstance(cause, ModuleNotFoundError):
             raise cause from None  # a library that cannot be loaded tells its own story
-        reason = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split()).replace(f"{path} ", "")[:160]
         raise InputError(f"{path} is not a SAM 2 configuration ({reason}); expected sam2's YAML form") from error
+
+
+def _check_targets(described: Any) -> None:
+    """InputError unless everything that a configuration would make is a torch module that the package sam2 defines.
+
+    A `_target_` could be any name that Python can import, `os.system` as well.
+    """
+    if isinstance(described, dict):
+        if "_target_" in described and not _is_part_of_sam2(described["_target_"]):
+            raise InputError(f"it names {described['_target_']!r}, but only sam2's own torch modules are made")
+        if described.get("weights_path") is not None:
+            raise InputError("it names weights_path, a file that sam2 would load without checks; leave it out")
+    parts = described.values() if isinstance(described, dict) else described if isinstance(described, list) else ()
+    for part in parts:
+        _check_targets(part)
+
+
+def _is_part_of_sam2(target: Any) -> bool:
+    """Whether a name is that of a torch module defined in sam2, and not of what sam2's files import in turn."""
+    if target in ALLOWED_TARGETS:
+        return True
+    if not isinstance(target, str) or not target.startswith("sam2."):
+        return False
+    module, _, name = target.rpartition(".")
+    found = getattr(import_module(module), name)
+    return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith("sam2.")
 
 
 def load_sam2(path: str | Path, model_cfg: str | Path | None = None) -> nn.Module:
@@ -145,6 +180,47 @@ class ImageFeatures:
     high_resolution: list[Tensor]
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder says of n prompts. tokens: its third return value, Z of them.
+
+    logits: gives the low-res logits (k, M, h, w) of chosen prompts (k,), in half precision, clamped to +-32.
+    """
+
+    predicted_iou: Float32[Tensor, "n M"]
+    tokens: Float32[Tensor, "n Z T"]
+    logits: Callable[[Int[Tensor, " k"]], Float[Tensor, "k M h w"]]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """K of the masks of N clicks. index: their place among all 3 N in the order of `filters.order_candidates`.
+
+    logits: low-res, half precision. stability and boxes (inclusive, low-res): of method 9.4. area: low-res pixels.
+    """
+
+    clicks: int
+    index: Int[Tensor, " K"]
+    logits: Float[Tensor, "K h w"]
+    predicted_iou: Float32[Tensor, " K"]
+    stability: Float32[Tensor, " K"]
+    boxes: Int[Tensor, "K 4"]
+    area: Int[Tensor, " K"]
+
+    def take(self, which: Int[Tensor, " k"]) -> "Candidates":
+        """Those at some places, in that order."""
+        return Candidates(self.clicks, *(tensor[which] for tensor in self._tensors()))
+
+    @classmethod
+    def join(cls, parts: "Sequence[Candidates]") -> "Candidates":
+        """All candidates of several batches of the same clicks, by index."""
+        joined = cls(parts[0].clicks, *map(torch.cat, zip(*(part._tensors() for part in parts), strict=True)))
+        return joined.take(joined.index.argsort())
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.index, self.logits, self.predicted_iou, self.stability, self.boxes, self.area
+
+
 @register_mask_source("sam2", needs="a SAM 2 model of the sam2 package")
 @dataclass(eq=False)
 class Sam2MaskGenerator:
@@ -175,11 +251,17 @@ class Sam2MaskGenerator:
     dtype: torch.dtype = option(
         torch.bfloat16, "autocast type on CUDA (float32 switches autocast off); a CPU always computes in float32"
     )
+    decoder: str = speed_option(
+        "shared",
+        "shared: the mask decoder's function with what all clicks share computed once, about twice as fast; sam2: the "
+        "package's own, for models that are built otherwise. Equal up to rounding",
+        choices=DECODERS,
+    )
     compile: bool | str = speed_option(
         False,
-        "torch.compile of image encoder and mask decoder, for the shapes they meet; the first image then takes "
-        "minutes. Rounding changes with it, so in some images other masks survive: leave it off to reproduce "
-        "benchmarks. True, False, or a torch.compile backend by name",
+        "torch.compile of image encoder and, with decoder sam2, mask decoder, for the shapes they meet; the first "
+        "image then takes minutes. Rounding changes with it, so in some images other masks survive: leave it off to "
+        "reproduce benchmarks. True, False, or a torch.compile backend by name",
     )
 
     def __post_init__(self) -> None:
@@ -188,7 +270,9 @@ class Sam2MaskGenerator:
         for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "fuse_mask_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"got {name} {getattr(self, name)!r}, expected a number in 0..1")
+        one_of("decoder", self.decoder, DECODERS)
         self.model = self.model.eval().requires_grad_(False)
+        self._shared = SharedImageDecoder(self.model) if self.decoder == "shared" else None
         wanted, self.compile = self.compile, ""
         self.compile_model(wanted)
 
@@ -198,7 +282,7 @@ class Sam2MaskGenerator:
         return cls(sam2, 2, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0, min_size=0)
 
     def compile_model(self, compile: bool | str) -> None:
-        """Compile image encoder and mask decoder in place, unless False; see the option of that name."""
+        """Compile image encoder and sam2's mask decoder in place, unless False; see the option of that name."""
         backend = compile_backend(compile)
         if backend is not None:
             self.compile = backend
@@ -230,9 +314,13 @@ class Sam2MaskGenerator:
     def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
         """Regions of an image, sorted whole, part, subpart, each by predicted IoU; R = 0 is a normal result."""
         size = tuple(image.shape[:2])
-        features = self.encode(image)
-        logits, predicted_iou, _ = self.decode_with_tokens(features, filters.point_grid(self.points_per_side)[:, None])
-        return self.select(logits, predicted_iou, tuple(image_size or size), tuple(mask_size or size))
+        features, points = self.encode(image), filters.point_grid(self.points_per_side)[:, None]
+
+        def candidates(start: int, found: Decoded) -> Candidates:
+            return self.candidates(found.predicted_iou, found.logits, start, len(points))
+
+        found = self._decode(features, points, None, True, candidates)
+        return self.select(Candidates.join(found), tuple(image_size or size), tuple(mask_size or size))
 
     def encode(self, image: Pixels) -> ImageFeatures:
         """The image squashed to SAM 2's input (bilinear, no antialias), normalised, encoded (method 9.1)."""
@@ -261,58 +349,115 @@ class Sam2MaskGenerator:
         The tokens are the decoder's third return value; Z is 1, the token of the single mask, wherever
         `multimask_output` is off (RegionSpot 5).
         """
-        labels = torch.ones(points.shape[:2], dtype=torch.int) if labels is None else labels
-        points, labels = points.to(self.device) * self.model.image_size, labels.to(self.device)
 
-        def decode(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-            model, prompts = self.model, (points[start:stop], labels[start:stop])
-            with autocast(self.device, self.dtype):
-                sparse, dense = model.sam_prompt_encoder(points=prompts, boxes=None, masks=None)
-                masks, predicted_iou, tokens, _ = model.sam_mask_decoder(
-                    image_embeddings=features.embedding,
-                    image_pe=model.sam_prompt_encoder.get_dense_pe(),
-                    sparse_prompt_embeddings=sparse,
-                    dense_prompt_embeddings=dense,
-                    multimask_output=multimask_output,
-                    repeat_image=True,
-                    high_res_features=features.high_resolution,
-                )
-            return masks.clamp(-LOGIT_LIMIT, LOGIT_LIMIT).half(), predicted_iou.float(), tokens.float()
+        def whole(_start: int, found: Decoded) -> tuple[Tensor, Tensor, Tensor]:
+            every = torch.arange(len(found.tokens), device=found.tokens.device)
+            return found.logits(every), found.predicted_iou, found.tokens
 
-        outputs = in_parts(decode, len(points), self.prompts_at_once, self.device)
+        outputs = self._decode(features, points, labels, multimask_output, whole)
         logits, predicted_iou, tokens = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         return logits, predicted_iou, tokens
 
-    def select(
-        self, logits: Float[Tensor, "N 3 h w"], predicted_iou: Float32[Tensor, "N 3"], image_size: Size, mask_size: Size
-    ) -> RegionMasks:
-        """Filter, sort and fuse the candidates of N clicks (method 9.3 to 9.9)."""
-        candidates, scores = filters.order_candidates(logits), filters.order_candidates(predicted_iou)
-        index, stability, boxes = self.filter(candidates, scores)
-        if self.fuse_mask or self.return_non_overlapping:  # otherwise best predicted IoU first, as NMS left them
-            order = filters.sort_by_level(index, scores[index], len(logits))
-            index, stability, boxes = index[order], stability[order], boxes[order]
-        if len(index) == 0:
-            return RegionMasks.empty(image_size, logits.device)
-        soft = candidates[index].clamp(0, MAX_SOFT_VALUE)
-        masks = RegionMasks(soft, image_size, mask_size, None, None, scores[index], stability)
+    def _decode(
+        self,
+        features: ImageFeatures,
+        points: Float32[Tensor, "N K 2"],
+        labels: Int[Tensor, "N K"] | None,
+        multimask_output: bool,
+        work: Callable[[int, Decoded], Part],
+    ) -> list[Part]:
+        """[work(start, decoded), …] over batches of prompts, as many at once as fit; else as decode_with_tokens."""
+        labels = torch.ones(points.shape[:2], dtype=torch.int) if labels is None else labels
+        points, labels = points.to(self.device) * self.model.image_size, labels.to(self.device)
+        ask = self._ask_package if self._shared is None else self._ask_shared(features, self._shared)
+
+        def batch(start: int, stop: int) -> Part:
+            with autocast(self.device, self.dtype):
+                prompts = self.model.sam_prompt_encoder((points[start:stop], labels[start:stop]), None, None)
+                return work(start, ask(features, prompts, multimask_output))
+
+        return in_parts(batch, len(points), self.prompts_at_once, self.device)
+
+    def _ask_shared(self, features: ImageFeatures, decoder: SharedImageDecoder) -> Callable[..., Decoded]:
+        """`SharedImageDecoder` for all prompts on one image."""
+        with autocast(self.device, self.dtype):
+            image = decoder.image(features.embedding, features.high_resolution)
+        at_once = UPSCALED_AT_ONCE if self.device.type == "cpu" else self.points_per_batch
+
+        def ask(_features: ImageFeatures, prompts: tuple[Tensor, Tensor], multimask_output: bool) -> Decoded:
+            attended = decoder.attend(image, prompts[0])
+
+            def logits(chosen: Int[Tensor, " k"]) -> Float[Tensor, "k M h w"]:
+                parts = chosen.split(at_once)
+                masks = (decoder.masks(image, attended.take(part), multimask_output) for part in parts)
+                return torch.cat([limited(part) for part in masks])
+
+            tokens = decoder.mask_tokens(attended, multimask_output)
+            return Decoded(decoder.predicted_iou(attended, multimask_output).float(), tokens.float(), logits)
+
+        return ask
+
+    def _ask_package(self, features: ImageFeatures, prompts: tuple[Tensor, Tensor], multimask_output: bool) -> Decoded:
+        """The package's own decoder."""
+        masks, predicted_iou, tokens, _ = self.model.sam_mask_decoder(
+            image_embeddings=features.embedding,
+            image_pe=self.model.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=prompts[0],
+            dense_prompt_embeddings=prompts[1],
+            multimask_output=multimask_output,
+            repeat_image=True,
+            high_res_features=features.high_resolution,
+        )
+        return Decoded(predicted_iou.float(), tokens.float(), limited(masks).__getitem__)
+
+    def candidates(
+        self,
+        predicted_iou: Float32[Tensor, "n 3"],
+        logits: Callable[[Int[Tensor, " k"]], Float[Tensor, "k 3 h w"]],
+        start: int,
+        clicks: int,
+    ) -> Candidates:
+        """The masks of n clicks that pass predicted IoU and stability (method 9.4).
+
+        logits: gives those of chosen clicks; not asked about clicks that have no mask left. start: the place of the
+        first one among all `clicks`.
+        """
+        good = predicted_iou > self.pred_iou_thresh
+        chosen = good.any(1).nonzero()[:, 0]
+        click, output = good[chosen].nonzero(as_tuple=True)
+        index = (2 - output) * clicks + start + chosen[click]
+        found = logits(chosen)[click, output]
+        stability = filters.stability_scores(found)
+        stable = (stability >= self.stability_score_thresh).nonzero()[:, 0]  # NaN compares false: 0/0 is dropped
+        found, scores = found[stable], predicted_iou[chosen[click], output][stable]
+        on = found > LOGIT_CUT
+        boxes, area = filters.inclusive_boxes(on), on.sum((1, 2))
+        return Candidates(clicks, index[stable], found, scores, stability[stable], boxes, area)
+
+    def select(self, candidates: Candidates, image_size: Size, mask_size: Size) -> RegionMasks:
+        """Filter, sort and fuse the candidates of all clicks (method 9.4 to 9.9). candidates: by index."""
+        found = candidates.take(self.kept(candidates))
+        if len(found.index) == 0:
+            return RegionMasks.empty(image_size, found.logits.device)
+        scores = {"predicted_iou": found.predicted_iou, "stability": found.stability}
+        masks = RegionMasks(found.logits, image_size, mask_size, **scores, cut=LOGIT_CUT)
         if self.fuse_mask:
-            masks = filters.merge(masks, filters.fusion_groups(masks, boxes, self.fuse_mask_threshold))
+            masks = filters.merge(masks, filters.fusion_groups(masks, found.boxes, self.fuse_mask_threshold))
         return filters.without_overlap(masks, self.min_size) if self.return_non_overlapping else masks
 
-    def filter(
-        self, candidates: Float[Tensor, "M h w"], scores: Float32[Tensor, " M"]
-    ) -> tuple[Int[Tensor, " K"], Float32[Tensor, " K"], Int[Tensor, "K 4"]]:
-        """Candidates that pass predicted IoU, stability, box NMS and size, in NMS order (method 9.4, 9.5).
+    def kept(self, candidates: Candidates) -> Int[Tensor, " k"]:
+        """Places of the candidates that pass box NMS and size (method 9.4, 9.5), in the order of method 9.7.
 
-        Returns (index into candidates, stability, inclusive low-res box) of each survivor.
+        Where nothing is fused or taken from one another, best predicted IoU first, as NMS leaves them.
         """
-        index = (scores > self.pred_iou_thresh).nonzero()[:, 0]
-        stability = filters.stability_scores(candidates[index])
-        stable = stability >= self.stability_score_thresh  # NaN compares false: 0/0 is dropped
-        index, stability = index[stable], stability[stable]
-        on = candidates[index] > 0
-        boxes = filters.inclusive_boxes(on)
-        keep = filters.suppress(boxes, scores[index], self.box_nms_thresh)
-        keep = keep[on[keep].sum((1, 2)) > self.min_size]
-        return index[keep], stability[keep], boxes[keep]
+        keep = filters.suppress(candidates.boxes, candidates.predicted_iou, self.box_nms_thresh)
+        keep = keep[candidates.area[keep] > self.min_size]
+        if self.fuse_mask or self.return_non_overlapping:
+            scores = candidates.predicted_iou[keep]
+            keep = keep[filters.sort_by_level(candidates.index[keep], scores, candidates.clicks)]
+        return keep
+
+
+def limited(logits: Tensor) -> Tensor:
+    """Logits as candidates keep them: clamped, half precision (method 9.2, 9.3)."""
+    return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT).half()

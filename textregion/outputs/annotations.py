@@ -13,7 +13,7 @@ from textregion.boxes import GivenBoxes
 from textregion.errors import InputError
 from textregion.labels import LabelPrompts, region_scores
 from textregion.regionspot.model import probabilities
-from textregion.render import encode_mask
+from textregion.render import to_rle
 from textregion.resampling import RegionCrop, crop_regions
 from textregion.types import RegionTokens, Segmentation
 
@@ -21,10 +21,37 @@ Crops = Sequence[RegionCrop]  # of every region of some tokens
 DIGITS = 5  # of every score in JSON: enough to compare, short enough to read
 
 
-def label_shares(result: Segmentation) -> list[tuple[str, float]]:
-    """(label, share of pixels) in the order of the labels; unlike `Segmentation.shares` with duplicate labels."""
+def label_shares(result: Segmentation, tokens: RegionTokens) -> list[tuple[str, float]]:
+    """(label, share of pixels) in the order of the labels; unlike `Segmentation.shares` with duplicate labels.
+
+    tokens: what was labelled. Empty where no pixel has a label that means anything (`is_labelled`).
+    """
+    if not is_labelled(result, tokens):
+        return []
     counts = np.bincount(result.label_map.ravel(), minlength=len(result.labels))
     return [(name, n / result.label_map.size) for name, n in zip(result.labels, counts, strict=True)]
+
+
+def is_labelled(result: Segmentation, tokens: RegionTokens) -> bool:
+    """Whether any pixel has a label that means anything: of a region, or of dense features where no region lies.
+
+    Otherwise the label map holds the first label everywhere (method 8.4), which files and pictures must not tell.
+    """
+    return tokens.dense is not None or bool((result.region_map >= 0).any())
+
+
+def no_region_note(result: Segmentation, tokens: RegionTokens) -> str:
+    """What every file and picture says of an image without a region; nothing where some region covers a pixel."""
+    if bool((result.region_map >= 0).any()):
+        return ""
+    if is_labelled(result, tokens):
+        return f"{no_region(len(tokens))}: labelled from dense features"
+    return f"{no_region(len(tokens))}: the label map holds the first label everywhere, which means nothing"
+
+
+def no_region(regions: int) -> str:
+    """In the fewest words: why there is nothing to tell of an image, of which `regions` were found."""
+    return "no region covers a pixel" if regions else "no region found"
 
 
 def told_labels(shares: Sequence[tuple[str, float]], most: int) -> list[int]:
@@ -35,27 +62,34 @@ def told_labels(shares: Sequence[tuple[str, float]], most: int) -> list[int]:
     return sorted(sorted(present, key=lambda i: -shares[i][1])[:most])
 
 
-def labels_json(result: Segmentation) -> dict:
+def labels_json(result: Segmentation, tokens: RegionTokens, note: str = "") -> dict:
     """What the pixel values of a label map mean, and how much each label has.
 
-    {"image": {"width", "height"}, "uncovered": share of pixels in no region, "labels": [{"index", "name",
-    "colour": "#rrggbb", "share": of the pixels in [0, 1], "confidence": mean probability or None}]}, every label
-    in the order asked for, also those without a pixel.
+    {"image": {"width", "height"}, "regions": how many, "note", "uncovered": share of pixels in no region, "labels":
+    [{"index", "name", "colour": "#rrggbb", "pixels", "share": of the pixels in [0, 1], "confidence": mean probability
+    or None}]}, every label in the order asked for, also those without a pixel.
+
+    tokens: what was labelled. Without any region (and dense features) no label has a pixel here, though the label map
+    holds the first one everywhere; note: that says so, and what else is to be said of all results.
     """
     flat, count = result.label_map.ravel(), len(result.labels)
+    if not is_labelled(result, tokens):
+        flat = flat[:0]
     pixels = np.bincount(flat, minlength=count)
-    confidence = np.bincount(flat, result.confidence.ravel(), minlength=count) / np.maximum(pixels, 1)
+    confidence = np.bincount(flat, result.confidence.ravel()[: flat.size], minlength=count) / np.maximum(pixels, 1)
     labels = [
         {
             "index": i,
             "name": name,
             "colour": "#" + bytes(colour.tolist()).hex(),
-            "share": round(float(pixels[i]) / max(flat.size, 1), DIGITS),
+            "pixels": int(pixels[i]),
+            "share": round(float(pixels[i]) / max(result.label_map.size, 1), DIGITS),
             "confidence": round(float(confidence[i]), DIGITS) if pixels[i] else None,
         }
         for i, (name, colour) in enumerate(zip(result.labels, result.palette, strict=True))
     ]
-    return {**image_json(result.label_map.shape), "uncovered": uncovered_share(result), "labels": labels}
+    head = {**image_json(result.label_map.shape), "regions": len(tokens), "note": note}
+    return {**head, "uncovered": uncovered_share(result), "labels": labels}
 
 
 def image_json(size: tuple[int, int]) -> dict:
@@ -78,20 +112,20 @@ def region_rows(
     """One entry per region: where it is, how sure the mask source was, its `top` best labels, best first.
 
     {"region": index into the tokens and `Segmentation.region_map`, "mask": which given or generated mask,
-    "box": [x1, y1, x2, y2] in pixels, "area": in pixels, "predicted_iou", "stability",
-    "labels": [{"index", "name", "cosine", "probability"}]}
+    "box": [x1, y1, x2, y2] in pixels, end-exclusive, around the mask at the image's size, "area": of it in pixels,
+    "predicted_iou", "stability", "labels": [{"index", "name", "cosine", "probability"}]}
 
     text, labels: as `region_scores`. crops: `crop_regions(tokens.masks)` if already made.
     """
     prompts, masks = LabelPrompts.parse(labels), tokens.masks
     cosine, probability = region_scores(tokens, text, prompts)
     crops = crop_regions(masks) if crops is None else crops
-    boxes, predicted_iou, stability = (v.tolist() for v in (masks.boxes, masks.predicted_iou, masks.stability))
+    predicted_iou, stability = masks.predicted_iou.tolist(), masks.stability.tolist()
     return [
         {
             "region": r,
             "mask": int(tokens.source_index[r]),
-            "box": [round(value, 2) for value in boxes[r]],
+            "box": crop_box(crops[r]),
             "area": crops[r].area,
             "predicted_iou": round(predicted_iou[r], DIGITS),
             "stability": round(stability[r], DIGITS),
@@ -99,6 +133,15 @@ def region_rows(
         }
         for r in range(len(tokens))
     ]
+
+
+def crop_box(crop: RegionCrop) -> list[int]:
+    """[x1, y1, x2, y2], end-exclusive, of the image's pixels that a region covers; zeros where it covers none."""
+    mask = crop.mask
+    if not mask.any():
+        return [0, 0, 0, 0]
+    x, y = crop.columns.start + mask.any(0).nonzero()[0], crop.rows.start + mask.any(1).nonzero()[0]
+    return [int(x[0]), int(y[0]), int(x[-1]) + 1, int(y[-1]) + 1]
 
 
 def box_rows(
@@ -144,35 +187,45 @@ def _best(names: Sequence[str], by: np.ndarray, top: int, **columns: Float[np.nd
     return [{"index": i, "name": names[i], **row} for i, row in zip(best, told, strict=True)]
 
 
-def coco_json(images: Sequence[tuple[str, Segmentation]]) -> dict:
-    """A COCO file of label maps: one annotation per label present in each (file name, result).
+def coco_json(images: Sequence[tuple[str, Segmentation, RegionTokens]], note: str = "") -> dict:
+    """A COCO file of label maps: one annotation per label present in each (file name, result, what was labelled).
 
     Masks are compressed RLE as pycocotools writes it. Category ids start at 1 and follow the first mention of a
-    name, so for one image without duplicate labels an id is the label map's pixel value + 1.
+    name, so for one image without duplicate labels an id is the label map's pixel value + 1. Where no label means
+    anything (`is_labelled`) there is no annotation. note: for "info".
     """
-    return _coco_file([(name, result.label_map.shape, result.labels, result.to_coco_rle()) for name, result in images])
+    entries = []
+    for name, result, tokens in images:
+        found = result.to_coco_rle() if is_labelled(result, tokens) else []
+        entries.append((name, result.label_map.shape, result.labels, found))
+    return _coco_file(entries, note)
 
 
 def coco_regions_json(
-    file_name: str, tokens: RegionTokens, rows: Sequence[dict], labels: Sequence[str], crops: Crops
+    file_name: str, tokens: RegionTokens, rows: Sequence[dict], labels: Sequence[str], crops: Crops, note: str = ""
 ) -> dict:
     """A COCO file of one image's regions, which may overlap: one annotation per region, its best label as category.
 
-    rows: from `region_rows`; labels: all names in order; crops: `crop_regions(tokens.masks)`. "score" is the best
-    label's probability, "region" the index into the tokens.
+    rows: from `region_rows`, whose boxes and areas are these; labels: all names in order; crops:
+    `crop_regions(tokens.masks)`. "score" is the best label's probability, "region" the index into the tokens. Regions
+    without a pixel at the image's size are left out; "info" says how many, after the note.
     """
     annotations, size = [], tuple(tokens.masks.image_size)
     full = np.zeros(size, np.uint8, order="F")
     for row, crop in zip(rows, crops, strict=True):
         if row["area"]:
             crop.paint(full, 1)
+            x1, y1, x2, y2 = map(float, row["box"])
+            shape = {"segmentation": to_rle(full), "area": row["area"], "bbox": [x1, y1, x2 - x1, y2 - y1]}
             category, score = row["labels"][0]["name"], row["labels"][0]["probability"]
-            annotations.append({"category": category, **encode_mask(full), "score": score, "region": row["region"]})
+            annotations.append({"category": category, **shape, "score": score, "region": row["region"]})
             full[crop.rows, crop.columns] = 0
-    return _coco_file([(file_name, size, labels, annotations)])
+    left_out = len(rows) - len(annotations)
+    said = f"left out, for they cover no pixel: {left_out} of {len(rows)} regions" if left_out else ""
+    return _coco_file([(file_name, size, labels, annotations)], "; ".join(filter(None, [note, said])))
 
 
-def _coco_file(entries: Sequence[tuple[str, tuple[int, int], Sequence[str], list[dict]]]) -> dict:
+def _coco_file(entries: Sequence[tuple[str, tuple[int, int], Sequence[str], list[dict]]], note: str) -> dict:
     """(file name, (H, W), all label names, annotations with a "category" name) per image, in COCO's layout."""
     names = dict.fromkeys(name for _, _, labels, _ in entries for name in labels)
     ids = {name: i for i, name in enumerate(names, start=1)}
@@ -183,7 +236,7 @@ def _coco_file(entries: Sequence[tuple[str, tuple[int, int], Sequence[str], list
             of = {"id": len(annotations) + 1, "image_id": image, "category_id": ids[a["category"]], "iscrowd": 0}
             annotations.append({**a, **of})
     return {
-        "info": {"description": "TextRegion: region masks labelled with words", "version": "1.0"},
+        "info": {"description": "TextRegion: region masks labelled with words", "version": "1.0", "note": note},
         "images": images,
         "categories": [{"id": i, "name": name, "supercategory": ""} for name, i in ids.items()],
         "annotations": annotations,

@@ -23,14 +23,15 @@ from torch import Tensor
 
 from textregion.boxes import GivenBoxes
 from textregion.errors import InputError
+from textregion.images import format_and_orientation
 from textregion.labels import TEMPERATURE, LabelPrompts, region_scores
 from textregion.outputs import annotations, pictures
 from textregion.outputs.annotations import Crops
 from textregion.regionspot.model import encode_names
 from textregion.render import RgbImage
-from textregion.resampling import crop_regions_above
+from textregion.resampling import crop_regions
 from textregion.runtime import package_versions
-from textregion.storage import set_aside
+from textregion.storage import flush_folder, set_aside
 from textregion.types import RegionTokens, Segmentation
 
 RUN_FILE = "run.json"
@@ -44,8 +45,9 @@ RESULT_FILES = {
     "labels.json": "names, colours, shares and confidence of the labels",
     "regions.png": "every region with its best labels and scores",
     "regions.json": "the same as data: box, area, scores",
-    "coco.json": "COCO file of the labels' masks (RLE)",
-    "coco_regions.json": "COCO file of the regions' masks (RLE), which may overlap",
+    "coco.json": "COCO file of the labels' masks (RLE); its file_name is the image in this folder",
+    "coco_regions.json": "COCO file of the regions' masks (RLE), which may overlap; the same",
+    "<image>": "the image under its own name, upright: the pixels that all of these are about",
     BOXES_FILE: "what is in every box, with --boxes",
     "boxes.png": "the same drawn into the image",
     "global_patches.png": "score of every patch, with --visualize_global_patch",
@@ -66,7 +68,8 @@ class OutputError(InputError):
 class LabelledImage:
     """One image and what the segmenter made of it.
 
-    name: the image's file name. labels: as asked for, with synonyms. note: the line under the pictures.
+    name: the image's file name. labels: as asked for, with synonyms. note: the line under picture.png. caution: what
+    every picture and file has to say of these results; nothing mostly. source: the image's file, where it has one.
     more_panels: of picture.png. more_files: further pictures (PNG) and dictionaries (JSON) by file name.
     """
 
@@ -76,6 +79,8 @@ class LabelledImage:
     result: Segmentation
     labels: Sequence[str]
     note: str = ""
+    caution: str = ""
+    source: Path | None = None
     more_panels: Sequence[tuple[str, RgbImage]] = ()
     more_files: Mapping[str, Image.Image | dict] = field(default_factory=dict)
 
@@ -98,24 +103,28 @@ def write_results(
     prompts = LabelPrompts.parse(image.labels)
     text = segmenter.encode_text(prompts.queries)
     with segmenter.timer("write"), finished_folder(folder, run) as place:
-        crops, drawn = crop_regions_above(image.tokens.masks, [0.0, pictures.DRAWN_ABOVE])
-        for name, content in _files(image, text, prompts, crops, drawn):
+        crops = crop_regions(image.tokens.masks)
+        nothing = annotations.no_region_note(image.result, image.tokens)
+        said = "; ".join(filter(None, [nothing, image.caution]))
+        file_name = write_image(place, image)
+        for name, content in _files(image, file_name, said, text, prompts, crops):
             write_file(place / name, content)
         image.result.save_png(place / "labels.png")
         scores, threshold = image.tokens.patch_scores, segmenter.config.global_patch_threshold
         if visualize_global_patch and scores is not None and threshold is not None:
-            picture = pictures.global_patch_picture(image.pixels, scores.cpu().numpy(), threshold)
+            picture = pictures.global_patch_picture(image.pixels, scores.cpu().numpy(), threshold, said)
             write_file(place / "global_patches.png", picture)
         if save_tokens:
             image.tokens.save(place / "tokens.safetensors")
         if similarity_maps:
-            run["similarity_maps"] = _write_similarity(place / "similarity", image, text, prompts, crops)
+            run["similarity_maps"] = _write_similarity(place / "similarity", image, said, text, prompts, crops)
         height, width = image.pixels.shape[:2]
-        shares = sorted(annotations.label_shares(image.result), key=lambda item: -item[1])
+        shares = sorted(annotations.label_shares(image.result, image.tokens), key=lambda item: -item[1])
         run |= {
             "width": width,
             "height": height,
             "regions": len(image.tokens),
+            "note": said,
             "shares": [[name, round(float(share), annotations.DIGITS)] for name, share in shares[:10] if share > 0],
             "uncovered": annotations.uncovered_share(image.result),
             "versions": package_versions(),
@@ -132,22 +141,55 @@ def write_file(path: Path, content: Image.Image | dict) -> None:
         path.write_bytes(json_bytes(content))
 
 
-def _files(image: LabelledImage, text: Text, prompts: LabelPrompts, crops: Crops, drawn: Crops) -> Iterator[tuple]:
-    """Names and contents of what is always written. crops, drawn: all pixels of the regions, and those drawn."""
+def write_image(place: Path, image: LabelledImage) -> str:
+    """Write the image beside its results, for whoever reads the COCO files; returns its file name.
+
+    The file itself is copied, which costs its bytes. One that its EXIF tag turns is saved anew, upright, in its own
+    format (JPEG at quality 95) where Pillow writes that: so the masks also fit for readers that pass over EXIF. Without
+    a file a PNG is made of the pixels. OSError passes through.
+    """
+    taken = {name.rstrip("/").casefold() for name in RESULT_FILES} | {name.casefold() for name in image.more_files}
+    name = f"image_{image.name}" if image.name.casefold() in taken else image.name
+    if image.source is None:
+        name = str(Path(name).with_suffix(".png"))
+        write_file(place / name, Image.fromarray(image.pixels))
+    elif (turned := turned_format(image.source)) is None:
+        shutil.copyfile(image.source, place / name)
+    else:
+        Image.fromarray(image.pixels).save(place / name, turned, quality=95)
+    return name
+
+
+def turned_format(path: Path) -> str | None:
+    """Pillow's name of the format in which an image that its EXIF tag turns is saved anew; None for an upright one."""
+    form, orientation = format_and_orientation(path)
+    Image.init()
+    return (form if form in Image.SAVE else "PNG") if orientation != 1 else None
+
+
+def _files(
+    image: LabelledImage, file_name: str, said: str, text: Text, prompts: LabelPrompts, crops: Crops
+) -> Iterator[tuple]:
+    """Names and contents of what is always written. crops: where the regions lie.
+
+    file_name: of the image in this folder. said: what all files say of these results.
+    """
     pixels, tokens, result = image.pixels, image.tokens, image.result
-    yield "picture.png", pictures.main_picture(pixels, tokens, result, drawn, image.note, image.more_panels)
-    yield "overlay.png", pictures.overlay_picture(pixels, result)
-    yield "labels.json", annotations.labels_json(result)
-    yield "coco.json", annotations.coco_json([(image.name, result)])
+    note = pictures.sentences(said, image.note)
+    yield "picture.png", pictures.main_picture(pixels, tokens, result, crops, note, image.more_panels)
+    yield "overlay.png", pictures.overlay_picture(pixels, result, tokens, said)
+    yield "labels.json", annotations.labels_json(result, tokens, said)
+    yield "coco.json", annotations.coco_json([(file_name, result, tokens)], said)
     rows = annotations.region_rows(tokens, text, prompts, crops=crops)
-    yield "regions.json", {**annotations.image_json(pixels.shape[:2]), "regions": rows}
-    yield "regions.png", pictures.region_sheet(pixels, rows, drawn)
-    yield "coco_regions.json", annotations.coco_regions_json(image.name, tokens, rows, prompts.names, crops)
+    yield "regions.json", {**annotations.image_json(pixels.shape[:2]), "note": said, "regions": rows}
+    yield "regions.png", pictures.region_sheet(pixels, rows, crops, said)
+    names = prompts.names
+    yield "coco_regions.json", annotations.coco_regions_json(file_name, tokens, rows, names, crops, said)
     yield from image.more_files.items()
 
 
 def _write_similarity(
-    place: Path, image: LabelledImage, text: Text, prompts: LabelPrompts, crops: Crops
+    place: Path, image: LabelledImage, said: str, text: Text, prompts: LabelPrompts, crops: Crops
 ) -> dict[str, int]:
     """One picture per label, the first MOST_SIMILARITY_MAPS of them; returns how many were written and asked for."""
     place.mkdir()
@@ -156,7 +198,7 @@ def _write_similarity(
     names = list(islice(file_names(prompts.names), MOST_SIMILARITY_MAPS))
     for index, name in enumerate(names):
         values = annotations.similarity_map(image.tokens, np.ascontiguousarray(cosine[:, index]), crops)
-        picture = pictures.similarity_picture(image.pixels, values, prompts.names[index], low, high)
+        picture = pictures.similarity_picture(image.pixels, values, prompts.names[index], low, high, said)
         write_file(place / f"{name}.png", picture)
     return {"written": len(names), "labels": len(prompts.names)}
 
@@ -170,9 +212,15 @@ def file_names(labels: Sequence[str]) -> Iterator[str]:
 
 
 def name_boxes(
-    segmenter, image: RgbImage, tokens: RegionTokens, given: GivenBoxes, labels: Sequence[str], method: str
+    segmenter,
+    image: RgbImage,
+    tokens: RegionTokens,
+    given: GivenBoxes,
+    labels: Sequence[str],
+    method: str,
+    caution: str = "",
 ) -> dict[str, Image.Image | dict]:
-    """Files that name an image's boxes from their tokens: boxes.json and boxes.png, by name.
+    """Files that name an image's boxes from their tokens: boxes.json and boxes.png, by name; caution: both say it.
 
     RegionSpot's tokens are compared with its own embeddings of the names and CLIP's scale (RegionSpot 1.11, 1.12),
     TextRegion's as everywhere (method 8.3).
@@ -184,8 +232,10 @@ def name_boxes(
         text, scale = segmenter.encode_text(prompts.queries), TEMPERATURE
     rows = annotations.box_rows(tokens, given, text, prompts, scale)
     size, names = annotations.image_json(image.shape[:2]), list(prompts.names)
-    content = {**size, "method": method, "scale": round(scale, 4), "labels": names, "boxes": rows}
-    return {BOXES_FILE: content, "boxes.png": pictures.boxes_picture(image, rows, f"Method: {method}.")}
+    said = "; ".join(filter(None, ["" if len(tokens) else annotations.no_region(0), caution]))
+    content = {**size, "note": said, "method": method, "scale": round(scale, 4), "labels": names, "boxes": rows}
+    note = pictures.sentences(f"method: {method}", said)
+    return {BOXES_FILE: content, "boxes.png": pictures.boxes_picture(image, rows, note)}
 
 
 # ---------------------------------------------------------------------- the folder itself
@@ -239,7 +289,7 @@ def finished_folder(folder: Path, run: dict) -> Iterator[Path]:
             files = sorted(str(p.relative_to(hidden)) for p in hidden.rglob("*") if p.is_file())
             run.update(folder=folder.name, files=files)
             (hidden / RUN_FILE).write_bytes(json_bytes(run))
-            _flush(hidden)
+            flush_folder(hidden)
             if (aside := _move_into_place(hidden, folder, run["fingerprint"])) is not None:
                 run["kept"] = str(aside)
         finally:
@@ -276,16 +326,6 @@ def _alive(process: int) -> bool:
     except OSError as error:  # another user's process may not be sent a signal
         return isinstance(error, PermissionError)
     return True
-
-
-def _flush(folder: Path) -> None:
-    """Everything onto the disk before the folder gets its name: a power cut leaves no empty file in it either."""
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _move_into_place(hidden: Path, folder: Path, fingerprint: str) -> Path | None:

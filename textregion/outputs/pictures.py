@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from textregion.errors import InputError
-from textregion.outputs.annotations import Crops, label_shares, told_labels
+from textregion.outputs.annotations import Crops, crop_box, is_labelled, label_shares, no_region, told_labels
 from textregion.render import RgbImage, blend, grey, outline, palette
 from textregion.resampling import RegionCrop, crop_regions
 from textregion.types import RegionMasks, RegionTokens, Segmentation
@@ -31,7 +31,6 @@ Panels = Sequence[tuple[str, RgbImage]]  # (title, picture)
 Legend = Sequence[tuple[np.ndarray, str]]  # (colour, words)
 PatchScores = Float32[np.ndarray, "Ph Pw"]
 Colour = UInt8[np.ndarray, " 3"]
-DRAWN_ABOVE = 0.5
 MOST_IN_LEGEND = 48
 MOST_REGIONS = 60  # in one picture of each
 COLUMNS = 6
@@ -46,11 +45,10 @@ SMALLEST, LARGEST = 800, 2400  # pixels, of the longer side of a picture of boxe
 def draw_regions(image: RgbImage, masks: RegionMasks, opacity: float = 0.6, crops: Crops | None = None) -> RgbImage:
     """Every region r in colour r of the palette, large ones first so that small ones stay visible.
 
-    Drawn is where the soft value (0..3) is above DRAWN_ABOVE: resizing gives regions a fringe of small values.
-    crops: `crop_regions(masks, DRAWN_ABOVE)` at the image's size, if already made.
+    crops: `crop_regions(masks)` at the image's size, if already made.
     """
     if crops is None:
-        crops = crop_regions(replace(masks, image_size=image.shape[:2]), DRAWN_ABOVE)
+        crops = crop_regions(replace(masks, image_size=image.shape[:2]))
     tint, colours = np.zeros_like(image), palette(len(crops))
     index_map = np.full(image.shape[:2], -1)
     for r in np.argsort([-crop.area for crop in crops], kind="stable"):
@@ -86,43 +84,63 @@ def draw_box(
     return cv2.rectangle(image.copy(), (x, y), (x + width, y + height), colour, max(2, max(image.shape) // 300))
 
 
-def legend(result: Segmentation, most: int = MOST_IN_LEGEND) -> tuple[list[tuple[np.ndarray, str]], str]:
-    """(colour, "label share") of the labels in order, of very many the largest only; and a note about the others."""
-    shares = label_shares(result)
+def legend(
+    result: Segmentation, tokens: RegionTokens, most: int = MOST_IN_LEGEND
+) -> tuple[list[tuple[np.ndarray, str]], str]:
+    """(colour, "label share") of the labels in order, of very many the largest only; and a note about the others.
+
+    tokens: what was labelled; nothing is told of labels that mean nothing (`annotations.is_labelled`).
+    """
+    shares = label_shares(result, tokens)
     chosen = told_labels(shares, most)
     entries = [(result.palette[i], f"{shares[i][0]} {shares[i][1]:.0%}") for i in chosen]
     missing = len(shares) - len(chosen)
     return entries, f"{missing} more labels: labels.json" if missing else ""
 
 
+def sentences(*notes: str) -> str:
+    """Notes one after the other, each as a sentence; blank ones are left out."""
+    return " ".join(f"{note[0].upper()}{note[1:].removesuffix('.')}." for note in notes if note)
+
+
+def labels_over(image: RgbImage, result: Segmentation, tokens: RegionTokens) -> RgbImage:
+    """The labels over the image; the bare image in grey where no label means anything."""
+    return result.overlay(image) if is_labelled(result, tokens) else grey(image)
+
+
 def main_picture(
     image: RgbImage, tokens: RegionTokens, result: Segmentation, crops: Crops, note: str, more_panels: Panels = ()
 ) -> Image.Image:
-    """Image, regions, labels (and further panels) side by side, with a legend."""
+    """Image, regions, labels (and further panels) side by side, with a legend and a note."""
     regions = draw_regions(image, tokens.masks, crops=crops)
-    panels = [("image", image), ("regions", regions), ("labels", result.overlay(image)), *more_panels]
-    entries, missing = legend(result)
-    return sheet(panels, entries, ". ".join(filter(None, [missing, note])))
+    labels = labels_over(image, result, tokens)
+    panels = [("image", image), ("regions", regions), ("labels", labels), *more_panels]
+    entries, missing = legend(result, tokens)
+    return sheet(panels, entries, sentences(missing, note))
 
 
-def overlay_picture(image: RgbImage, result: Segmentation) -> Image.Image:
-    """The labels over the image in the image's own size, the legend below."""
-    entries, missing = legend(result)
-    faint = "Fainter: in no region." if bool((result.region_map < 0).any()) else ""
-    return with_footer(result.overlay(image), entries, ". ".join(filter(None, [missing, faint])))
+def overlay_picture(image: RgbImage, result: Segmentation, tokens: RegionTokens, note: str = "") -> Image.Image:
+    """The labels over the image in the image's own size, the legend and a note below."""
+    entries, missing = legend(result, tokens)
+    bare = result.region_map < 0
+    faint = "fainter: in no region" if bool(bare.any()) and not bare.all() else ""
+    return with_footer(labels_over(image, result, tokens), entries, sentences(missing, faint, note))
 
 
-def global_patch_picture(image: RgbImage, scores: PatchScores, threshold: float) -> Image.Image:
-    """The difference score of every patch, hatched where the patch was removed."""
+def global_patch_picture(image: RgbImage, scores: PatchScores, threshold: float, note: str = "") -> Image.Image:
+    """The difference score of every patch, hatched where the patch was removed; note: a further one."""
     picture = heat_map(image, scores, scores < threshold)
-    note = f"score d in [{scores.min():.2f}, {scores.max():.2f}]; hatched: removed, d < {threshold:g}"
-    return sheet([("image", image), ("global-patch score", picture)], note=note)
+    told = f"score d in [{scores.min():.2f}, {scores.max():.2f}]; hatched: removed, d < {threshold:g}"
+    return sheet([("image", image), ("global-patch score", picture)], note=sentences(told, note))
 
 
 def similarity_picture(
-    image: RgbImage, values: Float32[np.ndarray, "H W"], label: str, low: float, high: float
+    image: RgbImage, values: Float32[np.ndarray, "H W"], label: str, low: float, high: float, note: str = ""
 ) -> Image.Image:
-    """One label's similarity over the image, blue at `low` to red at `high`, grey where no region lies."""
+    """One label's similarity over the image, blue at `low` to red at `high`, grey where no region lies.
+
+    note: a further one.
+    """
     span = high - low if high > low else 1.0
     known = ~np.isnan(values)
     scaled = np.where(known, 255 * (values - low) / span, 0).clip(0, 255).round().astype(np.uint8)
@@ -130,24 +148,29 @@ def similarity_picture(
     picture = np.where(known[..., None], blend(base, turbo(scaled), 0.6), base)
     bar = turbo(np.linspace(0, 255, 5).round().astype(np.uint8)[None])[0]
     entries = [(colour, f"{step:.3f}") for colour, step in zip(bar, np.linspace(low, high, 5), strict=True)]
-    note = "Cosine of the regions with the label, the largest where they overlap; one scale for all labels of the image"
-    note += "." if known.all() else ". Grey: in no region."
+    if not known.any():
+        return sheet([("image", image), (label, picture)], note=sentences(note or "in no region"))
+    what = "cosine of the regions with the label, the largest where they overlap; one scale for all labels of the image"
+    note = sentences(what, "" if known.all() else "grey: in no region", note)
     return sheet([("image", image), (label, picture)], entries, note)
 
 
-def region_sheet(image: RgbImage, rows: Sequence[dict], crops: Crops, most: int = MOST_REGIONS) -> Image.Image:
+def region_sheet(
+    image: RgbImage, rows: Sequence[dict], crops: Crops, note: str = "", most: int = MOST_REGIONS
+) -> Image.Image:
     """Regions in cells, large ones first: outlined in the image, below it the region's index, area and best labels.
 
     rows: from `annotations.region_rows`; crops: `crop_regions` of the same masks. Of more than `most` regions only
-    the largest are shown, and the foot of the sheet says so. Scores are cosine and probability.
+    the largest are shown, and the foot of the sheet says so, then the note. Scores are cosine and probability.
     """
     count, colours = len(rows), palette(len(rows))
     shown = sorted(rows, key=lambda row: (-row["area"], row["region"]))[:most]
-    some = f"The {len(shown)} largest of {count} regions; all are in regions.json" if len(shown) < count else ""
-    note = f"{some or f'{count} regions'}. Large to small; #: index in regions.json; per label: cosine, probability."
+    some = f"the {len(shown)} largest of {count} regions; all are in regions.json" if len(shown) < count else ""
+    what = "large to small; #: index in regions.json; per label: cosine, probability"
+    told = sentences(some or f"{count} regions", what, note) if count else sentences(note or no_region(0))
     columns = max(3, min(COLUMNS, len(shown)))
     width = columns * CELL[0] + MARGIN
-    foot = footer([], note if count else "No regions were found.", width, SIZE)
+    foot = footer([], told, width, SIZE)
     lines = -(-len(shown) // columns)
     picture = Image.new("RGB", (width, MARGIN + lines * CELL[1] + foot.height), "white")
     for n, row in enumerate(shown):
@@ -179,11 +202,11 @@ def region_picture(image: RgbImage, crop: RegionCrop, colour: Colour, side: int 
     """
     inside = np.zeros(image.shape[:2], np.uint8)
     crop.paint(inside, 1)
-    mask, rows, columns = crop.mask, slice(None), slice(None)
-    if mask.any():
-        y, x = crop.rows.start + mask.any(1).nonzero()[0], crop.columns.start + mask.any(0).nonzero()[0]
-        room = max(np.ptp(y) + 1, np.ptp(x) + 1) // 6 + 2
-        rows, columns = (slice(max(v[0] - room, 0), v[-1] + 1 + room) for v in (y, x))
+    rows, columns = slice(None), slice(None)
+    x1, y1, x2, y2 = crop_box(crop)
+    if x2 > 0:
+        room = max(y2 - y1, x2 - x1) // 6 + 2
+        rows, columns = slice(max(y1 - room, 0), y2 + room), slice(max(x1 - room, 0), x2 + room)
     part, inside = image[rows, columns], inside[rows, columns]
     factor = side / max(part.shape[:2])
     size = max(1, round(part.shape[1] * factor)), max(1, round(part.shape[0] * factor))
@@ -214,8 +237,8 @@ def boxes_picture(image: UInt8[np.ndarray, "H W 3"], rows: Sequence[dict], note:
         best = row["labels"][0] if row["labels"] else None
         name = f"{best['name']} {best['score']:.0%}" if best else "no token"
         _write_name(draw, box, f"#{row['box']} {name}", colour, size)
-    count = f"{len(rows)} boxes" if len(shown) == len(rows) else f"The {len(shown)} best of {len(rows)} boxes"
-    return with_footer(np.asarray(picture), note=f"{count}; all labels and scores: boxes.json. {note}".strip())
+    count = f"{len(rows)} boxes" if len(shown) == len(rows) else f"the {len(shown)} best of {len(rows)} boxes"
+    return with_footer(np.asarray(picture), note=sentences(f"{count}; all labels and scores: boxes.json", note))
 
 
 def _write_name(draw: ImageDraw.ImageDraw, box: Sequence[float], words: str, colour: tuple, size: int) -> None:

@@ -84,9 +84,8 @@ def load_published(path: str | Path, clip: ClipBackbone, side: int | None = None
     """
     check_backbone(clip)
     state = read_state(path)
-    if not all(name.startswith(PREFIX) for name in state):
-        raise InputError(f"{path} is no RegionSpot checkpoint: its names do not start with {PREFIX!r}")
-    state = {name.removeprefix(PREFIX): value for name, value in state.items()}
+    if any(name.startswith(PREFIX) for name in state):  # read_state takes it off where all names have it
+        raise InputError(f"{path} is no RegionSpot checkpoint: some of its names do not start with {PREFIX!r}")
     own = {name: value for name, value in state.items() if not name.startswith(FROZEN)}
     head = _build(own, path, PUBLISHED_LAYERS, **options)
     check_widths(head, clip)

@@ -18,7 +18,8 @@ from torch import Tensor
 from textregion.errors import InputError, at_least
 from textregion.images import load_image
 from textregion.labeling import GroundingResult
-from textregion.labels import LabelPrompts, region_scores
+from textregion.labels import LabelPrompts, merge_labels, region_scores, split_labels
+from textregion.outputs.annotations import is_labelled, no_region_note
 from textregion.types import RegionTokens, Segmentation
 
 MEGABYTE = 2**20
@@ -62,7 +63,7 @@ class EncodedImage:
 
     def region_mask(self, region: int, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
         """Where one region lies, at a size (h, w)."""
-        return self.regions.masks.select(torch.tensor([region])).binary(size, threshold=0.5)[0].cpu().numpy()
+        return self.regions.masks.select(torch.tensor([region])).binary(size)[0].cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,19 @@ class Question:
     sentence: bool = False
     threshold: float = 0.0
 
+    @property
+    def labels(self) -> tuple[tuple[str, ...], list[str]]:
+        """The labels, and the names of those that came more than once, as the programs read them (`merge_labels`)."""
+        if not self.text.strip(" ,;\n\t"):
+            return (), []
+        return merge_labels(split_labels(self.text))
+
     def names(self, limits: Limits) -> tuple[str, ...]:
         """The labels without blanks and repetitions, or the one sentence. InputError: none, too many or too long."""
         if self.sentence:
             names, example = (" ".join(self.text.split()),), "what to look for: the red star"
         else:
-            parts = (part.strip(" ;\t") for part in self.text.replace("\n", ",").split(","))
-            names = tuple(dict.fromkeys(filter(None, parts)))
+            names = self.labels[0]
             example = "one or more labels, separated by commas: dog, sofa, floor"
         if not any(names):
             raise InputError(f"type {example}")
@@ -101,6 +108,8 @@ class Answer:
     names: L labels, or the sentence alone. words: what was asked of the model.
     result: at the size asked for; its `region_map` tells what a click hits.
     cosine, probability: of every label for every region. grounding: the region the sentence refers to.
+    note: what the page and its files say of the answer, such as that no region was found. labelled: whether any
+    pixel has a label that means anything.
     """
 
     names: tuple[str, ...]
@@ -109,6 +118,8 @@ class Answer:
     cosine: Float32[np.ndarray, "R L"]
     probability: Float32[np.ndarray, "R L"]
     grounding: GroundingResult | None = None
+    note: str = ""
+    labelled: bool = True
 
     def region_at(self, point: tuple[float, float]) -> int | None:
         """The region behind a point, given as shares (x, y) of width and height in [0, 1]; None where none lies."""
@@ -121,11 +132,12 @@ class Answer:
 class CachedSegmenter:
     """One model and the images of all users. What is kept is found by the content of an image's file alone.
 
-    segmenter: a TextRegionSegmenter. preset: its name, for the page and the files. encodings: images encoded so far.
+    segmenter: a TextRegionSegmenter. preset: its name, for the page and the files. caution: what page and files say of
+    every answer; nothing mostly. encodings: images encoded so far.
     """
 
-    def __init__(self, segmenter: Any, preset: str, limits: Limits) -> None:
-        self.segmenter, self.preset, self.limits = segmenter, preset, limits
+    def __init__(self, segmenter: Any, preset: str, limits: Limits, caution: str = "") -> None:
+        self.segmenter, self.preset, self.limits, self.caution = segmenter, preset, limits, caution
         self.encodings = 0
         self._images, self._answers = bounded_cache(self.limits.cache_bytes), bounded_cache(ANSWER_BYTES)
         self._condition = threading.Condition()
@@ -163,7 +175,10 @@ class CachedSegmenter:
         result = self.segmenter.segment(image.regions, words, question.threshold, output_size=size)
         cosine, probability = region_scores(image.regions, self.embed(words), words)
         grounding = self.segmenter.refer(image.regions, words[0]) if question.sentence else None
-        return Answer(names if question.sentence else result.labels, words, result, cosine, probability, grounding)
+        shown = names if question.sentence else result.labels
+        nothing = no_region_note(result, image.regions)
+        note, labelled = "; ".join(filter(None, [nothing, self.caution])), is_labelled(result, image.regions)
+        return Answer(shown, words, result, cosine, probability, grounding, note, labelled)
 
     def embed(self, words: Sequence[str]) -> Float[Tensor, "Q D"]:
         """Text embeddings of the words' queries, as `region_scores` wants them."""

@@ -14,6 +14,8 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from textregion.errors import InputError
+from textregion.labels import join_labels
+from textregion.outputs.pictures import sentences
 from textregion.tiny.scenes import draw_scene
 from textregion.web import views
 from textregion.web.cached_segmenter import CachedSegmenter, Limits
@@ -42,12 +44,12 @@ FOLLOW_LINK = "() => { setTimeout(() => document.querySelector('#download')?.cli
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private", "preprocess": False}
 
 
-def build_app(segmenter: Any, preset: str, limits: Limits, files: Path, local: bool) -> Gate:
+def build_app(segmenter: Any, preset: str, limits: Limits, files: Path, local: bool, caution: str = "") -> Gate:
     """The ASGI app: the page behind its gate.
 
-    segmenter, preset, limits: see `CachedSegmenter`. files: see `server.temporary_files`. local: see `Gate`.
+    segmenter, preset, limits, caution: see `CachedSegmenter`. files: see `server.temporary_files`. local: see `Gate`.
     """
-    page = build_page(CachedSegmenter(segmenter, preset, limits), draw_examples(files))
+    page = build_page(CachedSegmenter(segmenter, preset, limits, caution), draw_examples(files))
     page.queue(max_size=limits.queue_size, default_concurrency_limit=1, api_open=False)
     theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE)
     app = gr.mount_gradio_app(
@@ -76,13 +78,14 @@ def draw_examples(files: Path) -> list[list[str]]:
         scene = draw_scene(seed, distinct_colours=True)
         path = files / f"scene_{seed}.png"
         Image.fromarray(scene.image).save(path)
-        rows.append([str(path), mode, text or ", ".join(scene.labels)])
+        rows.append([str(path), mode, text or join_labels(scene.labels)])
     return rows
 
 
 def build_page(model: CachedSegmenter, examples: Sequence[Sequence[str]]) -> gr.Blocks:
     """The page around a model. examples: (image file, mode, text) each."""
-    models = TINY_NOTE if model.preset == "tiny" else f"Preset {escape(model.preset)}."
+    trained_tiny = model.preset == "tiny" and not model.caution
+    models = TINY_NOTE if trained_tiny else escape(sentences(f"preset {model.preset}", model.caution))
     header = f'<h1>{TITLE}</h1><p>{EXPLANATION}</p><p class="tr-models">{models}</p>'
     page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(300, KEPT_SECONDS))
     with page:

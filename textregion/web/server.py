@@ -6,7 +6,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,20 @@ PORTS_TRIED = 100
 LOOPBACK = ("127.0.0.1", "localhost", "::1")  # values of host by which only this machine reaches the page
 
 
-def serve(build_segmenter: Callable[[], Any], preset: str, limits: Limits, host: str, port: int | None) -> None:
+def serve(
+    build_segmenter: Callable[[], Any], preset: str, limits: Limits, host: str, port: int | None, caution: str = ""
+) -> None:
     """Serve the page until Ctrl-C. InputError: gradio is missing, the port is taken, and those of `build_segmenter`.
 
     build_segmenter: makes the TextRegionSegmenter, once the port is had. host, port: where it listens (`listening`).
+    caution: what page and files say of every answer.
     """
     with temporary_files() as files, listening(host, port) as listener:
-        with needs("the page", layer="web", extra="web"):
+        with without_proxies(), needs("the page", layer="web", extra="web"):
             from textregion.web.page import build_app
-        run_app(build_app(build_segmenter(), preset, limits, files, host in LOOPBACK), listener)
+        segmenter = build_segmenter()  # which may need a proxy, to fetch weights
+        with without_proxies():
+            run_app(build_app(segmenter, preset, limits, files, host in LOOPBACK, caution), listener)
 
 
 @contextmanager
@@ -37,20 +42,34 @@ def temporary_files() -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="textregion-page-", ignore_cleanup_errors=True) as folder:
         path = Path(folder).resolve()
-        settings = {
-            "GRADIO_TEMP_DIR": str(path),
-            "GRADIO_EXAMPLES_CACHE": str(path / "examples-cache"),
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        }
-        before = {name: os.environ[name] for name in settings if name in os.environ}
-        os.environ.update(settings)
-        try:
+        with environment(
+            GRADIO_TEMP_DIR=str(path),
+            GRADIO_EXAMPLES_CACHE=str(path / "examples-cache"),
+            GRADIO_ANALYTICS_ENABLED="False",
+            HF_HUB_DISABLE_TELEMETRY="1",
+        ):
             yield path
-        finally:
-            for name in settings:
-                del os.environ[name]
-            os.environ.update(before)
+
+
+def without_proxies() -> AbstractContextManager[None]:
+    """No proxy is asked: gradio makes HTTP clients when it is imported, of which bad or SOCKS settings are an error.
+
+    The page asks for nothing but itself, so it needs none.
+    """
+    return environment(NO_PROXY="*", no_proxy="*")
+
+
+@contextmanager
+def environment(**settings: str) -> Iterator[None]:
+    """These environment variables while the body runs; afterwards all is as it was."""
+    before = {name: os.environ[name] for name in settings if name in os.environ}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name in settings:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """From what the browser sends to what the page shows, draws and saves, without gradio. Bad input becomes one line."""
 
-import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -16,8 +15,8 @@ from PIL import Image, ImageDraw
 
 from textregion.errors import InputError
 from textregion.outputs.annotations import coco_json, labels_json, region_rows
-from textregion.outputs.pictures import draw_regions, font, heat_map, shorten
-from textregion.render import encode_mask, label_map_image, outline
+from textregion.outputs.pictures import draw_regions, font, heat_map, sentences, shorten, with_footer
+from textregion.render import encode_mask, label_map_image, outline, png_bytes
 from textregion.tiny.models import unknown_words
 from textregion.types import Segmentation
 from textregion.web.cached_segmenter import Answer, CachedSegmenter, EncodedImage, GlobalPatches, Question, resize
@@ -86,6 +85,11 @@ class Controls:
         return re.sub(r"[^\w-]+", "_", stem).strip("_")[:60] or "image"
 
     @property
+    def file_name(self) -> str:
+        """The user's file name, without any folder: what COCO files call the image."""
+        return Path(str(self.upload.get("orig_name") or "")).name or "image"
+
+    @property
     def question(self) -> Question:
         """What is asked. InputError when the values cannot be meant."""
         if not isinstance(self.text, str) or not is_share(self.threshold):
@@ -130,12 +134,14 @@ def answered(model: CachedSegmenter, image: EncodedImage, controls: Controls, po
     selected = None if region is None else image.region_mask(region, image.shown.shape[:2])
     picture = draw(image.shown, answer, drawing, model.global_patches(image), selected)
     unknown = unknown_words(list(answer.words)) if model.preset == "tiny" else []
-    text = f"{len(image.regions)} regions in {image.size[1]} × {image.size[0]} pixels."
+    text = sentences(f"{len(image.regions)} regions in {image.size[1]} × {image.size[0]} pixels", answer.note)
+    if repeated := [] if question.sentence else question.labels[1]:
+        text += f" Named more than once, taken once: {', '.join(repeated)}."
     if unknown:
         text += f" The tiny model never saw: {', '.join(unknown)}."
     if drawing.heat_map:
         text += " Heat map: how much more a patch is like its own regions than like others; hatched: left out."
-    note = notice(text, "hint" if unknown else "news")
+    note = notice(text, "hint" if unknown or answer.note else "news")
     return PageContent(note, picture, legend(answer), scores(answer, region, point is not None), True)
 
 
@@ -153,6 +159,8 @@ def legend(answer: Answer) -> str:
         box = "" if found.box is None else " · box {:.0f}, {:.0f}, {:.0f} × {:.0f}".format(*found.box)
         words = named(REFERRED, answer.names[0], f"region {found.region} · cosine {found.score:.3f}{box}")
         return f'<p class="tr-grounding">{words}</p>'
+    if not answer.labelled:
+        return notice("No region was found in this image: no label is told.", "hint")
     counts = np.bincount(answer.result.label_map.ravel(), minlength=len(answer.names))
     shares, colours = counts / answer.result.label_map.size, answer.result.palette
     largest_first = np.argsort(-shares, kind="stable")
@@ -170,6 +178,8 @@ def scores(answer: Answer, region: int | None, clicked: bool) -> str:
     if answer.grounding is not None:
         return sentence_scores(answer, region, clicked)
     if region is None:
+        if not answer.labelled:
+            return notice("No region lies there.", "hint")
         return notice("No region lies there: the first label is used." if clicked else HINT, "hint")
     cosine, colours = answer.cosine[region], answer.result.palette
     rows = [
@@ -230,19 +240,24 @@ def save(model: CachedSegmenter, controls: Controls, kind: str) -> tuple[str, by
 
 
 def picture_png(model: CachedSegmenter, image: EncodedImage, controls: Controls) -> bytes:
-    """What the page shows but the clicked region, in the image's own resolution or the page's, whichever is larger."""
+    """What the page shows but the clicked region, in the image's own resolution or the page's, whichever is larger.
+
+    Below it is what has to be said of the answer, if anything.
+    """
     size = max(image.size, image.shown.shape[:2])
     answer = model.answer(image, controls.question, size)
     pixels = resize(model.pixels(controls.path), size)
-    return encode_png(Image.fromarray(draw(pixels, answer, controls.drawing, model.global_patches(image))))
+    picture = draw(pixels, answer, controls.drawing, model.global_patches(image))
+    shown = with_footer(picture, note=sentences(answer.note)) if answer.note else Image.fromarray(picture)
+    return png_bytes(shown)
 
 
 def label_map_png(model: CachedSegmenter, image: EncodedImage, controls: Controls) -> bytes:
     """Label indices in the image's own resolution, as palette PNG; for a sentence 255 in its region, 0 elsewhere."""
     answer = model.answer(image, controls.question, image.size)
     if answer.grounding is not None:
-        return encode_png(Image.fromarray(answer.grounding.mask.astype(np.uint8) * 255))
-    return encode_png(label_map_image(answer.result.label_map, answer.result.palette))
+        return png_bytes(Image.fromarray(answer.grounding.mask.astype(np.uint8) * 255))
+    return png_bytes(label_map_image(answer.result.label_map, answer.result.palette))
 
 
 def numbers_json(model: CachedSegmenter, image: EncodedImage, controls: Controls) -> bytes:
@@ -250,25 +265,19 @@ def numbers_json(model: CachedSegmenter, image: EncodedImage, controls: Controls
 
     For a sentence: the region it refers to, its box, score and mask, and every region's score.
     """
-    name, question = controls.file_stem, controls.question
+    name, question = controls.file_name, controls.question
     answer = model.answer(image, question, image.size)
     rows = region_rows(image.regions, model.embed(answer.words), answer.words, top=len(answer.names))
-    content = {"file": name, "preset": model.preset}
+    content = {"file": name, "preset": model.preset, "note": answer.note}
     if (found := answer.grounding) is None:
-        content |= {"threshold": question.threshold, **labels_json(answer.result), "regions": rows}
-        content["coco"] = coco_json([(name, answer.result)])
+        content |= {"threshold": question.threshold, **labels_json(answer.result, image.regions, answer.note)}
+        content["regions"] = rows
+        content["coco"] = coco_json([(name, answer.result, image.regions)], answer.note)
     else:
         mask = None if found.region is None else encode_mask(found.mask)
         content |= {"sentence": answer.names[0], "region": found.region, "box": found.box, "score": found.score}
         content |= {"mask": mask, "regions": rows}
     return json.dumps(content, indent=1, ensure_ascii=False).encode()
-
-
-def encode_png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 DOWNLOADS: dict[str, tuple[str, str, Callable[..., bytes]]] = {  # button, end of the file's name, what makes it
@@ -296,7 +305,7 @@ def draw(
     if options.heat_map and global_patches is not None:
         image = heat_map(image, *global_patches)
         picture = outline(image, answer.result.label_map) if options.masks else image
-    elif options.masks and answer.grounding is None:
+    elif options.masks and answer.grounding is None and answer.labelled:
         picture = answer.result.overlay(image, options.opacity)
     else:
         picture = image.copy()
@@ -304,7 +313,8 @@ def draw(
         picture = draw_grounding(picture, answer, options)
     if selected is not None:
         picture = bold_outline(picture, selected)
-    return draw_names(picture, answer.result) if options.names and answer.grounding is None else picture
+    named = options.names and answer.grounding is None and answer.labelled
+    return draw_names(picture, answer.result) if named else picture
 
 
 def draw_grounding(picture: Pixels, answer: Answer, options: DrawingOptions) -> Pixels:

@@ -7,7 +7,6 @@ interrupted or outdated cache completes itself. CLIP's maps can be kept too; wit
 """
 
 import hashlib
-import json
 import logging
 import math
 from collections import Counter, defaultdict
@@ -23,23 +22,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from textregion.errors import InputError
+from textregion.image_names import id_key, whole_id
 from textregion.images import load_image
 from textregion.regionspot.model import RegionSpot
-from textregion.storage import complete, file_hash, load_tensors, save_tensors
+from textregion.storage import complete, file_hash, load_tensors, read_json, save_tensors
 
 EXPECTED = "a COCO-format file with images, annotations and categories"
 CROWD_FLAGS = ("iscrowd", "is_group_of")  # boxes around many things at once (COCO, Objects365; OpenImages)
+NO_CROWD = (None, 0, "0", "", "false", "False")
 KIND = "RegionSpotTokens"
 COMPARED = ("boxes", "category_ids")  # of an image with its file
 PROMPT = "box, single mask"  # the one way of prompting; another one would need another word here
 Row = Mapping[str, Any]
-Sizes = dict[int | str, tuple[str, float, float]]  # {image id: (file name, height, width)}
+Sizes = dict[str, tuple[str, float, float]]  # {image id (`id_key`): (file name, height, width)}
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class BoxImage:
-    """One image's boxes. id: as in the file. file: its name there, relative to the images' folder.
+    """One image's boxes. id: as in the file, a number if one. file: its name there, relative to the images' folder.
 
     boxes: (n, 4) float32, x1 y1 x2 y2 in pixels, inside the image; n is at least 1. category_ids: (n,) as in the file.
     labels: (n,) places of the boxes' names in the data set's `names`.
@@ -54,22 +55,25 @@ class BoxImage:
 
 @dataclass(frozen=True)
 class BoxDataset:
-    """A data set: what its boxes can be called, its images, and how much of the file was passed over, and why."""
+    """A data set: what its boxes can be called, its images, and how much of the file was passed over, and why.
+
+    shared: endings that the names of several images have, a.jpg of day/a.jpg and night/a.jpg.
+    """
 
     name: str
     folder: Path
     names: tuple[str, ...]
     images: tuple[BoxImage, ...]
     skipped: Counter[str]
+    shared: frozenset[str] = frozenset()
 
     def path(self, image: BoxImage) -> Path:
-        """Where an image lies: the longest ending of its name that exists in the folder. InputError when none does."""
-        parts = PurePosixPath(image.file).parts
-        for start in range(len(parts)):
-            if (place := self.folder.joinpath(*parts[start:])).is_file():
+        """Where an image lies: the longest ending of its name alone that exists in the folder. InputError for none."""
+        for ending in endings(image.file):
+            if (ending == image.file or ending not in self.shared) and (place := self.folder / ending).is_file():
                 return place
         name = self.folder / image.file
-        raise InputError(f"{self.name}: no image {name}, nor an ending of that name in {self.folder}")
+        raise InputError(f"{self.name}: no image {name}, nor an ending of that name, and no other, in {self.folder}")
 
     def describe(self) -> str:
         """One line: how many images, boxes and names there are, and what was passed over."""
@@ -77,6 +81,12 @@ class BoxDataset:
         counted = ", ".join(f"{count} {reason}" for reason, count in self.skipped.most_common())
         line = f"{self.name}: {boxes} boxes in {len(self.images)} images, {len(self.names)} names"
         return f"{line}; passed over: {counted}" if counted else line
+
+
+def endings(name: str) -> list[str]:
+    """["a/b/c.jpg", "b/c.jpg", "c.jpg"] of "a/b/c.jpg"."""
+    parts = PurePosixPath(name).parts
+    return [str(PurePosixPath(*parts[start:])) for start in range(len(parts))]
 
 
 def parse_data(specs: Sequence[str]) -> dict[str, tuple[Path, Path]]:
@@ -98,8 +108,9 @@ def read_dataset(name: str, annotations: str | Path, folder: str | Path, merge_n
 
     folder: where the images lie. merge_names: categories with the same name become one class; as published (False)
         each is a class of its own, and so a negative of its twin (RegionSpot 4, D8).
-    Passed over and counted: crowds, boxes without numbers, without area or outside their image (those partly outside
-    are cut to it), annotations of unknown images or categories, images without a box left.
+    Ids may be numbers or their text. Passed over and counted: crowds, boxes without numbers, without area or outside
+    their image (those partly outside are cut to it), annotations of unknown images or categories or that are there
+    twice, images without a box left, and those whose name another image with boxes has: which of them is it?
     InputError in one line: missing or other file, no categories, nameless ones or repeated ids, no usable box at all.
     """
     path, folder = Path(annotations), Path(folder)
@@ -109,33 +120,41 @@ def read_dataset(name: str, annotations: str | Path, folder: str | Path, merge_n
     classes, names = _classes(path, content["categories"], merge_names)
     sizes = _images(path, content["images"])
     skipped = +Counter({"categories merged into one of equal name": len(classes) - len(names)})
-    found: defaultdict[int | str, list[tuple]] = defaultdict(list)
-    for row in content["annotations"]:
+    skipped += Counter({"images listed twice": len(content["images"]) - len(sizes)})
+    found: defaultdict[str, dict[tuple, None]] = defaultdict(dict)
+    for place, row in enumerate(content["annotations"]):
         box = _box(row, sizes, classes)
         if isinstance(box, str):
             skipped[box] += 1
-        else:
-            found[row["image_id"]].append((box, row["category_id"]))
+            continue
+        number = whole_id(row.get("id"))
+        told = (box, whole_id(row["category_id"]), f"row {place}" if number is None else number)
+        boxes = found[id_key(row["image_id"])]
+        if told in boxes:
+            skipped["annotations there twice"] += 1
+        boxes[told] = None
     skipped += Counter({"images without boxes": len(sizes) - len(found)})
+    owners = Counter(sizes[key][0] for key in found)
     images = []
-    for number, (file, *_) in sizes.items():
-        if number in found:
-            boxes, ids = zip(*found[number], strict=True)
+    for key, (file, *_) in sizes.items():
+        if key in found and owners[file] > 1:
+            skipped["images of a name that others have"] += 1
+        elif key in found:
+            boxes, ids, _ = zip(*found[key], strict=True)
             labels = np.array([classes[category] for category in ids], np.int64)
-            images.append(BoxImage(number, file, np.array(boxes, np.float32), np.array(ids, np.int64), labels))
-    dataset = BoxDataset(name, folder, names, tuple(images), skipped)
+            number = whole_id(key)
+            own = key if number is None else number
+            images.append(BoxImage(own, file, np.array(boxes, np.float32), np.array(ids, np.int64), labels))
+    named = Counter(ending for file in {file for file, *_ in sizes.values()} for ending in endings(file))
+    shared = frozenset(ending for ending, count in named.items() if count > 1)
+    dataset = BoxDataset(name, folder, names, tuple(images), skipped, shared)
     if not images:
         raise InputError(f"{path} has no usable box ({dataset.describe()}); expected {EXPECTED}")
     return dataset
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"no file {path}; expected {EXPECTED}")
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not readable JSON ({error}); expected {EXPECTED}") from error
+    content = read_json(path, EXPECTED)
     for key in ("images", "annotations", "categories"):
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -145,12 +164,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _classes(path: Path, rows: Sequence[Row], merge: bool) -> tuple[dict[int, int], tuple[str, ...]]:
     """({category id: class}, names of the classes)."""
+    named: dict[int, str] = {}
     for row in rows:
-        if not isinstance(row.get("id"), int) or not isinstance(row.get("name"), str) or not row["name"].strip():
+        number = whole_id(row.get("id"))
+        if number is None or not isinstance(row.get("name"), str) or not row["name"].strip():
             raise InputError(f"{path} has the category {row!r}, expected a whole number as id and a name")
-    named = {row["id"]: row["name"].strip() for row in sorted(rows, key=lambda row: row["id"])}
+        named[number] = row["name"].strip()
     if not rows or len(named) < len(rows):
         raise InputError(f"{path} has {len(rows)} categories, expected at least one, each with an id of its own")
+    named = dict(sorted(named.items()))
     if not merge:
         return {number: place for place, number in enumerate(named)}, tuple(named.values())
     places = {name: place for place, name in enumerate(dict.fromkeys(named.values()))}
@@ -158,27 +180,29 @@ def _classes(path: Path, rows: Sequence[Row], merge: bool) -> tuple[dict[int, in
 
 
 def _images(path: Path, rows: Iterable[Row]) -> Sizes:
-    """The name is the end of `coco_url` where there is no `file_name`."""
-    found = {}
+    """The name is the end of `coco_url` where there is no `file_name`; "/" stands between its folders."""
+    found: Sizes = {}
     for row in rows:
         number, sides = row.get("id"), [row.get(side) for side in ("height", "width")]
-        file = row.get("file_name") or "/".join(PurePosixPath(str(row.get("coco_url", ""))).parts[-2:])
+        file = row.get("file_name") or "/".join(PurePosixPath(str(row.get("coco_url") or "")).parts[-2:])
         sized = all(isinstance(side, (int, float)) and side > 0 for side in sides)
-        if not isinstance(number, (int, str)) or not file or not sized:
+        if not isinstance(number, (int, float, str)) or isinstance(number, bool) or not file or not sized:
             line = f"{path} has the image {row!r}, expected id, height, width and file_name or coco_url"
             raise InputError(line[:400])
-        found[number] = (str(file), *sides)
+        image = (str(PurePosixPath(str(file).replace("\\", "/"))), *sides)
+        if found.setdefault(id_key(number), image) != image:
+            raise InputError(f"{path} has two images of the id {number}; expected each to have an id of its own")
     return found
 
 
 def _box(row: Row, sizes: Sizes, classes: Mapping[int, int]) -> tuple[float, ...] | str:
     """x1 y1 x2 y2 within the image, or why the annotation cannot be used."""
-    image, category = row.get("image_id"), row.get("category_id")
-    if not isinstance(image, (int, str)) or image not in sizes:
+    image = row.get("image_id")
+    if not isinstance(image, (int, float, str)) or image != image or id_key(image) not in sizes:  # NaN: unlike itself
         return "annotations of unknown images"
-    if not isinstance(category, int) or category not in classes:
+    if whole_id(row.get("category_id")) not in classes:
         return "boxes of unknown categories"
-    if any(row.get(flag) for flag in CROWD_FLAGS):
+    if any(row.get(flag) not in NO_CROWD for flag in CROWD_FLAGS):
         return "crowds"
     try:
         x, y, width, height = map(float, row["bbox"])
@@ -188,7 +212,7 @@ def _box(row: Row, sizes: Sizes, classes: Mapping[int, int]) -> tuple[float, ...
         return "boxes without four numbers"
     if width <= 0 or height <= 0:
         return "boxes without area"
-    _, tall, wide = sizes[image]
+    _, tall, wide = sizes[id_key(image)]
     x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + width, wide), min(y + height, tall)
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else "boxes outside their image"
 

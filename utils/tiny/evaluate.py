@@ -3,7 +3,6 @@
 It is that of preset `tiny`. Evaluation scenes have seeds that training never draws.
 """
 
-import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from textregion.backbones import ClipBackbone
+from textregion.cli.command_line import Parser
 from textregion.labeling import mean_iou
 from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.presets import find_preset
@@ -122,7 +122,7 @@ def score_maps(segmenter: TextRegionSegmenter, encoded: Sequence[EncodedScene]) 
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints all scores of the shipped models, or of others."""
-    parser = argparse.ArgumentParser(prog="python -m utils.tiny.evaluate", description=__doc__)
+    parser = Parser(prog="python -m utils.tiny.evaluate", description=__doc__)
     parser.add_argument("--scenes", type=int, default=40, help="fresh scenes per world (default: 40)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--clip", type=Path, default=CLIP_WEIGHTS, help="CLIP weights (default: the shipped)")

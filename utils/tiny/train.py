@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import AdamW
 from tqdm import tqdm
 
+from textregion.cli.command_line import Parser
 from textregion.tiny.models import CLIP_WEIGHTS, SAM2_WEIGHTS
 from utils.tiny.clip_training import ClipTraining
 from utils.tiny.data import DEFAULT_CACHE, training_scenes
@@ -96,7 +97,7 @@ def train(
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     description = "Train a model of the tiny world on a CPU."
-    parser = argparse.ArgumentParser("python -m utils.tiny.train", description=description)
+    parser = Parser(prog="python -m utils.tiny.train", description=description)
     add = parser.add_argument
     add("model", choices=TRAININGS)
     add("--minutes", type=float, default=40.0, help="training time (default: 40)")

@@ -1,6 +1,9 @@
 """Weight files in every published layout become the same model; anything else is one line."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 
 import open_clip
@@ -11,7 +14,14 @@ from open_clip.model import CLIP, CustomTextCLIP
 from safetensors.torch import save_file
 
 from textregion.backbones import FAMILIES, BackboneSpec
-from textregion.backbones.loading import build_model, kind_of, load_backbone, random_backbone, to_open_clip
+from textregion.backbones.loading import (
+    build_model,
+    kind_of,
+    load_backbone,
+    random_backbone,
+    seeded,
+    to_open_clip,
+)
 from textregion.errors import InputError
 
 SMALL_CLIP = {
@@ -251,3 +261,22 @@ def test_random_weights_are_the_same_every_time_and_leave_the_random_state_alone
     tokens = first.tokenizer(["a photo of a cat.", "sky"])
     assert tokens.shape == (2, 13)
     assert 0 <= tokens.min() <= tokens.max() < 503, "folded into the model's vocabulary"
+
+
+def test_threads_that_seed_at_once_leave_the_global_random_state():
+    barrier, before = threading.Barrier(4), torch.get_rng_state()
+
+    def draw(seed: int) -> list[float]:
+        barrier.wait()
+        numbers = []
+        with seeded(seed):
+            for _ in range(50):
+                numbers += torch.rand(1).tolist()
+                time.sleep(0)  # another thread's turn
+        return numbers
+
+    with ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(draw, (3, 4, 5, 3)))
+    assert torch.equal(torch.get_rng_state(), before)
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 4, 5, 3)]
+    assert drawn == [[torch.rand(1, generator=generator).item() for _ in range(50)] for generator in generators]

@@ -209,12 +209,23 @@ FAILED = Outcome("bad.png", "out/bad", "failed", message='bad.png is, "truly", n
 
 
 def test_rows_tell_what_run_json_holds():
-    run = {"width": 5, "height": 7, "regions": 2, "shares": [["a", 0.5], ["b", 0.3], ["c", 0.1], ["d", 0.1]]}
+    run = {
+        "width": 5,
+        "height": 7,
+        "regions": 2,
+        "note": "",
+        "shares": [["a", 0.5], ["b", 0.3], ["c", 0.1], ["d", 0.1]],
+    }
     row = Outcome.of_run("x.png", "out/x", "resumed", {**run, "kept": "out/x.old-1"}, 0.1)
     assert (row.width, row.height, row.regions, row.labels) == (5, 7, 2, "a 50%, b 30%, c 10%")
     assert row.line() == (
         "x.png: 2 regions -> out/x (resumed; a 50%, b 30%, c 10%; 0.10 s; an earlier run is kept as out/x.old-1)"
     )
+    none = Outcome.of_run(
+        "x.png", "out/x", "done", {**run, "regions": 0, "shares": [], "note": "no region found: …"}, 0.1
+    )
+    assert none.line() == "x.png: 0 regions -> out/x (done; no region found; 0.10 s; no region found: …)"
+    assert none.cells()[3] == "no region found"
     assert FAILED.line() == 'skipped: bad.png is, "truly", no image'
 
 
@@ -254,3 +265,28 @@ def test_a_summary_of_other_images_is_kept(tmp_path, capsys):
     (tmp_path / "summary.csv").write_bytes(b"\xff mine")
     write_summary(tmp_path, [DONE])
     assert (tmp_path / "summary.csv.old-2").read_bytes() == b"\xff mine"
+
+
+def test_every_image_of_a_batch_has_its_own_masks_of_one_coco_file(tmp_path, capsys):
+    rows, things = [], []
+    for number, folder in ((1, "cam1"), (2, "cam2"), (3, "cam3")):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(draw_scene(number).image).resize((67, 53)).save(tmp_path / folder / "0001.png")
+        square = [[10 * number, 5, 10 * number + 20, 5, 10 * number + 20, 30, 10 * number, 30]]
+        rows.append({"id": number, "file_name": f"cam{number}/0001.png", "width": 67, "height": 53})
+        things.append({"id": 70 + number, "image_id": float(number), "segmentation": square})
+    things.append({"id": 79, "image_id": 2, "segmentation": [[5, 5, 6, 6]]})
+    (tmp_path / "coco.json").write_text(json.dumps({"images": rows[:2], "annotations": things}))
+    images = [str(tmp_path / f"cam{n}" / "0001.png") for n in (1, 2, 3)]
+    more = ("--image_list", *images, "--masks", str(tmp_path / "coco.json"), "--output", str(tmp_path / "out"))
+    code = main([*FLAGS, *more])
+    captured = capsys.readouterr()
+    assert code == 1, "the third image is not in the file"
+    assert "coco.json lists no image" in captured.err
+    assert "1 of 4 annotations name no image that the file lists" in captured.err
+    assert "passed over 1 broken masks or polygons: annotation 79 (" in captured.err
+    boxes = {}
+    for path in (tmp_path / "out").glob("*/run.json"):
+        regions = json.loads((path.parent / "regions.json").read_text())["regions"]
+        boxes[json.loads(path.read_text())["image"]["path"]] = [region["box"] for region in regions]
+    assert boxes == {images[0]: [[10, 5, 30, 30]], images[1]: [[20, 5, 40, 30]]}

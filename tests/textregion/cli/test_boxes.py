@@ -102,7 +102,7 @@ def test_an_image_that_the_file_does_not_know_is_one_failed_image(tmp_path, caps
     command = ("--image", images, "--labels", "sky", "--boxes", tmp_path / "boxes.json", "--output", tmp_path / "out")
     code, _, err = run(capsys, *command)
     assert code == 1
-    assert "has no boxes of" in err
+    assert "lists no image" in err
     assert (tmp_path / "out" / "scene_3" / "boxes.json").is_file()
 
 
@@ -164,3 +164,27 @@ def test_bad_input_is_one_line(tmp_path, capsys, images, arguments, line):
     assert code == 2
     assert line in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("boxes", [["-0.5,0,50,50"], ["10,10,60,60", "-.5,-0.25,20,30"], ["-1e-1,0,9,9"]])
+def test_boxes_that_begin_half_a_pixel_beyond_the_edge(tmp_path, capsys, images, boxes):
+    where = ("--image", images / "scene_3.png", "--labels", *LABELS, "--output", tmp_path / "out")
+    code, _, err = run(capsys, *where, "--boxes", *boxes)
+    assert (code, err) == (0, "")
+    rows = json.loads((tmp_path / "out" / "scene_3" / "boxes.json").read_text())["boxes"]
+    assert len(rows) == len(boxes)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--seed", "-1"], "got --seed -1, expected a whole number of at least 0"),
+        (["--pred_iou_thresh", "-0.5"], "got pred_iou_thresh -0.5, expected a number in 0..1"),
+        (["--min-size", "-3"], "got min_size -3, expected a whole number of at least 0"),
+        (["--box_nms_thresh", "-inf"], "got box_nms_thresh -inf, expected a number in 0..1"),
+    ],
+)
+def test_a_negative_number_out_of_range_is_said_so(tmp_path, capsys, words, line):
+    code, _, err = run(capsys, "--preset", "tiny", "--output", tmp_path / "out", *words)
+    assert code == 2
+    assert err.startswith(f"error: {line}")

@@ -2,12 +2,22 @@
 
 import argparse
 import io
+import re
 import signal
 import warnings
 
 import pytest
 
-from textregion.cli.command_line import Parser, Sides, boolean, output_folder, positive, run_program
+from textregion.cli.command_line import (
+    NEGATIVE_NUMBER,
+    Parser,
+    Sides,
+    boolean,
+    output_folder,
+    positive,
+    run_program,
+    spelled,
+)
 from textregion.errors import InputError
 
 
@@ -134,3 +144,65 @@ def test_mistakes_of_the_program_are_not_hidden():
 
     with pytest.raises(ValueError, match="a mistake"):
         run_program(body)
+
+
+NEGATIVE = ["-0.5,0,50,50", "-1", "-.5", "-1e-3", "-3,-2,-1,0", "-inf", "-0"]
+
+
+@pytest.mark.parametrize("word", NEGATIVE)
+def test_a_negative_number_is_a_value_and_no_flag(word):
+    parser = Parser()
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--one")
+    group = parser.add_argument_group("more")
+    group.add_argument("--boxes", nargs="+")
+    group.add_argument("-l", "--labels", nargs="+")
+    parsed = parser.parse_args([word, "--one", word, "--boxes", "1,2,3,4", word, "-l", word, "b"])
+    assert (parsed.words, parsed.one, parsed.boxes, parsed.labels) == ([word], word, ["1,2,3,4", word], [word, "b"])
+    assert parser.parse_args([f"--one={word}"]).one == word
+
+
+@pytest.mark.parametrize("word", ["--", "-x", "--nan", "-i", "-d5", "-"])
+def test_other_words_with_a_dash_are_no_numbers(word):
+    assert not NEGATIVE_NUMBER.match(word)
+
+
+@pytest.fixture
+def both_spellings() -> Parser:
+    """A parser whose flags are declared in both ways, alone and in a group."""
+    parser = Parser(prog="p", usage="p")
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--work-dir", default="x")
+    parser.add_argument("--labels_file", "-f")
+    parser.add_argument_group("more", "of them").add_argument("--mask-cache", action="store_true")
+    return parser
+
+
+@pytest.mark.parametrize("flag", ["--work-dir", "--work_dir"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_both_spellings_are_taken(both_spellings, flag, joined):
+    words = [f"{flag}=a-b_c"] if joined else [flag, "a-b_c"]
+    assert both_spellings.parse_args(words).work_dir == "a-b_c"
+    assert both_spellings.parse_args(["--mask-cache"]) == both_spellings.parse_args(["--mask_cache"])
+    assert both_spellings.parse_args(["--labels-file", "y"]).labels_file == "y"
+
+
+def test_the_help_and_the_errors_show_one_spelling(both_spellings, capsys):
+    text = both_spellings.format_help()
+    assert set(re.findall(r"--\w[\w-]*", text)) == {"--help", "--work_dir", "--labels_file", "--mask_cache"}
+    with pytest.raises(SystemExit):
+        both_spellings.parse_args(["--work-dir"])
+    assert capsys.readouterr().err == "error: argument --work_dir: expected one argument; see p --help\n"
+
+
+def test_what_follows_two_dashes_is_taken_as_it_is(both_spellings):
+    assert both_spellings.parse_args(["--work-dir", "a", "--", "--b-c", "d-e"]).files == ["--b-c", "d-e"]
+
+
+@pytest.mark.parametrize(("word", "flag"), [("--work-dirs=3", "--work_dir"), ("--lables-file", "--labels_file")])
+def test_an_unknown_flag_names_the_one_that_is_meant(both_spellings, capsys, word, flag):
+    with pytest.raises(SystemExit) as stop:
+        both_spellings.parse_args([word])
+    assert stop.value.code == 2
+    end = f"; did you mean {flag}?; see p --help\n"
+    assert capsys.readouterr().err == f"error: unrecognized arguments: {spelled(word)}{end}"

@@ -96,6 +96,54 @@ def test_jobs_of_a_folder_with_a_labels_file(folder):
     assert {job.labels for job in jobs} == {("dog", "sky")}
 
 
+def labels_of(*arguments: object) -> list[tuple[str, ...]]:
+    return [job.labels for job in gather_jobs(parse_arguments([str(argument) for argument in arguments]))]
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        (["red star, sky"], ("red star", "sky")),
+        (["red", "star,", "sky,grass"], ("red", "star", "sky", "grass")),
+        (['"red, round star"', "sky"], ("red, round star", "sky")),
+        (["sofa;couch, sky"], ("sofa; couch", "sky")),
+    ],
+)
+def test_labels_on_the_command_line_are_split_at_commas(words, labels):
+    assert labels_of("--image", "a.png", "--labels", *words) == [labels]
+
+
+@pytest.mark.parametrize("words", [["", "sky"], ["sky", " , "], ["sky", ";"]])
+def test_a_blank_label_is_one_line(words):
+    with pytest.raises(InputError, match="expected words or phrases"):
+        labels_of("--image", "a.png", "--labels", *words)
+
+
+def test_a_line_of_a_file_is_one_label(tmp_path):
+    (tmp_path / "labels.txt").write_text("red, round star\nsky\n")
+    assert labels_of("--image", "a.png", "--labels_file", tmp_path / "labels.txt") == [("red, round star", "sky")]
+
+
+def test_a_text_in_a_query_file_is_split_and_a_list_taken_as_it_stands(tmp_path):
+    path = tmp_path / "q.yaml"
+    path.write_text("a.png: '\"red, round star\", sky'\nb.png: ['red star, sky', grass]\n")
+    assert labels_of("--image_query_cfg", path) == [("red, round star", "sky"), ("red star, sky", "grass")]
+
+
+def test_labels_named_twice_are_merged_and_said(tmp_path, capsys):
+    assert labels_of("--image", "a.png", "-l", "grass", "sky; heaven", "grass", "sky; blue") == [
+        ("grass", "sky; heaven; blue")
+    ]
+    assert capsys.readouterr().err == "note: labels named more than once, taken once: grass, sky\n"
+    path = tmp_path / "q.yaml"
+    path.write_text("a.png: [sky, sky]\n")
+    assert labels_of("--image_query_cfg", path) == [("sky",)]
+    assert capsys.readouterr().err == "note: a.png: labels named more than once, taken once: sky\n"
+    path.write_text("a.png: [sky, '']\n")
+    with pytest.raises(InputError, match=r"a\.png: got '' as a label"):
+        labels_of("--image_query_cfg", path)
+
+
 def test_no_image_is_the_drawn_scene():
     assert gather_jobs(parse_arguments([])) == []
     assert Path("a.png") == gather_jobs(parse_arguments(["--image", "a.png", "--labels", "x"]))[0].image

@@ -48,6 +48,8 @@ def test_drawn_scene(tmp_path, capsys):
             assert image.size[0] >= 256
     files = json.loads((folder / "run.json").read_text())["files"]
     assert sorted(files) == sorted(p.name for p in folder.iterdir() if p.name != "run.json")
+    for name in ("coco.json", "coco_regions.json"):
+        assert json.loads((folder / name).read_text())["images"][0]["file_name"] == "scene.png"
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,7 @@ def test_help_tells_every_file(coffee, capsys):
         main(["--help"])
     told = capsys.readouterr().out.partition("what is written into every image's folder:")[2]
     names = {path.name + "/" * path.is_dir() for path in coffee.iterdir()}
+    names = names - {"coffee.png"} | {"<image>"}
     assert names <= {line.split()[0] for line in told.splitlines() if line.strip()}
 
 
@@ -127,7 +130,7 @@ def test_photographs_with_the_tiny_preset(tmp_path, capsys, photos):
 
 
 def test_real_architectures_on_a_photograph(tmp_path, capsys, photos):
-    code, _, err = run(
+    code, out, err = run(
         capsys,
         *("--preset", "clip-vit-b16", "--model_cfg", "tiny", "--random_weights"),
         *("--image", photos / "astronaut.png", "--labels", "person", "rocket"),
@@ -135,12 +138,16 @@ def test_real_architectures_on_a_photograph(tmp_path, capsys, photos):
     )
     assert (code, err) == (0, "")
     assert np.asarray(Image.open(tmp_path / "astronaut" / "labels.png")).shape == (151, 181)
+    assert "(random weights: labels and scores mean nothing)\n" in out
+    for name in ("run.json", "labels.json", "regions.json"):
+        note = json.loads((tmp_path / "astronaut" / name).read_text())["note"]
+        assert "random weights: labels and scores mean nothing" in note
 
 
 @pytest.mark.parametrize("source", ["slic", "label-map", "boxes"])
 def test_other_mask_sources(tmp_path, capsys, photos, source):
     label_map = np.zeros((151, 181), np.uint8)
-    label_map[:, 90:] = 1
+    label_map[:, 90:] = 2  # 0 and 1 would be a single mask
     Image.fromarray(label_map).save(tmp_path / "coffee.png")
     flags = {"slic": ["--masks", "slic"], "label-map": ["--masks", tmp_path], "boxes": ["--boxes", "9,9,80,90"]}
     code, out, err = run(
@@ -169,6 +176,26 @@ def test_pixels_outside_all_regions_are_said(tmp_path, capsys, photos):
     given = ("--image", photos / "coffee.png", "--masks", tmp_path / "coffee.npy", "--labels", "wood", "stone")
     _, out, _ = run(capsys, "--preset", "tiny", *given, "--output", tmp_path / "out")
     assert "(89.0% of the pixels lie in no region: labelled from dense features)" in out
+
+
+def test_no_region_is_said_everywhere(tmp_path, capsys, photos):
+    """Tokens without dense features: the label map holds the first label, and nothing else tells of it."""
+    np.save(tmp_path / "none.npy", np.zeros((1, 151, 181), bool))
+    given = ("--image", photos / "coffee.png", "--masks", tmp_path / "none.npy", "--labels", "wood, stone")
+    flags = ("--preset", "tiny", "--dense_fallback", "False", "--output", tmp_path / "out", "--similarity_maps")
+    code, out, _ = run(capsys, *given, *flags)
+    assert code == 0
+    assert "  no region found: the label map holds the first label everywhere, which means nothing\n" in out
+    assert "%" not in out
+    folder = tmp_path / "out" / "coffee"
+    assert (np.asarray(Image.open(folder / "labels.png")) == 0).all()
+    read = {name: json.loads((folder / name).read_text()) for name in ("run.json", "labels.json", "regions.json")}
+    assert all(content["note"].startswith("no region found: ") for content in read.values())
+    assert (read["run.json"]["regions"], read["run.json"]["shares"], read["labels.json"]["regions"]) == (0, [], 0)
+    for name in ("coco.json", "coco_regions.json"):
+        content = json.loads((folder / name).read_text())
+        assert content["annotations"] == []
+        assert content["info"]["note"].startswith("no region found: ")
 
 
 def test_yaml_of_images_and_labels(tmp_path, capsys, photos):

@@ -15,7 +15,7 @@ from golden_data import FOLDERS
 from textregion.errors import InputError
 from textregion.masks import filters
 from textregion.masks.base import MaskGenerator
-from textregion.masks.sam2 import ImageFeatures, Sam2MaskGenerator
+from textregion.masks.sam2 import Candidates, ImageFeatures, Sam2MaskGenerator
 from textregion.types import RegionMasks
 
 POINTS = 8
@@ -44,6 +44,14 @@ def generator(golden, run: str, model) -> Sam2MaskGenerator:
     return Sam2MaskGenerator(model, points_per_side=POINTS, **options)
 
 
+def candidates(maker: Sam2MaskGenerator, logits: torch.Tensor, scores: torch.Tensor) -> Candidates:
+    """Of N clicks, in two batches, the later one first."""
+    half, total = len(logits) // 2, len(logits)
+    parts = [maker.candidates(scores[half:], logits[half:].__getitem__, half, total)]
+    parts += [maker.candidates(scores[:half], logits[:half].__getitem__, 0, total)]
+    return Candidates.join(parts)
+
+
 def stored(golden, run: str = "fuse"):
     """Candidates (in order) and their scores, as the program's network gave them."""
     data = golden.arrays("amg_D_chelsea")
@@ -58,16 +66,16 @@ def stored(golden, run: str = "fuse"):
 def test_stages_are_exact(golden, run, tiny_sam2):
     raw, raw_scores, stages = stored(golden, run)
     maker = generator(golden, run, tiny_sam2)
-    candidates, scores = filters.order_candidates(raw), filters.order_candidates(raw_scores)
+    ordered, scores = filters.order_candidates(raw), filters.order_candidates(raw_scores)
     np.testing.assert_array_equal(scores, stages["cand_iou"])
     good = (scores > maker.pred_iou_thresh).nonzero()[:, 0]
     np.testing.assert_array_equal(good, stages["ids_after_iou"])
-    stability = filters.stability_scores(candidates[good])
+    stability = filters.stability_scores(ordered[good])
     stable = stability >= maker.stability_score_thresh
     np.testing.assert_array_equal(good[stable], stages["ids_after_stability"])
     np.testing.assert_array_equal(stability[stable], stages["stability_after_stability"])
     good = good[stable]
-    boxes = filters.inclusive_boxes(candidates[good] > 0)
+    boxes = filters.inclusive_boxes(ordered[good] > 0)
     np.testing.assert_array_equal(good, stages["ids_after_box_edge"])  # that filter never removes anything
     np.testing.assert_array_equal(boxes, stages["boxes_after_box_edge"])
     kept = filters.suppress(boxes, scores[good], maker.box_nms_thresh)
@@ -81,11 +89,12 @@ def test_filtered_candidates_and_their_order_are_exact(golden, run, tiny_sam2):
     raw, raw_scores, stages = stored(golden, run)
     maker = generator(golden, run, tiny_sam2)
     scores = filters.order_candidates(raw_scores)
-    index, _, boxes = maker.filter(filters.order_candidates(raw), scores)
-    order = filters.sort_by_level(index, scores[index], len(raw))
+    found = candidates(maker, raw, raw_scores)
+    found = found.take(maker.kept(found))
+    np.testing.assert_array_equal(found.predicted_iou, scores[found.index])
     if run != "nonoverlap_nofuse":  # this one is stored before the size filter
-        np.testing.assert_array_equal(index[order], stages["order_before_fuse"])
-        xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)[order]
+        np.testing.assert_array_equal(found.index, stages["order_before_fuse"])
+        xywh = torch.cat([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)
         np.testing.assert_array_equal(xywh, stages["bbox_before_fuse"])
 
 
@@ -93,11 +102,10 @@ def test_filtered_candidates_and_their_order_are_exact(golden, run, tiny_sam2):
 def test_fused_groups_are_exact(golden, run, tiny_sam2):
     raw, raw_scores, stages = stored(golden, run)
     maker = generator(golden, run, tiny_sam2)
-    candidates, scores = filters.order_candidates(raw), filters.order_candidates(raw_scores)
-    index, _, boxes = maker.filter(candidates, scores)
-    order = filters.sort_by_level(index, scores[index], len(raw))
-    masks = RegionMasks(candidates[index[order]].clamp(0, 3), (128, 192), (128, 192))
-    groups = filters.fusion_groups(masks, boxes[order], maker.fuse_mask_threshold)
+    found = candidates(maker, raw, raw_scores)
+    found = found.take(maker.kept(found))
+    masks = RegionMasks(found.logits, (128, 192), (128, 192), cut=0.0)
+    groups = filters.fusion_groups(masks, found.boxes, maker.fuse_mask_threshold)
     assert [len(group) for group in groups] == stages["groups_len"].tolist()
     assert [i for group in groups for i in group] == stages["groups_flat"].tolist()
 
@@ -112,7 +120,8 @@ def test_final_masks_are_exact(golden, run, tiny_sam2):
     """Positive pixels equal; values within one unit in the last place of the stored half precision."""
     raw, raw_scores, stages = stored(golden, run)
     size = tuple(golden.json("inputs.json")["D_chelsea"]["resized_hw"])
-    masks = generator(golden, run, tiny_sam2).select(raw, raw_scores, (40, 60), size)
+    maker = generator(golden, run, tiny_sam2)
+    masks = maker.select(candidates(maker, raw, raw_scores), (40, 60), size)
     assert masks.image_size == (40, 60)
     full = masks.full().numpy()
     if "final_masks" in stages:
@@ -252,7 +261,8 @@ def logits_of(*masks: list[list[float]]) -> torch.Tensor:
 
 def select(tiny_sam2, logits, scores, **options) -> RegionMasks:
     size = tuple(logits.shape[-2:])
-    return lenient(tiny_sam2, fuse_mask=False, **options).select(logits, torch.tensor([scores]), size, size)
+    maker = lenient(tiny_sam2, fuse_mask=False, **options)
+    return maker.select(candidates(maker, logits, torch.tensor([scores])), size, size)
 
 
 def test_values_are_clamped_to_0_3(tiny_sam2):
@@ -289,7 +299,7 @@ def test_given_points_select_keeps_scores_with_their_masks(tiny_sam2, options):
             logits[point, output, point * 4 : point * 4 + 3, output * 2 : output * 2 + 2] = 9.0
     scores = torch.tensor([[0.3, 0.6, 0.5], [0.9, 0.7, 0.8]])
     maker = lenient(tiny_sam2, **({"fuse_mask": False} | options))
-    masks = maker.select(logits.half(), scores, (8, 8), (8, 8))
+    masks = maker.select(candidates(maker, logits.half(), scores), (8, 8), (8, 8))
     by_level = [0.8, 0.5, 0.7, 0.6, 0.9, 0.3]
     assert masks.predicted_iou.tolist() == pytest.approx(by_level if options else sorted(by_level, reverse=True))
     for score, full in zip(masks.predicted_iou, masks.full(), strict=True):

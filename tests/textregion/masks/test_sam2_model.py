@@ -3,12 +3,15 @@
 from functools import partial
 
 import pytest
+import sam2
 import tiny_models
 import torch
+from omegaconf import OmegaConf
 
 from textregion.errors import InputError
 from textregion.masks.sam2 import (
     SIZES,
+    _check_targets,
     build_sam2,
     config_path,
     find_size,
@@ -109,7 +112,61 @@ def test_bad_names_and_configurations_are_one_line(tmp_path):
 
 def test_a_library_that_cannot_be_loaded_tells_its_own_story(tmp_path, monkeypatch):
     (tmp_path / "broken_part.py").write_text("raise OSError('libmissing.so.3: cannot open shared object file')")
-    (tmp_path / "own.yaml").write_text("model: {_target_: broken_part.Model}")
-    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own.yaml").write_text("model: {_target_: sam2.broken_part.Model}")
+    monkeypatch.setattr(sam2, "__path__", [*sam2.__path__, str(tmp_path)])
     with pytest.raises(OSError, match=r"^libmissing\.so\.3: cannot open shared object file$"):
+        build_sam2(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.load",
+        "torch.nn.Linear",
+        "os.system",
+        "builtins.eval",
+        "sam2",
+        "sam2.",
+        "sam2x.Model",
+        "sam2.build_sam.torch.load",
+        "sam2.build_sam.torch.nn.Linear",
+        "sam2.build_sam.build_sam2",
+        "sam2.modeling.sam2_base.trunc_normal_",
+        "sam2.modeling.sam2_base.torch",
+        "sam2.modeling.sam2_base.NO_OBJ_SCORE",
+        "sam2.nowhere.Model",
+        "${oc.env:HOME}",
+        "${other}",
+    ],
+)
+@pytest.mark.parametrize("place", ["model: {%s}", "model: {_target_: torch.nn.Identity, part: [{deep: {%s}}]}"])
+def test_only_modules_of_sam2_are_made(tmp_path, monkeypatch, target, place):
+    def instantiate(*_, **__):
+        raise AssertionError("something was made")
+
+    monkeypatch.setattr("textregion.masks.sam2.instantiate", instantiate)
+    (tmp_path / "own.yaml").write_text("other: os.system\n" + place % f"_target_: '{target}'")
+    with pytest.raises(InputError) as error:
+        build_sam2(tmp_path / "own.yaml")
+    assert f"{tmp_path / 'own.yaml'} is not a SAM 2 configuration (" in message(error)
+
+
+def test_a_configuration_may_not_load_a_file_of_its_own(tmp_path):
+    text = tiny_models.SAM2_CONFIG.read_text()
+    assert "embed_dim:" in text
+    (tmp_path / "own.yaml").write_text(text.replace("embed_dim:", "weights_path: evil.pt\n      embed_dim:", 1))
+    with pytest.raises(InputError, match="it names weights_path"):
+        build_sam2(tmp_path / "own.yaml")
+
+
+def test_every_published_configuration_is_allowed():
+    for size in SIZES:
+        config = OmegaConf.to_container(OmegaConf.load(config_path(size)).model, resolve=True)
+        _check_targets(config)
+
+
+def test_a_configuration_that_multiplies_is_refused(tmp_path):
+    lines = "".join(f"k{n}: &k{n} [{', '.join([f'*k{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    (tmp_path / "own.yaml").write_text(f"k0: &k0 [1]\n{lines}model: *k11\n")
+    with pytest.raises(InputError, match=r"is not a SAM 2 configuration \(stands for more than"):
         build_sam2(tmp_path / "own.yaml")

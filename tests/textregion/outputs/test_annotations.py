@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from textregion.errors import InputError
-from textregion.labels import region_scores
+from textregion.labeling import label_pixels
+from textregion.labels import LabelPrompts, region_scores
 from textregion.outputs.annotations import (
     coco_json,
     coco_regions_json,
     label_shares,
     labels_json,
+    no_region_note,
     region_rows,
     similarity_map,
 )
@@ -50,9 +53,11 @@ def text() -> torch.Tensor:
     return torch.tensor([[0.10, 0.20, 0.0], [0.13, 0.11, 0.0], [0.12, 0.24, 0.0], [0.05, 0.25, 0.0]])
 
 
-def test_labels_json(result):
-    found = labels_json(result)
+def test_labels_json(result, tokens):
+    found = labels_json(result, tokens, "take care")
     assert found["image"] == {"width": 5, "height": 3}
+    assert (found["regions"], found["note"]) == (2, "take care")
+    assert [e["pixels"] for e in found["labels"]] == [8, 0, 7]
     assert found["uncovered"] == pytest.approx(3 / 15)
     assert [(e["index"], e["name"]) for e in found["labels"]] == [(0, "cat"), (1, "sky"), (2, "red sofa")]
     assert [e["share"] for e in found["labels"]] == pytest.approx([8 / 15, 0, 7 / 15], abs=1e-5)
@@ -78,11 +83,6 @@ def test_region_rows_by_hand(tokens, text):
 
 def test_region_scores_are_those_of_a_pixel_that_one_region_covers(tiny_clip):
     """The same numbers as the label map's, bias and scale included."""
-    from dataclasses import replace
-
-    from textregion.labeling import label_pixels
-    from textregion.labels import LabelPrompts
-
     random = torch.Generator().manual_seed(3)
     unit = torch.nn.functional.normalize(torch.randn(6, 8, generator=random), dim=1)
     masks = RegionMasks(torch.eye(2)[:, None], (1, 2))
@@ -103,8 +103,70 @@ def test_scores_and_text_must_belong_together(tokens, text):
         similarity_map(tokens, torch.zeros(3))
 
 
-def test_no_region_is_a_normal_result(text):
-    none = RegionTokens(torch.zeros(0, 3), RegionMasks.empty((3, 5)), torch.zeros(0, dtype=torch.long), (1, 1))
+@pytest.fixture
+def none() -> RegionTokens:
+    """No region in 3 x 5 pixels."""
+    return RegionTokens(torch.zeros(0, 3), RegionMasks.empty((3, 5)), torch.zeros(0, dtype=torch.long), (1, 1))
+
+
+def test_no_region_is_said_and_no_label_told(none, text):
+    """The label map holds the first label everywhere (method 8.4): no share, no annotation, no confidence of it."""
+    bare = label_pixels(none.logits(text), none.masks, LabelPrompts.parse(LABELS))
+    assert (bare.label_map == 0).all()
+    assert no_region_note(bare, none).startswith("no region found: the label map holds the first label")
+    assert label_shares(bare, none) == []
+    found = labels_json(bare, none, "x")
+    assert (found["regions"], found["uncovered"]) == (0, 1.0)
+    assert [(e["pixels"], e["share"], e["confidence"]) for e in found["labels"]] == [(0, 0.0, None)] * 3
+    assert coco_json([("a.png", bare, none)], "x")["annotations"] == []
+    assert coco_json([("a.png", bare, none)], "x")["info"]["note"] == "x"
+
+
+def test_dense_features_label_where_no_region_lies(none, text, result):
+    dense = replace(none, dense=torch.zeros(3, 1, 1))
+    bare = replace(result, region_map=result.region_map * 0 - 1)
+    assert no_region_note(bare, dense) == "no region found: labelled from dense features"
+    assert (
+        label_shares(bare, dense) == label_shares(result, none) == [("cat", 8 / 15), ("sky", 0), ("red sofa", 7 / 15)]
+    )
+    assert len(coco_json([("a.png", bare, dense)])["annotations"]) == 2
+    assert no_region_note(result, none) == ""
+
+
+def test_a_region_without_a_pixel_is_counted(tokens, text):
+    """Its box and area are zero, and the COCO file, which cannot hold it, says that it is left out."""
+    masks = replace(tokens.masks, soft=tokens.masks.soft * torch.tensor([0.0, 1.0])[:, None, None])
+    tokens = replace(tokens, masks=masks)
+    crops = crop_regions(masks)
+    rows = region_rows(tokens, text, LABELS, crops=crops)
+    assert [(row["box"], row["area"]) for row in rows] == [([0, 0, 0, 0], 0), ([1, 1, 4, 3], 6)]
+    found = coco_regions_json("a.jpg", tokens, rows, ["cat", "sky", "red sofa"], crops, "take care")
+    assert found["info"]["note"] == "take care; left out, for they cover no pixel: 1 of 2 regions"
+    assert [a["region"] for a in found["annotations"]] == [1]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_and_areas_are_those_of_the_mask_at_the_images_size(seed):
+    """Masks of other sizes, with parts, and boxes of their own that are wider: the files have the mask's own."""
+    random = torch.Generator().manual_seed(seed)
+    soft = (torch.rand(9, 5, 7, generator=random) - 0.9).clamp(min=0)
+    boxes = torch.tensor([[0.0, 0, 41, 29]]).expand(7, 4)
+    masks = RegionMasks(soft, (29, 41), (17, 23), torch.tensor([0, 1, 2, 3, 4, 5, 6, 1, 3]), boxes)
+    tokens = RegionTokens(torch.eye(7), masks, torch.arange(7), (2, 2))
+    crops = crop_regions(masks)
+    rows = region_rows(tokens, torch.eye(3, 7), ["a", "b", "c"], crops=crops)
+    coco = coco_regions_json("a.png", tokens, rows, ["a", "b", "c"], crops)["annotations"]
+    for row, mask in zip(rows, masks.binary().numpy(), strict=True):
+        y, x = mask.nonzero()
+        expected = [x.min(), y.min(), x.max() + 1, y.max() + 1] if len(x) else [0, 0, 0, 0]
+        assert (row["box"], row["area"]) == (expected, len(x))
+    for a in coco:
+        x1, y1, x2, y2 = rows[a["region"]]["box"]
+        assert a["bbox"] == [x1, y1, x2 - x1, y2 - y1] == coco_mask.toBbox(a["segmentation"]).tolist()
+        assert a["area"] == rows[a["region"]]["area"] == coco_mask.area(a["segmentation"])
+
+
+def test_no_region_is_a_normal_result(none, text):
     assert region_rows(none, text, LABELS) == []
     assert np.isnan(similarity_map(none, np.zeros(0, np.float32))).all()
     assert len(none.to_supervision(text, LABELS)) == 0
@@ -133,10 +195,10 @@ def test_similarity_map_equals_the_slow_form(seed):
     assert np.array_equal(similarity_map(tokens, scores, crop_regions(masks)), expected, equal_nan=True)
 
 
-def test_coco_file_of_label_maps_loads_and_decodes(tmp_path, result):
+def test_coco_file_of_label_maps_loads_and_decodes(tmp_path, result, tokens):
     other = Segmentation(np.ones((2, 3), np.int64), np.ones((2, 3), np.float32), np.zeros((2, 3), int), ("sky", "dog"))
     path = tmp_path / "coco.json"
-    path.write_text(json.dumps(coco_json([("a.jpg", result), ("b.jpg", other)])))
+    path.write_text(json.dumps(coco_json([("a.jpg", result, tokens), ("b.jpg", other, tokens)])))
     coco = COCO(str(path))
     assert [c["name"] for c in coco.loadCats(coco.getCatIds())] == ["cat", "sky", "red sofa", "dog"]
     assert [(i["file_name"], i["width"], i["height"]) for i in coco.loadImgs([1, 2])] == [
@@ -210,7 +272,7 @@ def test_missing_supervision_is_one_line(monkeypatch, result):
     assert "\n" not in str(error.value)
 
 
-def test_shares_keep_duplicate_labels():
+def test_shares_keep_duplicate_labels(tokens):
     label_map = np.array([[0, 1, 1, 2]])
     result = Segmentation(label_map, np.ones((1, 4), np.float32), label_map * 0, ("a", "b", "b"))
-    assert label_shares(result) == [("a", 0.25), ("b", 0.5), ("b", 0.25)]
+    assert label_shares(result, tokens) == [("a", 0.25), ("b", 0.5), ("b", 0.25)]

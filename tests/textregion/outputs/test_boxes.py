@@ -5,8 +5,10 @@ from torch.nn import functional as F
 
 from textregion.boxes import GivenBoxes
 from textregion.outputs.annotations import box_rows
+from textregion.outputs.folder import name_boxes
 from textregion.outputs.pictures import MOST_BOXES, boxes_picture
 from textregion.types import RegionMasks, RegionTokens
+from TextRegionSegmenter import TextRegionSegmenter
 
 BOXES = np.array([[1, 2, 30, 40], [5, 5, 20.25, 25], [0, 0, 50, 45]], np.float32)
 IMAGE = np.full((45, 53, 3), 90, np.uint8)
@@ -79,3 +81,12 @@ def test_of_very_many_boxes_the_best_are_drawn():
     )
     drawn, cut = (np.asarray(boxes_picture(IMAGE, rows))[: round(45 * 800 / 53)] for rows in (few, many))
     assert np.array_equal(drawn, cut)
+
+
+def test_boxes_files_say_that_there_is_no_region_and_what_else_is_to_be_said(tiny_clip):
+    segmenter = TextRegionSegmenter(tiny_clip, scale=(64, 32), device="cpu")
+    tokens = segmenter.encode_image(IMAGE, masks=np.zeros((1, *IMAGE.shape[:2]), bool))
+    given = GivenBoxes(np.array([[1, 2, 9, 8]], np.float32))
+    files = name_boxes(segmenter, IMAGE, tokens, given, ["a"], "textregion", "random weights")
+    assert files["boxes.json"]["note"] == "no region found; random weights"
+    assert [row["region"] for row in files["boxes.json"]["boxes"]] == [None]

@@ -1,22 +1,31 @@
 """Pictures of one image: what is drawn where, values where they can be read off, sizes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from textregion.outputs.annotations import region_rows
 from textregion.outputs.pictures import (
     MARGIN,
     MOST_IN_LEGEND,
+    boxes_picture,
     draw_box,
     draw_regions,
     global_patch_picture,
     heat_map,
     legend,
+    main_picture,
     overlay_picture,
+    region_sheet,
+    sentences,
     similarity_picture,
     turbo,
 )
-from textregion.types import RegionMasks, Segmentation
+from textregion.render import grey
+from textregion.resampling import crop_regions
+from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 
 def test_small_regions_are_drawn_over_large_ones():
@@ -42,27 +51,68 @@ def test_box_is_drawn_on_a_copy():
     assert tuple(out[5, 4]) == tuple(out[14, 12]) == (1, 2, 3)
 
 
+TOKENS = RegionTokens(torch.eye(1), RegionMasks(torch.ones(1, 1, 1), (1, 1)), torch.arange(1), (1, 1))
+
+
 def labelled(label_map: np.ndarray, labels: tuple[str, ...]) -> Segmentation:
     return Segmentation(label_map, np.ones(label_map.shape, np.float32), label_map * 0, labels)
 
 
 def test_legend_of_very_many_labels_has_the_largest():
     label_map = np.repeat(np.arange(100), np.arange(1, 101)).reshape(1, -1)
-    entries, note = legend(labelled(label_map, tuple(f"w{i}" for i in range(100))))
+    entries, note = legend(labelled(label_map, tuple(f"w{i}" for i in range(100))), TOKENS)
     assert len(entries) == MOST_IN_LEGEND
     assert [words.split()[0] for _, words in entries] == [f"w{i}" for i in range(100 - MOST_IN_LEGEND, 100)]
     assert note == f"{100 - MOST_IN_LEGEND} more labels: labels.json"
-    assert legend(labelled(np.zeros((1, 1), int), ("a",)))[1] == ""
+    assert legend(labelled(np.zeros((1, 1), int), ("a",)), TOKENS)[1] == ""
     few = np.array([[7, 7, 99]])
-    assert [words for _, words in legend(labelled(few, tuple(f"w{i}" for i in range(100))))[0]] == ["w7 67%", "w99 33%"]
-    assert len(legend(labelled(few * 0, tuple("abc")))[0]) == 3
+    entries, _ = legend(labelled(few, tuple(f"w{i}" for i in range(100))), TOKENS)
+    assert [words for _, words in entries] == ["w7 67%", "w99 33%"]
+    assert len(legend(labelled(few * 0, tuple("abc")), TOKENS)[0]) == 3
+
+
+def test_without_any_region_no_label_is_drawn_or_told():
+    """The label map holds the first label everywhere, which means nothing: grey, no legend, and the note."""
+    bare = replace(labelled(np.zeros((40, 480), int), ("a", "b")), region_map=np.full((40, 480), -1))
+    image = np.random.default_rng(0).integers(0, 255, (40, 480, 3), dtype=np.uint8)
+    assert legend(bare, TOKENS) == ([], "")
+    picture = np.asarray(overlay_picture(image, bare, TOKENS, "no region found"))
+    assert (picture[:40] == grey(image)).all()
+    assert (picture == picture[..., :1]).all()  # no coloured square
+    assert (picture[40:] < 200).any()  # words
+    assert np.asarray(overlay_picture(image, bare, TOKENS)).shape[0] < picture.shape[0]
+
+
+def test_a_note_stands_under_every_picture():
+    image, crops = np.full((53, 67, 3), 90, np.uint8), crop_regions(RegionMasks(torch.ones(1, 53, 67), (53, 67)))
+    found, note = labelled(np.zeros((53, 67), int), ("a",)), "random weights: labels and scores mean nothing"
+    rows = region_rows(TOKENS, torch.eye(1), ["a"], crops=crops)
+    made = {
+        "picture": lambda said: main_picture(image, TOKENS, found, crops, said),
+        "overlay": lambda said: overlay_picture(image, found, TOKENS, said),
+        "regions": lambda said: region_sheet(image, rows, crops, said),
+        "no region": lambda said: region_sheet(image, [], [], said),
+        "similarity": lambda said: similarity_picture(image, np.zeros((53, 67), np.float32), "a", 0, 1, said),
+        "patches": lambda said: global_patch_picture(image, np.eye(2, dtype=np.float32), 0.1, said),
+        "boxes": lambda said: boxes_picture(image, [], said),
+    }
+    for name, make in made.items():
+        plain, said = np.asarray(make("")), np.asarray(make(note))
+        foot = said[-24:] if name != "no region" else said
+        assert (foot < 200).any(), name
+        assert plain.shape != said.shape or (plain != said).any(), name
+
+
+def test_notes_become_sentences():
+    assert sentences("", "no region found", "random weights: x.", "") == "No region found. Random weights: x."
+    assert sentences() == sentences("") == ""
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (700, 3), (53, 67)])
 def test_overlay_keeps_the_image_in_its_own_size(size):
     image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
     found = labelled(np.zeros(size, np.int64), ("дерево", "x" * 3000, "犬"))
-    picture = np.asarray(overlay_picture(image, found))
+    picture = np.asarray(overlay_picture(image, found, TOKENS))
     assert (picture[: size[0], : size[1]] == found.overlay(image)).all()
     assert picture.shape[0] > size[0] + MARGIN
     assert (picture[size[0] :, -MARGIN // 2 :] == 255).all()  # no letters at the edge

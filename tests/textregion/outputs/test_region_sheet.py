@@ -78,4 +78,4 @@ def test_of_many_only_the_largest_and_a_note(parts, monkeypatch):
     assert said[0].startswith("7 regions.")
     assert said[1].startswith("The 2 largest of 7 regions; all are in regions.json.")
     assert region_sheet(image, [], []).size[0] == 3 * CELL[0] + MARGIN
-    assert said[2] == "No regions were found."
+    assert said[2] == "No region found."

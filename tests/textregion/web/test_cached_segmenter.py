@@ -144,7 +144,7 @@ def test_pictures_fit_the_page(size, shown):
 def test_a_region_is_shown_where_it_is(model, scene_file):
     image = model.open(scene_file)
     mask = image.region_mask(0, (256, 256))
-    assert (mask == image.regions.masks.select(torch.tensor([0])).binary(threshold=0.5)[0].numpy()).all()
+    assert (mask == image.regions.masks.select(torch.tensor([0])).binary()[0].numpy()).all()
 
 
 def test_the_cache_drops_what_was_used_longest_ago():

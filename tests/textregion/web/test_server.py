@@ -4,9 +4,11 @@ import os
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 from urllib.request import urlopen
 
+import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
@@ -119,3 +121,49 @@ def test_local_names_are_always_served(name, tmp_path):
 def test_any_name_where_other_machines_can_ask(host, status, tmp_path):
     gate = Gate(PlainTextResponse("here"), tmp_path, 1, host in LOOPBACK)
     assert TestClient(gate, base_url="http://other.example").get("/").status_code == status
+
+
+BAD_PROXIES = [
+    {"ALL_PROXY": "socks5://127.0.0.1:1"},
+    {"all_proxy": "socks5h://127.0.0.1:1", "no_proxy": "example.org"},
+    {"HTTPS_PROXY": "http://[::1"},
+    {"HTTP_PROXY": "foo://host:1", "NO_PROXY": "localhost"},
+    {"HTTPS_PROXY": "http://192.0.2.1:9"},
+]
+
+
+@pytest.mark.parametrize("settings", BAD_PROXIES)
+def test_the_page_asks_no_proxy_and_the_weights_may(settings, monkeypatch, tmp_path):
+    """Proxy settings are switched off around everything of the page, not around the making of the segmenter."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    before, seen = dict(os.environ), {}
+
+    def note(step):
+        seen[step] = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+
+    def build_app(*_):
+        httpx.AsyncClient().get  # noqa: B018 (gradio makes such clients)
+        note("page")
+
+    page = types.ModuleType("page")
+    page.build_app = build_app
+    monkeypatch.setitem(sys.modules, "textregion.web.page", page)
+    monkeypatch.setattr(server, "run_app", lambda *_: note("served"))
+    server.serve(lambda: note("segmenter"), "tiny", Limits(), "127.0.0.1", 0)
+    assert seen["segmenter"] == settings
+    for step in ("page", "served"):
+        assert seen[step] == {**settings, "NO_PROXY": "*", "no_proxy": "*"}
+    assert dict(os.environ) == before
+
+
+def test_gradio_is_imported_with_any_proxy_settings(pytestconfig):
+    code = "from textregion.web.server import without_proxies\nwith without_proxies():\n import textregion.web.page"
+    environment = {**os.environ, "ALL_PROXY": "socks5://127.0.0.1:1", "HTTPS_PROXY": "http://[::1"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(
+        command, cwd=pytestconfig.rootpath, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from textregion.errors import InputError
+from textregion.web.cached_segmenter import CachedSegmenter, Limits
 from textregion.web.views import (
     EMPTY,
     HINT,
@@ -81,6 +82,22 @@ def test_every_control_changes_the_picture(model, controls):
     assert (pictures[-1] == model.open(controls().path).shown).all()
 
 
+def test_what_has_to_be_said_stands_on_the_page_and_on_its_files(model, controls):
+    told = CachedSegmenter(model.segmenter, "clip-vit-b16", Limits(), "random weights: labels mean nothing")
+    assert "Random weights: labels mean nothing." in page_content(told, controls()).notice
+    assert json.loads(save(told, controls(), "numbers")[1])["note"] == "random weights: labels mean nothing"
+    picture = np.array(Image.open(io.BytesIO(save(told, controls(), "picture")[1])))
+    assert picture.shape[0] > 768
+    assert (picture[768:] < 200).any()
+
+
+def test_labels_are_read_as_the_programs_read_them(model, controls):
+    asked = controls('"sand, wet", brick; wall\nbrick')
+    shown = page_content(model, asked)
+    assert "taken once: brick" in shown.notice
+    assert model.ask(model.open(asked.path), asked.question).names == ("sand, wet", "brick")
+
+
 def test_a_click_marks_the_region_and_lists_its_scores(model, controls):
     asked = controls("sand, brick, yellow square")
     answer = model.ask(model.open(asked.path), asked.question)
@@ -142,10 +159,11 @@ def test_saved_files(model, controls):
     content = json.loads(data)
     assert (name, content["file"], content["preset"], content["threshold"]) == (
         "my_scene.json",
-        "my_scene",
+        "my scene.png",
         "tiny",
         0.3,
     )
+    assert content["coco"]["images"][0]["file_name"] == "my scene.png"
     assert len(content["regions"]) == len(model.open(asked.path).regions)
     for kind in ("picture", "labels", "numbers"):
         with pytest.raises(InputError, match="type one or more labels"):
@@ -165,6 +183,7 @@ def test_saved_files(model, controls):
 )
 def test_names_of_files_are_harmless(name, stem):
     assert Controls({"orig_name": name}, *[None] * 5).file_stem == stem
+    assert "/" not in Controls({"orig_name": name}, *[None] * 5).file_name
     assert len(Controls({"orig_name": "x" * 999}, *[None] * 5).file_stem) == 60
 
 
@@ -203,16 +222,29 @@ def test_names_stay_inside_and_apart():
     assert (write_names(blank, [("x" * 500, (100, 50))]) != 255).any()
 
 
-def test_an_image_without_regions_is_shown(model, controls, monkeypatch):
+@pytest.mark.parametrize("dense", [True, False])
+def test_an_image_without_regions_is_shown(model, controls, monkeypatch, dense):
     image, nothing = model.open(controls().path), torch.zeros(0, dtype=torch.long)
     regions = image.regions
     empty = replace(regions, tokens=regions.tokens[nothing], masks=regions.masks.select(nothing), source_index=nothing)
-    image = replace(image, key="empty", regions=empty)
+    empty = empty if dense else replace(empty, dense=None)
+    image = replace(image, key=f"empty {dense}", regions=empty)
     monkeypatch.setattr(model, "open", lambda _: image)
     for mode in (LABELS, SENTENCE):
         shown = page_content(model, controls("sand, brick", mode, switches=["masks", "names", "heat map"]), (0.5, 0.5))
         assert "0 regions" in shown.notice
+        assert "No region found: " in shown.notice
+        assert ("%" in shown.legend) == (dense and mode == LABELS)
         assert "No region" in shown.scores
         assert shown.picture.shape == (768, 768, 3)
+    labelled = json.loads(save(model, controls(), "numbers")[1])
+    assert labelled["note"].startswith("no region found: ")
+    assert (sum(label["share"] for label in labelled["labels"]) > 0.99) == dense
+    assert (len(labelled["coco"]["annotations"]) > 0) == dense
+    picture = np.array(Image.open(io.BytesIO(save(model, controls(), "picture")[1])))
+    assert picture.shape[0] > 768
+    shown = page_content(model, controls()).picture
+    assert (picture[:768] == shown).all()
+    assert dense or (shown == image.shown).all()
     content = json.loads(save(model, controls("a brick", SENTENCE), "numbers")[1])
     assert (content["region"], content["box"], content["mask"], content["regions"]) == (None, None, None, [])

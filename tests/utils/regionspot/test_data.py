@@ -101,7 +101,7 @@ def test_missing_or_broken_files_are_refused(write, tmp_path):
     with pytest.raises(InputError, match="no folder"):
         read_dataset("toy", write([annotation()]), tmp_path / "none")
     (tmp_path / "half.json").write_text('{"images": [')
-    with pytest.raises(InputError, match="not readable JSON"):
+    with pytest.raises(InputError, match=r"half\.json is not valid JSON"):
         read_dataset("toy", tmp_path / "half.json", tmp_path)
 
 
@@ -122,3 +122,70 @@ def test_images_are_found_by_the_longest_ending_of_their_name(write, tmp_path):
 def test_arrays_have_the_types_training_wants(write, tmp_path):
     image = read_dataset("toy", write([annotation()]), tmp_path).images[0]
     assert (image.boxes.dtype, image.labels.dtype) == (np.float32, np.int64)
+
+
+@pytest.mark.parametrize("ids", [int, str, float])
+def test_ids_may_be_numbers_or_text(write, tmp_path, ids):
+    images = [{**row, "id": ids(row["id"])} for row in IMAGES]
+    categories = [{**row, "id": ids(row["id"])} for row in CATEGORIES]
+    plain = read_dataset("toy", write([annotation(3, 9)]), tmp_path)
+    for rows in ([annotation(3, 9)], [annotation(ids(3), ids(9))]):
+        read = read_dataset("toy", write(rows, images, categories), tmp_path)
+        assert (read.names, read.skipped) == (plain.names, plain.skipped)
+        assert [(i.id, i.file, i.category_ids.tolist(), i.labels.tolist()) for i in read.images] == [
+            (3, "3.png", [9], [1])
+        ]
+
+
+def test_what_is_there_twice_is_counted(write, tmp_path):
+    rows = [annotation(id=1), annotation(id=2), annotation(id="1")]
+    read = read_dataset("toy", write(rows, [*IMAGES, IMAGES[2]], CATEGORIES[:2]), tmp_path)
+    assert len(read.images[0].boxes) == 2
+    assert read.skipped == {"annotations there twice": 1, "images listed twice": 1, "images without boxes": 2}
+    with pytest.raises(InputError, match="two images of the id 1"):
+        read_dataset("toy", write(rows, [*IMAGES, {**IMAGES[2], "id": "1"}]), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["image_id", "category_id", "bbox", "iscrowd", "id"])
+def test_null_is_counted_or_as_good_as_missing(write, tmp_path, name):
+    read = read_dataset("toy", write([annotation(2), annotation(**{name: None})], merge=None), tmp_path)
+    reasons = {"image_id": "annotations of unknown images", "category_id": "boxes of unknown categories"}
+    reasons["bbox"] = "boxes without four numbers"
+    assert len(read.images) == 2 - (name in reasons)
+    assert name not in reasons or read.skipped[reasons[name]] == 1
+
+
+@pytest.mark.parametrize("changed", [{"id": None}, {"id": True}, {"file_name": None}, {"height": None}])
+def test_images_without_id_name_or_size_are_refused(write, tmp_path, changed):
+    with pytest.raises(InputError, match="expected id, height, width and file_name or coco_url"):
+        read_dataset("toy", write([annotation()], [{**IMAGES[0], **changed}]), tmp_path)
+
+
+def test_images_of_one_base_name_keep_apart(write, tmp_path):
+    names = ["cam1\\a.png", "cam2\\a.png", "cam2\\b.png"]
+    images = [{**row, "file_name": name} for row, name in zip(IMAGES, names, strict=True)]
+    read = read_dataset("toy", write([annotation(n) for n in (1, 2, 3)], images), tmp_path)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    assert read.path(read.images[2]) == tmp_path / "b.png"
+    for image in read.images[:2]:  # whose is a.png?
+        with pytest.raises(InputError, match=rf"no image .*{image.file}"):
+            read.path(image)
+    (tmp_path / "cam2").mkdir()
+    (tmp_path / "cam2/a.png").touch()
+    assert read.path(read.images[1]) == tmp_path / "cam2/a.png"
+
+
+def test_boxes_of_two_images_of_one_name_are_passed_over(write, tmp_path):
+    images = [*IMAGES, {**IMAGES[0], "id": 51}]
+    read = read_dataset("toy", write([annotation(1), annotation(2), annotation(51)], images), tmp_path)
+    assert [image.id for image in read.images] == [2]
+    assert read.skipped["images of a name that others have"] == 2
+    read = read_dataset("toy", write([annotation(1), annotation(2)], images), tmp_path)
+    assert [image.id for image in read.images] == [1, 2]
+
+
+def test_a_byte_order_mark_is_passed_over(write, tmp_path):
+    path = write([annotation()])
+    path.write_text("\ufeff" + path.read_text(), newline="\r\n")
+    assert len(read_dataset("toy", path, tmp_path).images) == 1

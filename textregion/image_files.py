@@ -1,0 +1,165 @@
+"""Image files without their metadata, so that nothing but what makes the pixels reaches a decoder, and EXIF's turn.
+
+Decoders read far more than pixels: Pillow parses resolutions, thumbnails, profiles and comments, refuses the picture
+over an odd one, and reads each of a hostile file's ten thousand tags. What is left here is what the pixels depend on.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from struct import pack, unpack_from
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
+ORIENTATION = 274  # the tag, of EXIF and TIFF alike
+EXIF = b"Exif\0\0"
+FIELD_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+# Sizes, bits, compression, colours, strips, fax options, predictor, tiles, extra samples, old JPEG, YCbCr, black level
+TIFF_TAGS = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, *range(322, 326), 332, 338, 339}
+TIFF_TAGS |= {347, *range(512, 522), 529, 530, 531, 532}
+
+
+def exif_orientation(block: object) -> int:
+    """The orientation 1..8 that an EXIF block (bytes, with or without its prefix) states; 1 where it states none.
+
+    Nothing else of the block is read, and no error is raised, whatever is in it.
+    """
+    if not isinstance(block, bytes):
+        return 1
+    while block.startswith(EXIF):
+        block = block[len(EXIF) :]
+    try:
+        order, place, is_big = _tiff_header(block)
+        return _orientation(order, _entries(block, order, place, is_big))
+    except struct.error:
+        return 1
+
+
+def without_metadata(data: bytes, form: str, directory: int | None = None) -> tuple[bytes, int | None]:
+    """(the file with what its first picture's pixels depend on, its EXIF orientation).
+
+    form: one of FORMATS. directory: of a TIFF, the place of another page's. An orientation of None is still to be
+    found in the block that Pillow hands out. A damaged file keeps its damage, for the decoder to find.
+    struct.error, IndexError: damage where the structure of the file is read here.
+    """
+    if form == "PNG":
+        return _png(data)
+    if form == "JPEG":
+        return _jpeg(data)
+    if form == "GIF":
+        return _gif(data), 1
+    if form == "TIFF":
+        return _tiff(data, directory)
+    if form == "AVIF":  # the item's type is made an unknown one; the turn is not EXIF's, but stated in the container
+        return re.sub(rb"(infe[\2\3].{3}(?:.{4}|.{6}))Exif", rb"\1none", data, flags=re.DOTALL), None
+    return data, None
+
+
+def _png(data: bytes) -> tuple[bytes, int]:
+    """The critical chunks, whose names begin with a capital letter, and the transparent colour."""
+    kept, orientation, place = [data[:8]], None, 8
+    while place + 12 <= len(data):
+        (length,), name = unpack_from(">L", data, place), data[place + 4 : place + 8]
+        end = place + 12 + length
+        if end > len(data):
+            break
+        if name == b"tRNS" or name[:1].isupper():
+            kept.append(data[place:end])
+        elif name == b"eXIf" and orientation is None:
+            orientation = exif_orientation(data[place + 8 : end - 4])
+        place = end
+        if name == b"IEND":
+            return b"".join(kept), orientation or 1
+    return b"".join([*kept, data[place:]]), orientation or 1
+
+
+def _jpeg(data: bytes) -> tuple[bytes, int]:
+    """All but the application segments and comments; JFIF's and Adobe's stay, which tell the colours apart."""
+    kept, orientation, place = [data[:2]], None, 2
+    while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
+        marker = data[place + 1]
+        if marker == 0xFF:  # filling
+            place += 1
+            continue
+        if marker < 2 or 0xD0 <= marker <= 0xD8:  # no marker, or one without content
+            place += 2
+            continue
+        (length,) = unpack_from(">H", data, place + 2)
+        if marker in (0xD9, 0xDA) or length < 2:  # the end; the pixels, in which markers mean something else
+            break
+        content = data[place + 4 : place + 2 + length]
+        is_jfif = marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14
+        is_adobe = marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12
+        if is_jfif or is_adobe or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(data[place : place + 2 + length])
+        elif marker == 0xE1 and content.startswith(EXIF) and orientation is None:
+            orientation = exif_orientation(content)
+        place += 2 + length
+    if place >= 0:
+        kept.append(data[place:])
+    return b"".join(kept), orientation or 1
+
+
+def _gif(data: bytes) -> bytes:
+    """All but the extensions before the first frame; its transparent colour stays."""
+    place = 13 + (3 << (data[10] & 7) + 1 if data[10] & 128 else 0)
+    kept = [data[:place]]
+    while place < len(data) and data[place] not in b",;":
+        end = place + 1
+        if data[place] == 0x21:
+            end += 1
+            while end < len(data) and data[end]:
+                end += data[end] + 1
+            end += 1
+            if data[place + 1 : place + 3] == b"\xf9\4":
+                kept.append(data[place:end])
+        place = end
+    return b"".join([*kept, data[place:]])
+
+
+def _tiff(data: bytes, directory: int | None) -> tuple[bytes, int]:
+    """One page, whose directory has only TIFF_TAGS, each once; their values stay where they are."""
+    order, first, is_big = _tiff_header(data)
+    place = first if directory is None else directory
+    entries = list(_entries(data, order, place, is_big))
+    kept = {}
+    for tag, kind, count, entry in entries:
+        if tag in TIFF_TAGS:
+            kept.setdefault(tag, (FIELD_BYTES.get(kind, 0) * count, entry))
+    if sum(size for size, _ in kept.values()) > len(data):
+        raise IndexError("its directory asks for more bytes than the file has")
+    number, offset = ("Q", "Q") if is_big else ("H", "L")
+    made = pack(order + number, len(kept)) + b"".join(entry for _, entry in kept.values()) + pack(order + offset, 0)
+    head = data[:8] + pack(order + "Q", place) if is_big else data[:4] + pack(order + "L", place)
+    if not kept or place < len(head) or place + len(made) > len(data):
+        return data, 1  # no directory: the decoder says so
+    return head + data[len(head) : place] + made + data[place + len(made) :], _orientation(order, iter(entries))
+
+
+def _tiff_header(data: bytes) -> tuple[str, int, bool]:
+    """(byte order as struct has it, place of the first directory, whether it is a BigTIFF); struct.error: too short."""
+    order = ">" if data[:2] == b"MM" else "<"
+    is_big = 43 in data[2:4]
+    return order, unpack_from(order + "Q", data, 8)[0] if is_big else unpack_from(order + "L", data, 4)[0], is_big
+
+
+def _entries(data: bytes, order: str, place: int, is_big: bool) -> Iterator[tuple[int, int, int, bytes]]:
+    """(tag, type, count, the whole entry) of a directory, as far as the data go; struct.error: no directory there."""
+    number, layout, size = ("Q", "HHQ", 20) if is_big else ("H", "HHL", 12)
+    if place >= len(data):
+        return
+    (count,) = unpack_from(order + number, data, place)
+    first = place + (8 if is_big else 2)
+    for start in range(first, min(first + count * size, len(data) - size + 1), size):
+        yield *unpack_from(order + layout, data, start), data[start : start + size]
+
+
+def _orientation(order: str, entries: Iterator[tuple[int, int, int, bytes]]) -> int:
+    """1..8, stated as the first whole number of the first such tag; 1 otherwise."""
+    for tag, kind, count, entry in entries:
+        if tag == ORIENTATION:
+            field, letter = entry[8:] if len(entry) == 12 else entry[12:], {1: "B", 3: "H", 4: "L"}.get(kind)
+            if letter is None or not 0 < count * FIELD_BYTES[kind] <= len(field):
+                return 1
+            (value,) = unpack_from(order + letter, field)
+            return value if 1 <= value <= 8 else 1
+    return 1
