@@ -35,9 +35,9 @@ LOGIT_LIMIT = 32.0
 BYTES_PER_LOW_RES_PIXEL = 448  # of the decoder's working set per prompt, measured in float32 (28 MiB at 256 x 256)
 MEMORY_SHARE = 0.7  # of the free memory of a CUDA device that the decoder may take
 ALLOWED_TARGETS = ("torch.nn.Identity",)  # besides those of sam2: what a model for images puts in place of its memory
-CPU_PROMPTS = 8  # on a CPU more at once are slower and take more memory
+CPU_PROMPTS = 4  # on a CPU more at once are slower and take more memory
 DECODERS = ("shared", "sam2")
-UPSCALED_AT_ONCE = 2  # masks of prompts, on a CPU: their maps stay near its caches
+UPSCALED_AT_ONCE = 1  # prompts, on a CPU: their maps stay near its caches
 Part = TypeVar("Part")
 
 
@@ -248,7 +248,7 @@ class Sam2MaskGenerator:
     points_per_batch: int = speed_option(
         2048,
         "most clicks decoded at once, at least 1; fewer are taken where the free memory of a CUDA device asks for it "
-        "(about 28 MiB a click) or does not suffice, and on a CPU, where more than 32 are not faster. Same result",
+        "(about 28 MiB a click) or does not suffice, and on a CPU, where more than 4 are not faster. Same result",
     )
     pred_iou_thresh: float = option(
         0.6, "0..1, masks whose predicted IoU is not above it are dropped; higher is fewer and cleaner"
@@ -329,13 +329,16 @@ class Sam2MaskGenerator:
     def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
         """Regions of an image, sorted whole, part, subpart, each by predicted IoU; R = 0 is a normal result."""
         size = tuple(image.shape[:2])
-        features, points = self.encode(image), filters.point_grid(self.points_per_side)[:, None]
+        found = self.candidates_of(self.encode(image), filters.point_grid(self.points_per_side)[:, None])
+        return self.select(found, tuple(image_size or size), tuple(mask_size or size))
+
+    def candidates_of(self, features: ImageFeatures, points: Float32[Tensor, "N 1 2"]) -> Candidates:
+        """What passes predicted IoU and stability of the masks of N clicks, (x, y) in [0, 1] of the image."""
 
         def candidates(start: int, found: Decoded) -> Candidates:
             return self.candidates(found.predicted_iou, found.logits, start, len(points))
 
-        found = self._decode(features, points, None, True, candidates)
-        return self.select(Candidates.join(found), tuple(image_size or size), tuple(mask_size or size))
+        return Candidates.join(self._decode(features, points, None, True, candidates))
 
     def encode(self, image: Pixels) -> ImageFeatures:
         """The image squashed to SAM 2's input (bilinear, no antialias), normalised, encoded (method 9.1)."""
