@@ -25,7 +25,7 @@ class Visitor:
     def __init__(self, browser, server, width: int = 1280, height: int = 800) -> None:
         self.context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(120_000)  # as long as a busy machine may take
         self.asked: list[str] = []
         self.wrong: list[str] = []
         self.context.on("request", lambda request: self.asked.append(request.url))

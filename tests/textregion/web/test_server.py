@@ -103,10 +103,10 @@ def test_a_killed_server_leaves_no_files(pytestconfig, tmp_path):
     files = Path(process.stdout.readline().strip())
     assert files.parent == tmp_path
     address = process.stdout.readline().removeprefix("page: ").split()[0]
-    with urlopen(address, timeout=20) as response:
+    with urlopen(address, timeout=120) as response:
         assert response.read() == b"here"
     process.terminate()
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=120)
     assert (process.returncode, said) == (0, "ended; all uploaded files are deleted\n")
     assert list(tmp_path.iterdir()) == []
 
