@@ -276,9 +276,16 @@ def _tensors(root: _Record) -> dict[str, Tensor]:
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], what: str, source: str | Path) -> None:
-    """Put the tensors into the model: every name and shape must match, or InputError names what does not.
+    """Put the tensors into the model if they fit it (`check_fit`)."""
+    check_fit(model, state, what, source)
+    model.load_state_dict(state, strict=True)
 
-    what: the model as the user knows it, e.g. "clip-vit-l14-336". source: where the tensors come from.
+
+def check_fit(model: nn.Module, state: dict[str, Tensor], what: str, source: str | Path) -> None:
+    """InputError unless the tensors have every name and shape of the model's and no others, naming what differs.
+
+    model: may be on the device "meta". what: the model as the user knows it, e.g. "clip-vit-l14-336". source: where the
+    tensors come from.
     """
     own = {name: value.shape for name, value in model.state_dict().items()}
     missing = [name for name in own if name not in state]
@@ -294,7 +301,6 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], what: str, source:
         )
         advice = _prefix_advice(missing, unexpected) or "give this model's own weights"
         raise InputError(f"{source} does not fit {what} ({found}); {advice}")
-    model.load_state_dict(state, strict=True)
 
 
 def _prefix_advice(missing: Sequence[str], unexpected: Sequence[str]) -> str:

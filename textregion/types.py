@@ -34,6 +34,8 @@ from textregion.storage import complete, load_tensors, save_tensors, write_atomi
 
 MAX_SOFT_VALUE = 3.0
 LOGIT_CUT = 0.0  # SAM's logits are positive inside a mask
+LONGEST_TOKEN = 1.01  # unit vectors, rounded
+LARGEST_SCALE = 10_000  # of logits; the largest published are about 120
 PIXELS_AT_ONCE = 2**24  # of masks enlarged in one step
 
 if TYPE_CHECKING:
@@ -347,9 +349,18 @@ class RegionTokens:
         return f"RegionTokens({sizes}{made and f', {made}'})"
 
     def checked(self) -> "RegionTokens":
-        """Itself, once its tokens are known to be finite; InputError otherwise. It waits for the device."""
-        if not bool(self.tokens.isfinite().all()):
-            raise InputError(f"got tokens of {self.tokens.dtype} with NaN or infinite values, expected unit vectors")
+        """Itself, once its numbers are known to be finite and as they should be; InputError otherwise. It waits for the
+        device.
+        """
+        for name in ("tokens", "patch_scores", "dense"):
+            if (tensor := getattr(self, name)) is not None and not bool(tensor.isfinite().all()):
+                raise InputError(f"got {name} of {tensor.dtype} with NaN or infinite values, expected finite numbers")
+        longest = float(self.tokens.float().norm(dim=1).amax()) if len(self) else 0.0
+        if not longest <= LONGEST_TOKEN:
+            raise InputError(f"got a token of length {longest:.3g}, expected unit vectors")
+        if not max(abs(self.logit_scale), abs(self.logit_bias)) <= LARGEST_SCALE:  # NaN as well
+            found = f"logit_scale {self.logit_scale!r}, logit_bias {self.logit_bias!r}"
+            raise InputError(f"got {found[:80]}, expected numbers of at most {LARGEST_SCALE}")
         return self
 
     def similarity(self, text: Float[Tensor, "L D"]) -> Float32[Tensor, "R L"]:

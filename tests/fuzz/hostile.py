@@ -144,7 +144,7 @@ def watch(reader_number: int, seed: int, numbers: Sequence[int], kept: Path) -> 
             process = context.Process(target=read_files, args=(reader_number, seed, rest, folder, tell), daemon=True)
             process.start()
             tell.close()
-            for number, outcome, message, seconds, peak in _results(process, told):
+            for number, outcome, message, seconds, peak in _results(process, told, folder / "printed"):
                 rest = rest[rest.index(number) + 1 :]
                 bar.update()
                 row.files += 1
@@ -160,14 +160,17 @@ def watch(reader_number: int, seed: int, numbers: Sequence[int], kept: Path) -> 
     return row
 
 
-def _results(process: BaseProcess, told: Connection) -> Iterator[tuple[int, str, str, float, int]]:
-    """(number, outcome, message, seconds, peak) of each file until all are read, or the process has to be ended."""
+def _results(process: BaseProcess, told: Connection, printed: Path) -> Iterator[tuple[int, str, str, float, int]]:
+    """(number, outcome, message, seconds, peak) of each file until all are read, or the process has to be ended.
+
+    RuntimeError, with what the process printed, when it fails outside of reading a file.
+    """
     number = None
     while (answer := _answer(process, told))[0] != "end":
         if answer[0] == "reads":
             number = answer[1]
         elif number is None:
-            raise RuntimeError(f"the process that reads did not get as far as the first file: {answer[1]}")
+            raise RuntimeError(f"{answer[1]} outside of reading: {printed.read_text(errors='replace')[-2000:]}")
         elif answer[0] == "gone":
             yield number, FAILURE, answer[1], 0.0, 0
             return

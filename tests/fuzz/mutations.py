@@ -92,12 +92,33 @@ def _append(changed: bytearray, random: Random) -> None:
 DAMAGES = (_cut, _turn_bit, _overwrite, _number, _leave_out, _repeat, _move, _fill, _append)
 
 
+def sizes(size: tuple[int, int]) -> Mutation:
+    """Of images of a size (H, W): wherever one of the two sides seems to be written, another number; then `damage`."""
+
+    def change(data: bytes, random: Random) -> bytes:
+        changed = bytearray(data)
+        layouts = [layout for layout in ("<H", ">H", "<I", ">I") for _ in size]
+        for layout, side in zip(layouts, size * 4, strict=True):
+            written, place = struct.pack(layout, side), -1
+            while (place := changed.find(written, place + 1)) >= 0:
+                if random.random() < 0.3:
+                    claimed = pick(random, (*NUMBERS, 9000, 10_000, 16_383, 16_384, 30_000)) % 2 ** (8 * len(written))
+                    changed[place : place + len(written)] = struct.pack(layout, claimed)
+        return bytes(changed) if random.random() < 0.8 else damage(bytes(changed), random)
+
+    return change
+
+
 # ---------------------------------------------------------------------- PNG
 
 
 def png(data: bytes, random: Random) -> bytes:
     """Chunks changed with their checksums made right again, so that what they say is believed."""
     chunks = list(_chunks(data))
+    pixels = dict(chunks)[b"IDAT"]
+    if random.random() < 0.2:  # a size that fits none of the pixels
+        sides = pick(random, ((9999, 9999), (50_000, 2000), (1, 100_000_000), (2**31 - 1, 1), (12_000, 9000), (0, 9)))
+        chunks[0] = (b"IHDR", struct.pack(">II", *sides) + chunks[0][1][8:])
     for _ in range(int(random.integers(1, 4))):
         number = int(random.integers(len(chunks)))
         name, content = chunks[number]
@@ -106,7 +127,7 @@ def png(data: bytes, random: Random) -> bytes:
             chunks.insert(int(random.integers(len(chunks) + 1)), (name, content))
         elif way == 1 and len(chunks) > 1:
             del chunks[number]
-        elif way == 2 and name == b"IDAT":
+        elif way == 2 and name == b"IDAT" and content == pixels:
             chunks[number] = (name, zlib.compress(damage(zlib.decompress(content), random)))
         elif way == 3:
             chunks.insert(1, (pick(random, (b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tRNS", b"acTL", b"PLTE")), content))

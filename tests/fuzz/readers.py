@@ -14,7 +14,7 @@ from PIL import Image, features
 from torch import nn
 
 from eval.journal import Journal
-from eval.lvis_data import ANNOTATED, read_annotations
+from eval.lvis_data import ANNOTATED, average_precision, read_annotations
 from eval.lvis_data import read_boxes as read_lvis_boxes
 from eval.mask_cache import load_masks, save_masks
 from eval.prepare.converters import read_map
@@ -119,7 +119,7 @@ def images() -> list[Seed]:
     files += [("a.jp2", encoded(picture, "JPEG2000")), ("b.j2k", encoded(grey, "JPEG2000", no_jp2=True))]
     if features.check("avif"):
         files += [("a.avif", encoded(picture, "AVIF")), ("b.avif", encoded(picture.convert("RGBA"), "AVIF", exif=exif))]
-    seeds = [(name, data, mutations.damage) for name, data in files]
+    seeds = [(name, data, change) for name, data in files for change in (mutations.damage, mutations.sizes(SIZE))]
     return seeds + [(name, data, mutations.png) for name, data in files if name.endswith("png")]
 
 
@@ -399,8 +399,11 @@ def lvis_files() -> list[Seed]:
 
 
 def reading_lvis(path: Path) -> None:
-    """Annotations and their boxes."""
-    read_lvis_boxes(ANNOTATED, read_annotations(path))
+    """Annotations, their boxes, and their masks as the `lvis` package counts them."""
+    annotations = read_annotations(path)
+    read_lvis_boxes(ANNOTATED, annotations)
+    if annotations.has_masks:
+        average_precision(annotations, [], list(annotations.images), "mask")
 
 
 def lvis_detections() -> list[Seed]:
