@@ -114,13 +114,18 @@ def _read(reader: Reader, path: Path) -> tuple[str, str]:
     except InputError as error:
         cause: BaseException | None = error
         while cause is not None:
-            if out_of_memory(cause) and not isinstance(cause, InputError):
+            if out_of_memory(cause) and not isinstance(cause, InputError) and not _is_of_parser(cause):
                 return FAILURE, f"asks for more than {MEMORY >> 30} GB: {error}"
             cause = cause.__cause__ or cause.__context__
         return clear_line(str(error))
     except Exception as unexpected:  # noqa: BLE001 (any exception at all is the finding)
         return FAILURE, "".join(traceback.format_exception(unexpected))
     return WORKS, ""
+
+
+def _is_of_parser(error: BaseException) -> bool:
+    """Whether it is Python's parser that calls brackets within brackets a MemoryError; no memory is asked for then."""
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).name == "ast.py"
 
 
 def _memory(name: str, process: int | str = "self") -> int:

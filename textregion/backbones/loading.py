@@ -157,6 +157,7 @@ class FileTokenizer:
             raise InputError(f"{path} describes no pieces, expected the tokenizer.json of a SigLIP; download it again")
         try:
             self.pieces = PieceTokenizer.from_str(text)
+            self.pieces.encode_batch(["a photo of \U0010ffff."])  # some faults show only now: no piece for the unknown
         except Exception as error:  # the package, made from Rust, has no type of its own
             why = first_line(error)
             raise InputError(f"{path} is not a readable tokenizer file ({why}); download it again") from error
