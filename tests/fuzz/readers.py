@@ -32,7 +32,7 @@ from textregion.labels import LabelPrompts
 from textregion.masks.given import read_label_map, read_masks
 from textregion.masks.sam2 import build_sam2
 from textregion.outputs.folder import RUN_FILE, read_run
-from textregion.regionspot.loading import load_head, load_published, save_head
+from textregion.regionspot.loading import SHIPPED_HEAD, load_head, load_published, save_head
 from textregion.regionspot.model import RegionSpotHead
 from textregion.text import read_class_file
 from textregion.tiny.models import SAM2_CONFIG
@@ -174,7 +174,7 @@ def reading_masks(path: Path) -> RegionMasks:
 def saved_masks() -> list[Seed]:
     """What `RegionMasks.save` writes."""
     masks = RegionMasks.from_array(hard_masks(), SIZE)
-    soft = RegionMasks.from_array(random().random((2, 5, 7), dtype=np.float32), (5, 7))
+    soft = RegionMasks.from_array(random().random((2, *SIZE), dtype=np.float32), SIZE)
     return [("a.safetensors", saved(one.save, "a.safetensors"), mutations.safetensors) for one in (masks, soft)]
 
 
@@ -351,8 +351,8 @@ def scripted() -> list[Seed]:
 
 def head() -> RegionSpotHead:
     """The smallest that fits the tiny CLIP."""
-    shipped, _ = load_head(Path(load_head.__code__.co_filename).parent / "weights" / "tiny_head.safetensors")
-    return RegionSpotHead(shipped.to_clip.out_features, shipped.projector.out_features, 16, 8, 1)
+    shipped, _ = load_head(SHIPPED_HEAD)
+    return RegionSpotHead(shipped.to_clip.out_features, shipped.projector.out_features, 16, 8)
 
 
 def own_heads() -> list[Seed]:
