@@ -25,7 +25,7 @@ from mmengine import dist
 from torch import distributed
 
 from textregion.errors import InputError, one_of
-from textregion.storage import flush_to_disk, set_aside
+from textregion.storage import flush_to_disk, reading, set_aside
 
 Item = TypeVar("Item")
 LAUNCHERS = ("none", "pytorch", "slurm")
@@ -169,12 +169,15 @@ class Journal(AbstractContextManager):
         """All records on disk. InputError for other settings or a damaged line that is not the last."""
         records = {}
         for path in sorted(self.folder.glob("run*.jsonl")):
-            whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is a torn line, or nothing
+            with reading(path):
+                whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn, or nothing
             for number, line in enumerate(whole, start=1):
                 try:
                     record = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise InputError(f"line {number} of {path} is damaged; delete that file") from error
+                if not isinstance(record, dict) or (number > 1 and not isinstance(record.get("id"), str)):
+                    raise InputError(f"line {number} of {path} is no record with an id; delete that file")
                 if number > 1:
                     records[record.pop("id")] = record
                 elif record.get("fingerprint") != fingerprint(self.settings):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count, islice
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -265,11 +266,11 @@ def read_run(folder: Path) -> dict | None:
     """The run.json of a finished folder whose files are all there; None otherwise."""
     try:
         run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(run, dict) or not isinstance(run.get("files"), list):
         return None
-    return run if all((folder / str(name)).is_file() for name in run["files"]) else None
+    return run if all(isfile(folder / str(name)) for name in run["files"]) else None
 
 
 @contextmanager
