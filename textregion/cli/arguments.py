@@ -105,11 +105,14 @@ def _add_page(parser: Parser) -> None:
     add("--port", type=port, metavar="N", help=port_help)
     limits = Limits()
     most, kept = limits.max_bytes // MEGABYTE, limits.cache_bytes // MEGABYTE
+    disk, session = limits.disk_bytes // MEGABYTE, limits.session_bytes // MEGABYTE
     for flag, default, text in (
         ("max_pixels", limits.max_pixels, "larger images are refused by the page"),
         ("max_megabytes", most, "larger image files are refused by the page"),
         ("cache_megabytes", kept, "memory for encoded images, so that new labels need no new encoding"),
         ("queue_size", limits.queue_size, "requests that may wait; further ones are turned away"),
+        ("disk_megabytes", disk, "of all files that the page keeps; those used longest ago are deleted"),
+        ("session_megabytes", session, "of one browser's uploads; likewise"),
     ):
         add(f"--{flag}", type=positive, default=default, metavar="N", help=f"{text} ({default})")
 
@@ -124,4 +127,5 @@ def port(text: str) -> int:
 def limits_of(args: argparse.Namespace) -> Limits:
     """The limits the command line asks for."""
     max_bytes, cache_bytes = args.max_megabytes * MEGABYTE, args.cache_megabytes * MEGABYTE
-    return Limits(args.max_pixels, max_bytes, cache_bytes=cache_bytes, queue_size=args.queue_size)
+    disk = {"disk_bytes": args.disk_megabytes * MEGABYTE, "session_bytes": args.session_megabytes * MEGABYTE}
+    return Limits(args.max_pixels, max_bytes, cache_bytes=cache_bytes, queue_size=args.queue_size, **disk)

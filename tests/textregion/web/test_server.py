@@ -19,7 +19,8 @@ from textregion.errors import InputError
 from textregion.web import server
 from textregion.web.cached_segmenter import Limits
 from textregion.web.gate import LOCAL_NAMES, Gate
-from textregion.web.server import DEFAULT_PORT, LOOPBACK
+from textregion.web.server import DEFAULT_PORT, is_loopback
+from textregion.web.uploads import Uploads
 
 
 @pytest.fixture
@@ -111,15 +112,15 @@ def test_a_killed_server_leaves_no_files(pytestconfig, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", LOCAL_NAMES)
+@pytest.mark.parametrize("name", [*LOCAL_NAMES, "127.0.0.2", "127.255.255.254:99", "[0:0:0:0:0:0:0:1]", "LOCALHOST"])
 def test_local_names_are_always_served(name, tmp_path):
-    gate = Gate(PlainTextResponse("here"), tmp_path, 1)
+    gate = Gate(PlainTextResponse("here"), Uploads(tmp_path, Limits()))
     assert TestClient(gate, base_url=f"http://{name}").get("/").status_code == 200
 
 
-@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 403), ("::1", 403), ("0.0.0.0", 200)])
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 403), ("127.8.9.1", 403), ("::1", 403), ("::ffff:127.0.0.3", 403), ("0.0.0.0", 200), ("::", 200)])
 def test_any_name_where_other_machines_can_ask(host, status, tmp_path):
-    gate = Gate(PlainTextResponse("here"), tmp_path, 1, host in LOOPBACK)
+    gate = Gate(PlainTextResponse("here"), Uploads(tmp_path, Limits()), is_loopback(host))
     assert TestClient(gate, base_url="http://other.example").get("/").status_code == status
 
 
