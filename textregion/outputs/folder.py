@@ -323,7 +323,13 @@ def clear_remains(output: Path) -> None:
     """Deal with the hidden folders of processes of this machine that died: whole ones whose place is free get it."""
     for hidden in sorted(output.glob(".partial-*")):
         match = re.fullmatch(r"\.partial-(.*)-([0-9]{1,9})-[0-9]+", hidden.name)
-        if match is None or hidden.is_symlink() or not hidden.is_dir() or match[1] != platform.node() or _alive(int(match[2])):
+        if (
+            match is None
+            or hidden.is_symlink()
+            or not hidden.is_dir()
+            or match[1] != platform.node()
+            or _alive(int(match[2]))
+        ):
             continue
         run = read_run(hidden)
         place = None if run is None else output / safe_name(str(run.get("folder")), 255)

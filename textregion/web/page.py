@@ -113,7 +113,9 @@ def build_page(model: CachedSegmenter, examples: Sequence[Sequence[str]], upload
         connect(model, controls, button, [*shown, saving], point, uploads)
         drawn.click(lambda index: list(examples[index]), drawn, controls[:3], show_progress="hidden", **MODEL)
         for kind, saver in savers.items():
-            made = saver.click(partial(save_file, model, uploads, kind), controls, link, show_progress="minimal", **MODEL)
+            made = saver.click(
+                partial(save_file, model, uploads, kind), controls, link, show_progress="minimal", **MODEL
+            )
             made.success(js=FOLLOW_LINK)
     return page
 

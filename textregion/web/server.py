@@ -179,7 +179,9 @@ def run_app(app: Any, listener: socket.socket) -> None:
     server, logger, few = uvicorn.Server(config), logging.getLogger("asyncio"), FirstMessages()
     logger.addFilter(few)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.default_int_handler:
-        signal.signal(signal.SIGHUP, server.handle_exit)  # as uvicorn does with the other two; `ending_signals` undoes it
+        signal.signal(
+            signal.SIGHUP, server.handle_exit
+        )  # as uvicorn does with the other two; `ending_signals` undoes it
     with suppress(KeyboardInterrupt):
         print(f"page: http://{shown}:{port}  (Ctrl-C ends it)", flush=True)
         server.run(sockets=[listener])
