@@ -22,8 +22,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from textregion.errors import InputError
+from textregion.web.addresses import is_local, origin_host
 from textregion.web.cached_segmenter import MEGABYTE
-from textregion.web.server import is_loopback
 from textregion.web.uploads import Uploads
 
 API = "/gradio_api"
@@ -37,7 +37,6 @@ ROUTES = {
 }
 ROUTES["HEAD"] = ROUTES["GET"]
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
-HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::\d{1,5})?", re.IGNORECASE)  # [address] or name, port
 SESSION = "textregion_session"  # the cookie by which a browser's uploads are told from another's
 MOST_JSON = 64 * 1024  # bytes of a request that is no upload
 UPLOAD_EXTRA = 64 * 1024  # bytes around the file in an upload
@@ -168,19 +167,6 @@ class Gate:
             if str(part.get("url") or "").startswith("data:"):
                 raise HTTPException(403, "upload the image instead")
         return replay(body, receive)
-
-
-def is_local(host: str) -> bool:
-    """Whether a Host header names this machine: localhost or an address of 127.0.0.0/8 or ::1, with or without port."""
-    found = HOST.fullmatch(host)
-    if found is None:
-        return False
-    return host.lower().split(":")[0] == "localhost" or is_loopback(found[1] or found[2])
-
-
-def origin_host(origin: str) -> str:
-    """Host and port of an Origin header, in lower case; nothing for `null`."""
-    return origin.partition("://")[2].lower()
 
 
 def new_session() -> str:

@@ -1,6 +1,5 @@
 """Start and end of the page's server. gradio is imported when it is asked for, never before."""
 
-import ipaddress
 import logging
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from textregion.errors import InputError, needs
+from textregion.web.addresses import is_loopback
 from textregion.web.cached_segmenter import Limits
 
 try:
@@ -153,15 +153,6 @@ def listening(host: str, port: int | None) -> Iterator[socket.socket]:
             yield listener
         return
     raise InputError(f"cannot listen on {host} port {ports[-1]} ({reason.strerror or reason}); choose another --port")
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an IP address is one by which only this machine is reached; False for a name."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
 def run_app(app: Any, listener: socket.socket) -> None:

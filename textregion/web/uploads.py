@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from textregion.errors import InputError
+from textregion.images import Readable
 from textregion.storage import safe_name
 from textregion.web.cached_segmenter import Limits
 
@@ -53,7 +53,7 @@ class Uploads:
         with self._lock:
             self._delete_oldest(0)
 
-    def keep(self, name: str, content: BinaryIO, session: str) -> Path:
+    def keep(self, name: str, content: Readable, session: str) -> Path:
         """Keep an upload under its own name in a folder that nobody can guess; the session's oldest make room for it.
 
         To be called within `reserved`. OSError passes through.

@@ -21,10 +21,11 @@ from textregion.cli.arguments import limits_of, parse_arguments
 from textregion.cli.program import main
 from textregion.errors import InputError
 from textregion.web import server
+from textregion.web.addresses import is_loopback
 from textregion.web.cached_segmenter import Limits
 from textregion.web.connections import MOST_CONNECTIONS, FirstMessages
 from textregion.web.gate import LOCAL_NAMES, Gate
-from textregion.web.server import DEFAULT_PORT, is_loopback
+from textregion.web.server import DEFAULT_PORT
 from textregion.web.uploads import Uploads
 
 
