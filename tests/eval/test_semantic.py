@@ -520,13 +520,12 @@ def test_all_benchmarks_skip_what_is_missing_and_save_the_table(data, tmp_path, 
     assert (tmp_path / "table.md").read_text().startswith("| backbone | voc21 |")
 
 
-def test_a_run_that_measured_nothing_tells_no_number(tmp_path, monkeypatch, capsys):
+def test_a_run_that_measured_nothing_tells_no_number(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path / "data"))
     draw_scenes(tmp_path / "data" / "tiny_world", 2, 64)
     for path in (tmp_path / "data" / "tiny_world" / "images" / "val").iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    (tmp_path / "four.txt").write_text("red shape\norange shape\nyellow shape\ngreen shape\n")
-    small = {**SMALL, "benchmark.scenes": 2, "model.classes": str(tmp_path / "four.txt")}
+    small = {**SMALL, "benchmark.scenes": 2}
     flags = ["--device", "cpu", "--masks", "slic", "--cfg-options", *as_flags(small)]
     assert main(["--config", str(CONFIG), "--work-dir", str(tmp_path / "one"), *flags]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]

@@ -266,7 +266,7 @@ class Sam2MaskGenerator:
     dtype: torch.dtype = option(
         torch.bfloat16, "autocast type on CUDA (float32 switches autocast off); a CPU always computes in float32"
     )
-    decoder: str = speed_option(
+    decoder: str = option(
         "shared",
         "shared: the mask decoder's function with what all clicks share computed once, about twice as fast; sam2: the "
         "package's own, for models that are built otherwise. Equal up to rounding",
