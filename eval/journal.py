@@ -29,7 +29,7 @@ from torch import distributed
 from eval.run_folder import RUN_FILES, differences, held, set_run_aside
 from textregion.config import fingerprint
 from textregion.errors import InputError, one_of
-from textregion.storage import flush_to_disk
+from textregion.storage import flush_to_disk, reading
 
 Item = TypeVar("Item")
 LAUNCHERS = ("none", "pytorch", "slurm")
@@ -236,7 +236,8 @@ class Journal(AbstractContextManager):
         differing: dict[str, None] = {}
         damaged: list[str] = []
         for path in sorted(self.folder.glob("run*.jsonl")):
-            whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is a torn line, or nothing
+            with reading(path):
+                whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn, or nothing
             told = None  # the identity that the file's first line tells
             for number, line in enumerate(whole, start=1):
                 record = _opened(line)

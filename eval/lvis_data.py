@@ -22,6 +22,7 @@ from textregion.boxes import ANY_IMAGE
 from textregion.boxes import read_boxes as read_boxes_file
 from textregion.errors import InputError, needs
 from textregion.image_names import ListedImages, id_key, whole_id
+from textregion.masks.given import MOST_PIXELS, fault_of_polygon, run_lengths
 from textregion.storage import file_hash, read_json
 
 Box = tuple[float, float, float, float]
@@ -150,7 +151,7 @@ def _images(
     for row in rows:
         try:
             image = _image(row, every_category)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             told = f"an image lacks or garbles a field ({type(error).__name__}: {error})"
             raise InputError(f"{path} is not an LVIS or COCO json: {told}") from error
         if images.setdefault(image.id, image) != image:
@@ -176,6 +177,8 @@ def _image(row: Mapping, every_category: Sequence[int]) -> ImageEntry:
     number, size = whole_id(row["id"]), (int(row["height"]), int(row["width"]))
     if number is None:
         raise ValueError(f"got the id {row['id']!r}, expected a whole number")
+    if min(size) < 1 or size[0] * size[1] > MOST_PIXELS:
+        raise ValueError(f"got the height and width {str(size)[:60]}, expected those of an image")
     lists = [[int(id_key(one)) for one in ids] for ids in (absent, unfinished or ())]
     return ImageEntry(number, image_paths(row), *size, *lists)
 
@@ -209,7 +212,7 @@ def _add_object(annotations: Annotations, place: int, row: Mapping) -> None:
         mask = _mask(shape, annotations.images[image])
         if isinstance(mask, list) and len(mask) < len(shape):
             told = f"{len(shape) - len(mask)} of {len(shape)} polygons, left out of its mask"
-            annotations.skipped.append(Skipped(name, "polygon of fewer than 3 corners", told, SCORED))
+            annotations.skipped.append(Skipped(name, "polygon that cannot be filled", told, SCORED))
         if mask:
             kept["segmentation"] = mask
         kept |= {"area": _area(row.get("area"), box), "ignore": int(whole_id(row.get("iscrowd")) == 1)}
@@ -220,30 +223,39 @@ def _area(value: object, box: Box) -> float:
     """The annotation's own area in pixels, that of its box where it has none."""
     try:
         area = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         area = math.nan
     return area if math.isfinite(area) else box[2] * box[3]
 
 
 def _mask(shape: object, image: ImageEntry) -> dict | list | None:
-    """RLE of the image's size, or the polygons of three corners at least; None for what is no mask."""
+    """RLE of the image's size, or the polygons that can be filled; None for what is no mask.
+
+    pycocotools may crash, or take all memory, with what is neither.
+    """
+    size = image.height, image.width
     if isinstance(shape, dict):
-        right_size = shape.get("size") == [image.height, image.width]
-        return shape if right_size and isinstance(shape.get("counts"), (str, list)) else None
-    return [polygon for polygon in shape if _is_polygon(polygon)] if isinstance(shape, list) else None
+        return shape if shape.get("size") == [*size] and _fills(shape.get("counts"), size) else None
+    if not isinstance(shape, list):
+        return None
+    return [polygon for polygon in shape if not fault_of_polygon(polygon, size, 1)]
 
 
-def _is_polygon(points: object) -> bool:
-    if not isinstance(points, list) or len(points) < 6 or len(points) % 2:
+def _fills(counts: object, size: tuple[int, int]) -> bool:
+    """Whether run lengths, plain or COCO's text, add up to an image of (H, W)."""
+    if not isinstance(counts, str) and not (isinstance(counts, list) and all(type(n) is int for n in counts)):
         return False
-    return all(isinstance(one, (int, float)) and math.isfinite(one) for one in points)
+    try:
+        return sum(run_lengths(counts)) == size[0] * size[1]
+    except ValueError:
+        return False
 
 
 def four_numbers(value: object) -> Box | None:
     """Four finite numbers as floats, or None for anything else."""
     try:
         a, b, c, d = (float(number) for number in value)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return (a, b, c, d) if all(map(math.isfinite, (a, b, c, d))) else None
 

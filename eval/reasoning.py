@@ -279,7 +279,7 @@ def read_question(path: Path) -> Question:
         raise InputError(f"{path} has no text")
     try:
         shapes = tuple(Shape(_label(shape["label"]), _points(shape["points"])) for shape in content["shapes"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} has a shape that is no polygon ({type(error).__name__}: {error})") from error
     return Question(text, "long" if content.get("is_sentence") else "short", shapes)
 

@@ -307,7 +307,10 @@ def read_detections(path: Path) -> dict[str, tuple[Box, ...]]:
 
 def as_box(numbers: Sequence[float]) -> Box:
     """Four finite numbers (x, y, width, height); ValueError otherwise."""
-    box = tuple(float(number) for number in numbers)
+    try:
+        box = tuple(float(number) for number in numbers)
+    except OverflowError as error:
+        raise ValueError("a box with a number too large for one") from error
     if len(box) != 4 or not all(math.isfinite(number) for number in box):
         raise ValueError(f"got the box {numbers!r}, expected x, y, width, height")
     return box

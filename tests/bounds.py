@@ -23,6 +23,19 @@ def steps(reference: Tensor | np.ndarray | float, dtype: torch.dtype, count: int
     return count * torch.finfo(dtype).eps * 2.0**exponent
 
 
+def positions(size: int, largest: float) -> float:
+    """What one rounding of a source position does to interpolated values of at most `largest`, of `size` of them.
+
+    torch's kernels for processors with fused multiply-add, and for GPUs, round a position once, its other ones twice.
+    """
+    return steps(size, torch.float32, 1) * largest
+
+
+def rounds_positions_once() -> bool:
+    """Whether torch's CPU kernels here are those with fused multiply-add."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
 @dataclass(frozen=True)
 class Noise:
     """Differences of one function's outputs whose inputs differ in the last bit: largest, and root mean square."""

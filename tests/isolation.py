@@ -74,7 +74,7 @@ PROCESS_STATE: dict[str, Callable[[], object]] = {
     "os.environ": lambda: dict(os.environ),
     "os.getcwd()": os.getcwd,
     "os.umask()": _umask,
-    "sys.path": lambda: list(sys.path),
+    "sys.path": lambda: [path for path in sys.path if "site-packages" not in path],  # packages add theirs on import
     "sys.argv": lambda: list(sys.argv),
     "sys.excepthook": lambda: sys.excepthook,
     "sys.getrecursionlimit()": sys.getrecursionlimit,

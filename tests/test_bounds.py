@@ -22,6 +22,10 @@ def test_steps_are_distances_of_neighbours(reference, dtype, expected):
     assert bounds.steps(reference, dtype, 7) == 7 * expected
 
 
+def test_a_position_is_known_to_a_step_of_the_size():
+    assert bounds.positions(64, 3.0) == 3 * 2**-17
+
+
 def test_noise_is_the_last_bit_times_the_slope():
     given = torch.full((1000,), 1.5)
     steep, constant = bounds.rounding_noise(lambda x: (1024 * (x - 1), x * 0), given)

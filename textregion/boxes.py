@@ -27,6 +27,7 @@ from textregion.errors import InputError
 from textregion.image_names import WHOLE_NUMBER, ListedImages, id_key, name_parts
 from textregion.storage import parse_json, read_text
 
+MOST_BOXES = 10_000  # of one image; each is a mask and a token
 ROUNDING = 1.0  # pixels that a box of rounded numbers may reach beyond the image
 ANY_IMAGE = ""  # the key of boxes that a file gives without saying of which image
 LAYOUTS = "COCO annotations or results, image id -> boxes, a list of [x1,y1,x2,y2], or CSV lines of these"
@@ -36,7 +37,7 @@ HEADER = "x1,y1,x2,y2"
 def as_boxes(boxes: ArrayLike | Tensor) -> Float32[Tensor, "n 4"]:
     """Any array-like of n boxes as x1 y1 x2 y2; no box at all is (0, 4).
 
-    InputError for other shapes, for what is no number, and for NaN or infinity, naming the box.
+    InputError for other shapes, more than MOST_BOXES, for what is no number, and for NaN or infinity, naming the box.
     """
     expected = "(R, 4), x1 y1 x2 y2 in pixels"
     if isinstance(boxes, Tensor):
@@ -49,6 +50,7 @@ def as_boxes(boxes: ArrayLike | Tensor) -> Float32[Tensor, "n 4"]:
         return torch.zeros(0, 4)
     if array.ndim != 2 or array.shape[1] != 4:
         raise InputError(f"got boxes of shape {array.shape}, expected finite numbers {expected}")
+    check_number(len(array))
     tensor = torch.from_numpy(array)
     _refuse(~tensor.isfinite().all(1), tensor, "expected finite numbers")
     return tensor
@@ -69,6 +71,12 @@ def boxes_inside(boxes: ArrayLike | Tensor, image_size: tuple[int, int]) -> Floa
     inside = torch.minimum(tensor.clamp(min=0), limit)
     _refuse((inside[:, :2] >= inside[:, 2:]).any(1), tensor, f"is empty within the image of {width} x {height} pixels")
     return inside
+
+
+def check_number(boxes: int, whose: str = "") -> None:
+    """InputError for more than MOST_BOXES boxes of one image; whose: begins the line."""
+    if boxes > MOST_BOXES:
+        raise InputError(f"{whose}got {boxes} boxes of one image, expected at most {MOST_BOXES}; keep the best")
 
 
 def _refuse(wrong: Tensor, boxes: Float[Tensor, "n 4"], why: str) -> None:
@@ -234,7 +242,8 @@ def _from_lines(path: Path, lines: Iterable[str]) -> GivenBoxes:
 
 
 def _given(path: Path, where: str, boxes: list, scores: list | None) -> GivenBoxes:
-    """Checked arrays; scores that are all None are none at all."""
+    """Checked arrays of at most MOST_BOXES boxes; scores that are all None are none at all."""
+    check_number(len(boxes), f"{path}: ")
     rows = [_numbers(path, f"box {index} of {where}", box, (4,)) for index, box in enumerate(boxes)]
     array = np.array(rows, np.float32).reshape(-1, 4)
     if scores is None or all(score is None for score in scores):

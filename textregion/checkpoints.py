@@ -159,6 +159,7 @@ def _read_pytorch(path: Path) -> object:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                _check_unpacked(path, archive)
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):  # torch.save writes none
                     return _read_torchscript(path, archive)
         with path.open("rb") as file:  # given a path, torch would decide by its ending
@@ -178,10 +179,12 @@ def _read_pytorch(path: Path) -> object:
 def _damaged(path: Path, error: Exception | None = None) -> InputError:
     """What to say of a file that could not be read: what else it is, or that it is damaged, and the reader's reason.
 
-    Running out of memory is raised on, it says nothing about the file.
+    Running out of memory is raised on, it says nothing about the file; unless it holds less than was asked for.
     """
     if error is not None and out_of_memory(error):
-        raise error
+        asked = re.search(r"tried to allocate (\d+) bytes", str(error))
+        if asked is None or int(asked[1]) <= path.stat().st_size:
+            raise error
     if what := stand_in(path):
         return InputError(f"{path} is {what}; download it again")
     with path.open("rb") as file:
@@ -234,11 +237,15 @@ class RefusedNameError(Exception):
     """A scripted archive names something else than modules and tensors."""
 
 
-def _read_torchscript(path: Path, archive: zipfile.ZipFile) -> dict[str, Tensor]:
-    """Parameters and buffers of the archive's root module by dotted name; numbers of the model's shape left out."""
+def _check_unpacked(path: Path, archive: zipfile.ZipFile) -> None:
+    """InputError for an archive that claims to hold far more than weights can be packed into its bytes."""
     unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > max(1e9, MOST_UNPACKED * path.stat().st_size):
         raise InputError(f"{path} unpacks to {unpacked / 1e9:.1f} GB, which no archive of weights does; get it anew")
+
+
+def _read_torchscript(path: Path, archive: zipfile.ZipFile) -> dict[str, Tensor]:
+    """Parameters and buffers of the archive's root module by dotted name; numbers of the model's shape left out."""
     try:
         root = archive.namelist()[0].split("/")[0]
         data = archive.read(f"{root}/data.pkl")
@@ -276,9 +283,16 @@ def _tensors(root: _Record) -> dict[str, Tensor]:
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], what: str, source: str | Path) -> None:
-    """Put the tensors into the model: every name and shape must match, or InputError names what does not.
+    """Put the tensors into the model if they fit it (`check_fit`)."""
+    check_fit(model, state, what, source)
+    model.load_state_dict(state, strict=True)
 
-    what: the model as the user knows it, e.g. "clip-vit-l14-336". source: where the tensors come from.
+
+def check_fit(model: nn.Module, state: dict[str, Tensor], what: str, source: str | Path) -> None:
+    """InputError unless the tensors have every name and shape of the model's and no others, naming what differs.
+
+    model: may be on the device "meta". what: the model as the user knows it, e.g. "clip-vit-l14-336". source: where the
+    tensors come from.
     """
     own = {name: value.shape for name, value in model.state_dict().items()}
     missing = [name for name in own if name not in state]
@@ -294,7 +308,6 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], what: str, source:
         )
         advice = _prefix_advice(missing, unexpected) or "give this model's own weights"
         raise InputError(f"{source} does not fit {what} ({found}); {advice}")
-    model.load_state_dict(state, strict=True)
 
 
 def _prefix_advice(missing: Sequence[str], unexpected: Sequence[str]) -> str:

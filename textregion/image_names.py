@@ -50,12 +50,15 @@ class ListedImages:
     """The images an annotation file lists, and `find`, which tells the id of one of them.
 
     source: the file, for messages. rows: {"id", "file_name"} of each image, as read from JSON; "file_name" may be
-    missing. InputError for a row without an id. An image is looked for, in this order,
+    missing, and is no name when it is no text; then no other is guessed by its base name. InputError for a row without
+    an id. An image is looked for, in this order,
 
     1. by its path, exactly;
     2. by the end of its path: photos/cam1/0001.jpg is the listed cam1/0001.jpg, and cam1/0001.jpg the listed
        set/cam1/0001.jpg. The longest agreement counts; folders that all listed images share may differ;
-    3. by its base name alone, if no two listed images share a base name: then folders tell nothing;
+    3. by its base name alone, if no two listed images share a base name and the asked folder is none of those listed:
+       then folders tell nothing. Of two images asked for that differ in their folders only, the second is then refused:
+       x/1.jpg and y/1.jpg for the listed 1.jpg;
     4. in the same ways where only one of the two names has an ending: photo.jpg and photo;
     5. by its id as name (0007.jpg is 7), only if the file has no file name at all.
     """
@@ -67,7 +70,7 @@ class ListedImages:
             if not isinstance(row, Mapping) or row.get("id") is None:
                 raise InputError(f"{source}: got an image without an id; expected images of an id and a file_name each")
             name = row.get("file_name")
-            self.ids[id_key(row["id"])] |= {name_parts(str(name))} - {()} if name is not None else set()
+            self.ids[id_key(row["id"])] |= {name_parts(name)} - {()} if isinstance(name, (str, Path)) else set()
         by_path: dict[Parts, set[str]] = defaultdict(set)
         for key, names in self.ids.items():
             for parts in names:
@@ -80,29 +83,40 @@ class ListedImages:
         for parts in by_path:
             self._by_base[parts[-1]].append(parts)
             self._by_stem[Path(parts[-1]).stem].append(parts)
+        self._had: dict[Parts, Parts] = {}  # listed path -> the image that had it by its base name alone
         self._bases_differ = all(len(paths) == 1 for paths in self._by_base.values())
+        if not all(self.ids.values()):  # an image without a name may be any that is asked for
+            self._shared, self._bases_differ = 0, False
 
     def find(self, asked: str | Path) -> str:
         """The `id_key` of the image at a path; InputError when the file does not list it, or several that it may be."""
         parts = name_parts(asked)
         if not parts:
             raise InputError(f"got the image name {str(asked)!r}, expected a file name")
-        *folders, base = parts
+        base = parts[-1]
         stem = Path(base).stem
         if not self._by_path:
             return self._only({key for key in (id_key(base), id_key(stem)) if key in self.ids}, asked)
         paths = [parts] if parts in self._by_path else []
         for listed in (self._by_base.get(base), self._by_base.get(stem), self._by_stem.get(base)):
-            paths = paths or self._closest(tuple(folders), listed or [])
+            paths = paths or self._closest(parts, listed or [])
         return self._only({key for path in paths for key in self._by_path[path]}, asked)
 
-    def _closest(self, folders: Parts, listed: list[Parts]) -> list[Parts]:
-        """Of listed paths with the right base name those whose folders agree best."""
-        agreeing = {path: _agreement(folders, path[self._shared : -1]) for path in listed}
+    def _closest(self, asked: Parts, listed: list[Parts]) -> list[Parts]:
+        """Of listed paths with the right base name those whose folders agree best with those of the path asked for."""
+        agreeing = {path: _agreement(asked[:-1], path[self._shared : -1]) for path in listed}
         best = max(agreeing.values(), default=-1)
         if best == -1:
-            return listed if self._bases_differ else []
-        return [path for path, length in agreeing.items() if length == best]
+            known = any(_agreement(asked[:-1], path[self._shared : -1]) > 0 for path in self._by_path)
+            if known or not self._bases_differ:
+                return []
+        closest = [path for path, length in agreeing.items() if length == best]
+        for path in closest if best < 1 else ():
+            before = self._had.setdefault(path, asked)
+            if _agreement(before[:-1], asked[:-1]) == -1:
+                both = f"{'/'.join(before)} and {'/'.join(asked)} may be"
+                raise InputError(f"{self.source} lists one image {'/'.join(path)} that {both}; give it their folders")
+        return closest
 
     def _only(self, found: set[str], asked: str | Path) -> str:
         if len(found) == 1:

@@ -19,6 +19,7 @@ from textregion.errors import InputError, first_line
 from textregion.image_files import FORMATS, exif_orientation, without_metadata
 
 MAX_PIXELS = 100_000_000
+MAX_SIDE = 65_535  # pixels, what a JPEG can have; strips take time and memory that their pixels do not tell
 BYTES_PER_PIXEL, SPARE_BYTES = 16, 2**26  # of a file: more than pixels without compression and their metadata take
 
 
@@ -260,6 +261,9 @@ def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
     if height * width > max_pixels:
         limit = f"the limit of {max_pixels / 1e6:g} million"
         raise InputError(f"{name} has {width} x {height} pixels, more than {limit}; shrink it first")
+    if max(height, width) > MAX_SIDE:
+        limit = f"the limit of {MAX_SIDE} on a side"
+        raise InputError(f"{name} has {width} x {height} pixels, more than {limit}; cut it into pieces first")
 
 
 def keep_ratio_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:

@@ -19,6 +19,7 @@ else:
     RegionTokens = Any  # stands above this module
 
 LONGEST_LABEL = 1000  # characters; models read about 70 words, and time grows with the square of a word's length
+MOST_LABELS = 10_000  # asked for at once; time and memory grow with their number times the regions and pixels
 TEMPERATURE = 50.0  # of the softmax over queries (method 8.3)
 ONE_OF_SEVERAL = re.compile(r'[^\S\n]*"((?:[^"]|"")*)"[^\S\n]*(?:[,\n]|\Z)|([^,\n]*)(?:[,\n]|\Z)')
 
@@ -64,7 +65,7 @@ def label_queries(label: str) -> list[str]:
 
 
 def as_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Check a list of labels: at least one, every one a string that can be seen, of at most LONGEST_LABEL characters.
+    """Check 1 to MOST_LABELS labels, every one a string that can be seen, of at most LONGEST_LABEL characters.
 
     InputError for anything else, a lone string and control characters included (white space is fine).
     """
@@ -74,6 +75,8 @@ def as_labels(labels: Sequence[str]) -> tuple[str, ...]:
     labels = tuple(labels)
     if not labels:
         raise InputError("got no labels, expected at least one word or phrase")
+    if len(labels) > MOST_LABELS:
+        raise InputError(f"got {len(labels)} labels, expected at most {MOST_LABELS}; ask for some after the others")
     for label in labels:
         if not isinstance(label, str) or not any(c.isprintable() and c not in " ;" for c in label):
             raise InputError(f"got {str(label)[:40]!r} as a label, expected a word or phrase")

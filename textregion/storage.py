@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import warnings
 from collections import Counter
@@ -30,7 +31,27 @@ NO_FLUSH = {
     getattr(errno, name)
     for name in ("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "ENOTTY", "EISDIR", "EACCES", "EPERM", "EBADF", "EROFS")
 }
+LONGEST_NAME = 120  # bytes of a name that we make: some encrypted disks take 143, and a number may be put behind it
+FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\ud800-\udc7f\udd00-\udfff]')  # in names, on some system
+DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)  # on Windows
 _notes = count()  # 0 is taken by the one note of this process about NO_FLUSH
+
+
+def safe_name(name: str, longest: int = LONGEST_NAME) -> str:
+    """A name that means one new file or folder on every system, as like the given one as can be; `image` for nothing.
+
+    No separator, no character that Windows refuses, not hidden, none of Windows' devices, at most `longest` bytes;
+    a short ending (.png) survives the cut.
+    """
+    name = FORBIDDEN.sub("_", name).lstrip(".").rstrip(". ")
+    stem, ending = os.path.splitext(name)
+    if len(ending) > 12:
+        stem, ending = name, ""
+    stem = stem[:longest]
+    while len(f"{stem}{ending}".encode("utf-8", "surrogatepass")) > longest:
+        stem = stem[:-1]
+    name = f"{stem}{ending}".rstrip(". ")
+    return f"_{name}" if DEVICES.fullmatch(name) else name or "image"
 
 
 @contextmanager
@@ -49,7 +70,9 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # made by open, so with the user's permissions
+    temporary = path.with_name(
+        f".{path.name[:40]}.{secrets.token_hex(4)}"
+    )  # made by open, so with the user's permissions
     try:
         with temporary.open("xb") as file:
             file.write(data)

@@ -14,7 +14,6 @@ import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import isfinite
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,8 @@ from textregion.storage import complete, load_tensors, save_tensors, write_atomi
 
 MAX_SOFT_VALUE = 3.0
 LOGIT_CUT = 0.0  # SAM's logits are positive inside a mask
+LONGEST_TOKEN = 1.01  # unit vectors, rounded
+LARGEST_SCALE = 10_000  # of logits, and of where they are cut; the largest published are about 120
 PIXELS_AT_ONCE = 2**24  # of masks enlarged in one step
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class RegionMasks:
             raise InputError(f"got groups {found} for {parts} mask parts, expected whole numbers ({parts},)")
         if not isinstance(self.hard, bool):
             raise InputError(f"got hard {self.hard!r}, expected True or False")
-        if not isinstance(self.cut, Real) or not isfinite(self.cut):
+        if not isinstance(self.cut, Real) or not abs(self.cut) <= LARGEST_SCALE:
             raise InputError(f"got cut {self.cut!r}, expected a number: 0 for logits, 0.5 for soft values")
         if self.boxes is None:
             set_(self, "boxes", self._boxes_of_parts())
@@ -347,9 +348,21 @@ class RegionTokens:
         return f"RegionTokens({sizes}{made and f', {made}'})"
 
     def checked(self) -> "RegionTokens":
-        """Itself, once its tokens are known to be finite; InputError otherwise. It waits for the device."""
-        if not bool(self.tokens.isfinite().all()):
-            raise InputError(f"got tokens of {self.tokens.dtype} with NaN or infinite values, expected unit vectors")
+        """Itself, once its numbers are known to be finite and as they should be; InputError otherwise. It waits for the
+        device.
+        """
+        for name in ("tokens", "patch_scores", "dense"):
+            tensor = getattr(self, name)
+            if tensor is not None and not bool(tensor.float().norm(dim=0).isfinite().all()):
+                raise InputError(
+                    f"got {name} of {tensor.dtype} with NaN, infinite or huge values, expected finite numbers"
+                )
+        longest = float(self.tokens.float().norm(dim=1).amax()) if len(self) else 0.0
+        if not longest <= LONGEST_TOKEN:
+            raise InputError(f"got a token of length {longest:.3g}, expected unit vectors")
+        if not max(abs(self.logit_scale), abs(self.logit_bias)) <= LARGEST_SCALE:  # NaN as well
+            found = f"logit_scale {self.logit_scale!r}"[:60] + f", logit_bias {self.logit_bias!r}"[:60]
+            raise InputError(f"got {found}, expected numbers of at most {LARGEST_SCALE}")
         return self
 
     def similarity(self, text: Float[Tensor, "L D"]) -> Float32[Tensor, "R L"]:

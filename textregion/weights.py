@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from os.path import isfile
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -23,7 +24,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RemoteEntryNotFoundError
 
 from textregion.errors import InputError, first_line
-from textregion.storage import file_hash, reading
+from textregion.storage import file_hash, read_text
 
 CLIP_VARIABLE = "TEXTREGION_CLIP"
 SAM2_VARIABLE = "TEXTREGION_SAM2"
@@ -267,12 +268,12 @@ def verify(folder: str | Path) -> list[Path]:
     again = f"with python -m textregion weights --to {folder}"
     if not sums.is_file():
         raise InputError(f"no {CHECKSUMS} in {folder}; make the folder {again}")
-    with reading(sums):
-        entries = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = read_text(sums, "the checksums of a weights folder").splitlines()
+    entries = [line.split("  ", 1) for line in lines if line.strip()]
     if not entries or any(len(entry) != 2 for entry in entries):
         raise InputError(f"{sums} is damaged; make the folder again {again}")
     paths = [folder / name for _, name in entries]
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [str(path) for path in paths if not isfile(path)]
     if missing:
         raise InputError(f"{len(missing)} files of {sums} are missing: {', '.join(missing)}; copy them again")
     wrong = [str(path) for path, (digest, _) in zip(paths, entries, strict=True) if file_hash(path) != digest]

@@ -34,12 +34,13 @@ its own, in turn, and prints medians of time, peaks of memory, their ratios and 
 An obvious form that would not fit into --limit is run on a part and scaled; the note says on which.
 
   masks        fusing masks that contain each other, at full size     | full-size masks, pair by pair
+  decoder      what clicks share computed once, batches filtered | SAM 2's own decoder, all logits kept
   encode       all crops of an image in one batch            | crop by crop
   pool         masked mean or soft sum; global-patch scores  | patches repeated per region; all pairs of patches
   postprocess  a matrix product in bands of rows             | the product of labels, regions and pixels
   text         large batches, no padding where exact         | 80 prompts of one label at a time
   end2end      all stages of one image, with SAM 2's network, and their sum (text is computed once per label list)
-  all          everything but end2end
+  all          everything but decoder and end2end
 """
 EXAMPLES = """\
 examples:
@@ -53,6 +54,7 @@ floor: operations / 989 TFLOP/s or bytes / 4.8 TB/s, whichever is longer: the no
 PROCESS = Path("/proc/self")
 PEAK_OPERATIONS, PEAK_BYTES = 989e12, 4.8e12  # a second, of an H200, nominal: dense bf16, HBM3e
 DEFAULT_PRESETS = {"pool": ("pe-core-l14-336", "siglip2-l16-256"), "text": ("clip-vit-b16",)}
+LONG = ("decoder", "end2end")
 DEFAULT_REGIONS = {"pool": 100, "end2end": 100}
 COLUMNS = ("benchmark", "time", "obvious", "faster", "memory", "obvious", "less", "difference", "H200 floor")
 
@@ -66,6 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
     add("--size", nargs="+", action=Sides, default=(672, 1008), metavar="H W", help="resized image (672 1008)")
     add("--regions", type=positive, metavar="N", help="regions, or masks to fuse (200; pool and end2end: 100)")
     add("--labels", type=positive, default=150, metavar="N", help="labels (150)")
+    add("--points", type=positive, default=16, metavar="N", help="clicks a side, of decoder's candidates (16)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N (auto)")
     add("--random-weights", action="store_true", help="real architectures without weight files")
     add("--repeats", type=positive, default=3, metavar="N", help="runs of each form, of which the median counts (3)")
@@ -81,13 +84,13 @@ def jobs(args: Namespace) -> list[tuple[Comparison, Options]]:
     if args.limit <= 0:
         raise InputError(f"got --limit {args.limit}, expected gigabytes above 0")
     device, limit = str(resolve_device(args.device)), int(args.limit * 2**30)
-    names = [name for name in COMPARISONS if name != "end2end"] if args.benchmark == "all" else [args.benchmark]
+    names = [name for name in COMPARISONS if name not in LONG] if args.benchmark == "all" else [args.benchmark]
     found = []
     for name in names:
         sizes = (args.size, args.regions or DEFAULT_REGIONS.get(name, 200), args.labels)
         presets = args.preset or DEFAULT_PRESETS.get(name, ("clip-vit-l14-336",))
         for preset in presets:
-            options = Options(preset, *sizes, device, args.random_weights, args.threads or 0, limit)
+            options = Options(preset, *sizes, device, args.random_weights, args.threads or 0, limit, args.points)
             options.spec  # noqa: B018 (an unknown name is said here)
             again = preset != presets[0] and name != "end2end"
             found += [(each, options) for each in COMPARISONS[name] if each.of_preset or not again]

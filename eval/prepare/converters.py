@@ -13,12 +13,13 @@ from pathlib import Path, PurePath
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from textregion.errors import InputError
 from textregion.image_names import id_key, whole_id
+from textregion.images import open_image
 from textregion.storage import read_json, write_atomically
 from textregion.tiny.scenes import Scene, SceneRegion, draw_scene
 
@@ -306,9 +307,8 @@ def make_maps(makers: Mapping[Path, Callable[[], LabelMap]], title: str) -> str:
 def read_map(path: Path) -> LabelMap:
     """A label map as stored (palette indices, not colours); InputError when damaged or not 8 bits, one channel."""
     try:
-        with Image.open(path) as image:
-            values = np.array(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        values = np.array(open_image(path))
+    except InputError as error:
         raise InputError(f"{path} is not a readable label map ({error}); unpack it again") from error
     if values.ndim != 2 or values.dtype != np.uint8:
         raise InputError(f"{path} has shape {values.shape}, {values.dtype}; expected one 8-bit channel")

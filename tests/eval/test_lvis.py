@@ -371,7 +371,7 @@ def test_a_polygon_without_area_is_left_out_of_its_mask(tmp_path, toy):
     rows = [dict(TOY["annotations"][0], segmentation=[*TOY["annotations"][0]["segmentation"], [1, 2, 3, 4]])]
     read = read_annotations(write(tmp_path, {**TOY, "annotations": [*rows, *TOY["annotations"][1:]]}))
     assert (read.objects, read.has_masks) == (toy.objects, True)
-    assert [(one.id, one.kind) for one in read.skipped] == [("annotation 1", "polygon of fewer than 3 corners")]
+    assert [(one.id, one.kind) for one in read.skipped] == [("annotation 1", "polygon that cannot be filled")]
 
 
 def test_annotations_of_one_image_under_two_ids_are_refused(tmp_path):

@@ -37,12 +37,16 @@ print(json.dumps(Runner.from_cfg(config).test()))
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with two scenes, the data root of this module."""
+    """A folder with two scenes."""
     root = tmp_path_factory.mktemp("data")
     draw_scenes(root / "tiny_world", 2, 64)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TEXTREGION_DATA", str(root))
-        yield root
+    return root
+
+
+@pytest.fixture(autouse=True)
+def data_root(world, monkeypatch):
+    """The programs find the scenes."""
+    monkeypatch.setenv("TEXTREGION_DATA", str(world))
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,6 @@ def test_two_gloo_processes_share_and_gather(launcher):
         environment.update(zip(names, (str(number), "2"), strict=True))
         command = [sys.executable, "-c", MEMBER, launcher]
         members.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True))
-    said = [member.communicate(timeout=60)[0].strip() for member in members]
+    said = [member.communicate(timeout=300)[0].strip() for member in members]
     assert [member.returncode for member in members] == [0, 0]
     assert said == ["0 ['a', 'c', 'e'] [0, 10]", "1 ['b', 'd'] [0, 10]"]

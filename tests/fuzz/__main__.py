@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tests.fuzz import files, given, images, labels, options, report, runs, system
+from tests.fuzz import files, given, images, labels, meanings, options, report, runs, system
 from tests.fuzz.case import FAILURE, FAST, Case, Judge, Result
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
 from textregion.errors import InputError
@@ -32,6 +32,7 @@ CORPORA = {
     "images": images.cases,
     "labels": labels.cases,
     "given": given.cases,
+    "meanings": meanings.cases,
     "files": files.cases,
     "options": options.cases,
     "runs": runs.cases,

@@ -273,7 +273,8 @@ def boxes(image: Path) -> Iterator[Case]:
         "5 5 40 40": REFUSED,
         "1e400,0,3,4": REFUSED,
         "５,5,40,40": EITHER,
-        "-1,-1,5,5": REFUSED,
+        "-1,-1,5,5": WORKS,
+        "-2,-1,5,5": REFUSED,
         "1_0,5,40,40": EITHER,
     }
     lines |= {"absent.json": REFUSED, "x" * 300: REFUSED, "/dev/zero": REFUSED, "..": REFUSED}

@@ -94,7 +94,7 @@ def test_coco_annotations_by_id_and_by_name(tmp_path):
     images = [{"id": 7, "file_name": "val/a.jpg"}, {"id": 9, "file_name": "b.png"}, {"id": 11}]
     rows = [{"image_id": 9, "bbox": B_XYWH}, {"image_id": 7, "bbox": A_XYWH}, {"image_id": 9, "bbox": A_XYWH}]
     read = read_boxes(written(tmp_path, {"images": images, "annotations": rows}))
-    for name in (7, "7", "val/a.jpg", "a.jpg", "/elsewhere/a.jpg"):
+    for name in (7, "7", "val/a.jpg", "a.jpg"):
         check(read.of(name), [A])
     check(read.of("b.png"), [B, A])
     check(read.of(11), [])

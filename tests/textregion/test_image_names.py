@@ -115,3 +115,14 @@ def test_every_listed_path_is_found_as_itself_and_below_a_folder_never_as_anothe
 @given(names, st.booleans())
 def test_parts_do_not_depend_on_the_separator(name, windows):
     assert name_parts(name.replace("/", "\\") if windows else name) == tuple(name.split("/"))
+
+
+def test_one_listed_image_is_not_given_to_two_by_base_name_alone():
+    images = listed("z/1.jpg", "z/2.jpg")
+    assert images.find("x/1.jpg") == images.find("x/1.jpg") == "1"
+    assert images.find("/data/x/1.jpg") == images.find("z/1.jpg") == images.find("1.jpg") == "1"
+    with pytest.raises(
+        InputError, match=r"lists one image z/1.jpg that x/1.jpg and y/1.jpg may be; give it their fold"
+    ):
+        images.find("y/1.jpg")
+    assert images.find("y/2.jpg") == "2"

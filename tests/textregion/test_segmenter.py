@@ -61,7 +61,7 @@ def calls(tiny_clip, tiny_sam2):
         tiny_clip.model.visual.conv1.register_forward_pre_hook(count_views),
         tiny_clip.model.ln_final.register_forward_pre_hook(count("text batches")),
         tiny_sam2.image_encoder.register_forward_pre_hook(count("sam2 images")),
-        tiny_sam2.sam_mask_decoder.register_forward_pre_hook(count("sam2 points")),
+        tiny_sam2.sam_prompt_encoder.register_forward_pre_hook(count("sam2 points")),
     ]
     yield counted
     for handle in handles:

@@ -20,8 +20,8 @@ class Room:
     def __init__(self, items: int) -> None:
         self.items, self.let_through, self.refused = items, [], 0
 
-    def __call__(self, module, given, named) -> None:
-        count = len(given[0] if given else named["sparse_prompt_embeddings"])
+    def __call__(self, module, given) -> None:
+        count = len(given[0])
         if count > self.items:
             self.refused += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -35,7 +35,7 @@ def little_memory():
 
     def limit(part: torch.nn.Module, items: int) -> Room:
         room = Room(items)
-        handles.append(part.register_forward_pre_hook(room, with_kwargs=True))
+        handles.append(part.register_forward_pre_hook(room))
         return room
 
     yield limit
@@ -56,7 +56,7 @@ def test_results_are_the_same_with_little_memory(segmenter, little_memory):
     whole = segmenter.segment(whole_tokens, LABELS)
     segmenter.remembered_labels.clear()
     views = little_memory(segmenter.backbone.model.visual.conv1, 3)
-    clicks = little_memory(segmenter.mask_generator.model.sam_mask_decoder, 7)
+    clicks = little_memory(segmenter.mask_generator.model.sam_mask_decoder.transformer.layers[0].self_attn, 3)
     prompts = little_memory(segmenter.backbone.model.token_embedding, 100)
     tokens = segmenter.encode_image(IMAGE)
     result = segmenter.segment(tokens, LABELS)

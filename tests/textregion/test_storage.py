@@ -4,9 +4,12 @@ import json
 import os
 import warnings
 from itertools import count
+from pathlib import Path, PureWindowsPath
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from textregion import storage
@@ -18,6 +21,7 @@ from textregion.storage import (
     read_json,
     read_text,
     reading,
+    safe_name,
     save_tensors,
     set_aside,
     stand_in,
@@ -272,3 +276,18 @@ def test_json_that_says_nothing_certain_is_refused(tmp_path, text):
     (tmp_path / "j.json").write_text(text)
     with pytest.raises(InputError, match=r"j\.json is not valid JSON \(.*\); expected a list"):
         read_json(tmp_path / "j.json", "a list")
+
+
+@given(st.text(max_size=300))
+@example("\udcff\ud800")
+@example("...")
+@example("LPT¹.txt")
+@example("a" * 300 + ".png")
+def test_a_safe_name_means_one_new_file(text):
+    name = safe_name(text)
+    assert 0 < len(name.encode("utf-8", "surrogatepass")) <= 121
+    assert PureWindowsPath(name).name == name == Path(name).name
+    assert not PureWindowsPath(name).is_reserved()
+    assert not name.startswith(".")
+    assert name[-1] not in ". "
+    assert safe_name(name) == name

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from textregion.backbones.base import FAMILIES, Backbone, BackboneSpec, Tokenizer, model_config
 from textregion.checkpoints import load_strictly, read_state
-from textregion.errors import InputError
+from textregion.errors import InputError, first_line
 from textregion.storage import reading, stand_in
 from textregion.weights import CLIP_VARIABLE, Asset
 
@@ -155,7 +155,12 @@ class FileTokenizer:
         text, content = _read_json(path)
         if "vocab" not in content.get("model", ()):
             raise InputError(f"{path} describes no pieces, expected the tokenizer.json of a SigLIP; download it again")
-        self.pieces = PieceTokenizer.from_str(text)
+        try:
+            self.pieces = PieceTokenizer.from_str(text)
+            self.pieces.encode_batch(["a photo of \U0010ffff."])  # some faults show only now: no piece for the unknown
+        except Exception as error:  # the package, made from Rust, has no type of its own
+            why = first_line(error)
+            raise InputError(f"{path} is not a readable tokenizer file ({why}); download it again") from error
         self.clean = get_clean_fn(clean)
         self.context_length = context_length
         self.pieces.no_padding()

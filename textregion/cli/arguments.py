@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from textregion.boxes import MOST_BOXES
 from textregion.cli.command_line import BOOLEAN, Parser, positive
 from textregion.cli.flags import (
     add_model_flags,
@@ -11,6 +12,8 @@ from textregion.cli.flags import (
     chosen_preset,
     mask_source_flag,
 )
+from textregion.images import MAX_PIXELS, MAX_SIDE
+from textregion.labels import MOST_LABELS
 from textregion.outputs.folder import RESULT_FILES
 from textregion.regionspot.loading import METHODS
 from textregion.web.cached_segmenter import MEGABYTE, Limits
@@ -58,8 +61,12 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
 
 def _add_inputs(parser: Parser) -> None:
     add = parser.add_argument_group("what to label").add_argument
-    image = "an image (PNG, JPEG, WebP, …; at most 100 million pixels), a folder of images or a glob in quotes"
-    labels = """labels, also as "dog, sofa"; with a comma of its own '"red, round star"'; synonyms as "sofa; couch"' """
+    size = f"at most {MAX_PIXELS // 10**6} million pixels, {MAX_SIDE} on a side"
+    image = f"an image (PNG, JPEG, WebP, …; {size}), a folder of images or a glob in quotes"
+    labels = (
+        """labels, also as "dog, sofa"; with a comma of its own '"red, round star"'; synonyms as "sofa; couch"'; """
+        f"at most {MOST_LABELS}"
+    )
     add("--image", metavar="FILE", help=image)
     add("--image_list", nargs="+", metavar="FILE", help="several images, folders or globs")
     add("-l", "--labels", nargs="+", metavar="WORD", help=labels)
@@ -75,7 +82,8 @@ def _add_sources(parser: Parser) -> None:
     mask_source_flag(group, more, default="sam2")
     boxes = (
         "boxes x1,y1,x2,y2 in pixels, or one FILE of them (COCO annotations or results, a detector's dict by "
-        "image, a JSON list, CSV): SAM segments each, nothing else; boxes.json and boxes.png say what is in them"
+        f"image, a JSON list, CSV), at most {MOST_BOXES} an image: "
+        "SAM segments each, nothing else; boxes.json and boxes.png say what is in them"
     )
     method = (
         "what recognises --boxes: textregion (default, training-free) or regionspot, a trained head: shipped for "
@@ -105,11 +113,14 @@ def _add_page(parser: Parser) -> None:
     add("--port", type=port, metavar="N", help=port_help)
     limits = Limits()
     most, kept = limits.max_bytes // MEGABYTE, limits.cache_bytes // MEGABYTE
+    disk, session = limits.disk_bytes // MEGABYTE, limits.session_bytes // MEGABYTE
     for flag, default, text in (
         ("max_pixels", limits.max_pixels, "larger images are refused by the page"),
         ("max_megabytes", most, "larger image files are refused by the page"),
         ("cache_megabytes", kept, "memory for encoded images, so that new labels need no new encoding"),
         ("queue_size", limits.queue_size, "requests that may wait; further ones are turned away"),
+        ("disk_megabytes", disk, "of all files that the page keeps; those used longest ago are deleted"),
+        ("session_megabytes", session, "of one browser's uploads; likewise"),
     ):
         add(f"--{flag}", type=positive, default=default, metavar="N", help=f"{text} ({default})")
 
@@ -124,4 +135,5 @@ def port(text: str) -> int:
 def limits_of(args: argparse.Namespace) -> Limits:
     """The limits the command line asks for."""
     max_bytes, cache_bytes = args.max_megabytes * MEGABYTE, args.cache_megabytes * MEGABYTE
-    return Limits(args.max_pixels, max_bytes, cache_bytes=cache_bytes, queue_size=args.queue_size)
+    disk = {"disk_bytes": args.disk_megabytes * MEGABYTE, "session_bytes": args.session_megabytes * MEGABYTE}
+    return Limits(args.max_pixels, max_bytes, cache_bytes=cache_bytes, queue_size=args.queue_size, **disk)

@@ -102,7 +102,7 @@ class SharedImageDecoder:
         first, second = self.layers
         last, height, width = self.transformer.final_attn_token_to_image, *embedding.shape[2:]
         rows = (embedding + self.prompts.no_mask_embed.weight.reshape(1, -1, 1, 1))[0].flatten(1).T.contiguous()
-        positions = self.prompts.get_dense_pe()[0].flatten(1).T
+        positions = self.prompts.get_dense_pe()[0].flatten(1).T.to(rows.dtype)
         placed = rows + positions
         enlarge, _, _, enlarge_more, _ = self.upscaling
         coarse, fine = enlarge.bias.repeat(1, 4), enlarge_more.bias.repeat(1, 4)

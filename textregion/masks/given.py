@@ -478,7 +478,7 @@ def _mask_of_polygons(polygons: list, size: Size, image_size: Size) -> tuple[Boo
     scale = (image_size[1] / size[1], image_size[0] / size[0])
     good, left_out = [], []
     for polygon in polygons:
-        why = _fault_of_polygon(polygon, size, max(scale))
+        why = fault_of_polygon(polygon, size, max(scale))
         if why:
             left_out.append(why)
         else:
@@ -491,7 +491,7 @@ def _mask_of_polygons(polygons: list, size: Size, image_size: Size) -> tuple[Boo
     return coco_mask.decode(filled[0]).astype(bool), left_out
 
 
-def _fault_of_polygon(polygon: object, size: Size, scale: float) -> str:
+def fault_of_polygon(polygon: object, size: Size, scale: float) -> str:
     """Why a polygon of an image of a size (H, W) cannot be filled, enlarged by `scale`; "" if it can be."""
     if not isinstance(polygon, list) or not all(type(number) in (int, float) for number in polygon):
         return "no COCO mask: a polygon that is no list of numbers"

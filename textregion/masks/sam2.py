@@ -1,9 +1,10 @@
 """SAM 2.1: models, on the `sam2` package's own classes and YAML files, and their automatic masks (method 9)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.resources import files
+from itertools import accumulate
 from os.path import isfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,9 +35,9 @@ LOGIT_LIMIT = 32.0
 BYTES_PER_LOW_RES_PIXEL = 448  # of the decoder's working set per prompt, measured in float32 (28 MiB at 256 x 256)
 MEMORY_SHARE = 0.7  # of the free memory of a CUDA device that the decoder may take
 ALLOWED_TARGETS = ("torch.nn.Identity",)  # besides those of sam2: what a model for images puts in place of its memory
-CPU_PROMPTS = 8  # on a CPU more at once are slower and take more memory
+CPU_PROMPTS = 4  # on a CPU more at once are slower and take more memory
 DECODERS = ("shared", "sam2")
-UPSCALED_AT_ONCE = 2  # masks of prompts, on a CPU: their maps stay near its caches
+UPSCALED_AT_ONCE = 1  # prompts, on a CPU: their maps stay near its caches
 Part = TypeVar("Part")
 
 
@@ -196,29 +197,43 @@ class Decoded:
 class Candidates:
     """K of the masks of N clicks. index: their place among all 3 N in the order of `filters.order_candidates`.
 
-    logits: low-res, half precision. stability and boxes (inclusive, low-res): of method 9.4. area: low-res pixels.
+    stability and boxes (inclusive, low-res): of method 9.4. area: low-res pixels. place: in the concatenated batches.
+    batches: low-res logits in half precision, as the decoder gave them, so that none is copied before it is chosen.
     """
 
     clicks: int
     index: Int[Tensor, " K"]
-    logits: Float[Tensor, "K h w"]
     predicted_iou: Float32[Tensor, " K"]
     stability: Float32[Tensor, " K"]
     boxes: Int[Tensor, "K 4"]
     area: Int[Tensor, " K"]
-
-    def take(self, which: Int[Tensor, " k"]) -> "Candidates":
-        """Those at some places, in that order."""
-        return Candidates(self.clicks, *(tensor[which] for tensor in self._tensors()))
+    place: Int[Tensor, " K"]
+    batches: tuple[Float[Tensor, "_ h w"], ...]
 
     @classmethod
     def join(cls, parts: "Sequence[Candidates]") -> "Candidates":
         """All candidates of several batches of the same clicks, by index."""
-        joined = cls(parts[0].clicks, *map(torch.cat, zip(*(part._tensors() for part in parts), strict=True)))
-        return joined.take(joined.index.argsort())
+        names = ("index", "predicted_iou", "stability", "boxes", "area", "place")
+        batches = tuple(batch for part in parts for batch in part.batches)
+        starts = [0, *accumulate(sum(map(len, part.batches)) for part in parts)]
+        moved = [replace(part, place=part.place + start) for part, start in zip(parts, starts, strict=False)]
+        joined = {name: torch.cat([getattr(part, name) for part in moved]) for name in names}
+        return cls(parts[0].clicks, **joined, batches=batches).take(joined["index"].argsort())
 
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return self.index, self.logits, self.predicted_iou, self.stability, self.boxes, self.area
+    def take(self, which: Int[Tensor, " k"]) -> "Candidates":
+        """Those at some places, in that order."""
+        small = (self.index, self.predicted_iou, self.stability, self.boxes, self.area, self.place)
+        return Candidates(self.clicks, *(tensor[which] for tensor in small), self.batches)
+
+    def logits(self) -> Float[Tensor, "K h w"]:
+        """Low-res logits of all candidates, in their order."""
+        order = self.place.argsort()
+        counts = [len(batch) for batch in self.batches]
+        batch_of = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(order.device)
+        starts = [0, *accumulate(counts)]
+        places = self.place[order]
+        found = [batch[places[batch_of[places] == n] - starts[n]] for n, batch in enumerate(self.batches)]
+        return torch.cat(found)[order.argsort()]
 
 
 @register_mask_source("sam2", needs="a SAM 2 model of the sam2 package")
@@ -233,7 +248,7 @@ class Sam2MaskGenerator:
     points_per_batch: int = speed_option(
         2048,
         "most clicks decoded at once, at least 1; fewer are taken where the free memory of a CUDA device asks for it "
-        "(about 28 MiB a click) or does not suffice, and on a CPU, where more than 32 are not faster. Same result",
+        "(about 28 MiB a click) or does not suffice, and on a CPU, where more than 4 are not faster. Same result",
     )
     pred_iou_thresh: float = option(
         0.6, "0..1, masks whose predicted IoU is not above it are dropped; higher is fewer and cleaner"
@@ -314,13 +329,16 @@ class Sam2MaskGenerator:
     def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
         """Regions of an image, sorted whole, part, subpart, each by predicted IoU; R = 0 is a normal result."""
         size = tuple(image.shape[:2])
-        features, points = self.encode(image), filters.point_grid(self.points_per_side)[:, None]
+        found = self.candidates_of(self.encode(image), filters.point_grid(self.points_per_side)[:, None])
+        return self.select(found, tuple(image_size or size), tuple(mask_size or size))
+
+    def candidates_of(self, features: ImageFeatures, points: Float32[Tensor, "N 1 2"]) -> Candidates:
+        """What passes predicted IoU and stability of the masks of N clicks, (x, y) in [0, 1] of the image."""
 
         def candidates(start: int, found: Decoded) -> Candidates:
             return self.candidates(found.predicted_iou, found.logits, start, len(points))
 
-        found = self._decode(features, points, None, True, candidates)
-        return self.select(Candidates.join(found), tuple(image_size or size), tuple(mask_size or size))
+        return Candidates.join(self._decode(features, points, None, True, candidates))
 
     def encode(self, image: Pixels) -> ImageFeatures:
         """The image squashed to SAM 2's input (bilinear, no antialias), normalised, encoded (method 9.1)."""
@@ -432,15 +450,16 @@ class Sam2MaskGenerator:
         found, scores = found[stable], predicted_iou[chosen[click], output][stable]
         on = found > LOGIT_CUT
         boxes, area = filters.inclusive_boxes(on), on.sum((1, 2))
-        return Candidates(clicks, index[stable], found, scores, stability[stable], boxes, area)
+        place = torch.arange(len(found), device=found.device)
+        return Candidates(clicks, index[stable], scores, stability[stable], boxes, area, place, (found,))
 
     def select(self, candidates: Candidates, image_size: Size, mask_size: Size) -> RegionMasks:
         """Filter, sort and fuse the candidates of all clicks (method 9.4 to 9.9). candidates: by index."""
         found = candidates.take(self.kept(candidates))
         if len(found.index) == 0:
-            return RegionMasks.empty(image_size, found.logits.device)
+            return RegionMasks.empty(image_size, found.index.device)
         scores = {"predicted_iou": found.predicted_iou, "stability": found.stability}
-        masks = RegionMasks(found.logits, image_size, mask_size, **scores, cut=LOGIT_CUT)
+        masks = RegionMasks(found.logits(), image_size, mask_size, **scores, cut=LOGIT_CUT)
         if self.fuse_mask:
             masks = filters.merge(masks, filters.fusion_groups(masks, found.boxes, self.fuse_mask_threshold))
         return filters.without_overlap(masks, self.min_size) if self.return_non_overlapping else masks

@@ -9,11 +9,14 @@ import os
 import platform
 import re
 import shutil
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count, islice
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +34,13 @@ from textregion.regionspot.model import encode_names
 from textregion.render import RgbImage
 from textregion.resampling import crop_regions
 from textregion.runtime import package_versions
-from textregion.storage import flush_folder, set_aside
+from textregion.storage import flush_folder, safe_name, set_aside
 from textregion.types import RegionTokens, Segmentation
 
 RUN_FILE = "run.json"
 BOXES_FILE = "boxes.json"
 RESERVED = ("summary.csv", "summary.md")  # files of the output folder itself
+ASIDE = re.compile(r"\.old-(\d+)$", re.IGNORECASE)  # how `set_aside` ends a name
 MOST_SIMILARITY_MAPS = 40
 RESULT_FILES = {
     "picture.png": "image, regions and labels side by side",
@@ -56,6 +60,7 @@ RESULT_FILES = {
     RUN_FILE: "settings, versions, seconds, content hash; written last",
 }
 Text = Float[Tensor, "Q D"]  # embeddings of the labels' queries
+LONGEST_IMAGE_NAME = 240  # bytes, of the image's copy: most file systems take 255
 QUICK = 2  # zlib's level: a third of the time of the default, a tenth more bytes
 _numbers = count()
 
@@ -149,7 +154,8 @@ def write_image(place: Path, image: LabelledImage) -> str:
     a file a PNG is made of the pixels. OSError passes through.
     """
     taken = {name.rstrip("/").casefold() for name in RESULT_FILES} | {name.casefold() for name in image.more_files}
-    name = f"image_{image.name}" if image.name.casefold() in taken else image.name
+    name = safe_name(image.name, LONGEST_IMAGE_NAME)
+    name = f"image_{name}" if name.casefold() in taken else name
     if image.source is None:
         name = str(Path(name).with_suffix(".png"))
         write_file(place / name, Image.fromarray(image.pixels))
@@ -252,24 +258,37 @@ def writing(place: Path) -> Iterator[None]:
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """One stable folder name per image: its stem, numbered where it is taken (also where only case differs)."""
-    taken, names = {name.casefold() for name in RESERVED}, []
+    """One stable folder name per image: its stem, numbered where it is taken (also where only case or coding differs).
+
+    What means no new folder on some system is made a name that does (`safe_name`), and so are the names that only this
+    program gives: those of RESERVED and of folders that are set aside.
+    """
+    taken, names = {_same(name) for name in RESERVED}, []
+    numbers = defaultdict(lambda: 1)  # the last one given to a stem
     for path in paths:
-        candidates = (path.stem if n == 1 else f"{path.stem}_{n}" for n in count(1))
-        names.append(next(name for name in candidates if name.casefold() not in taken))
-        taken.add(names[-1].casefold())
+        name = stem = ASIDE.sub(r"_old-\1", safe_name(path.stem))
+        while _same(name) in taken:
+            numbers[_same(stem)] += 1
+            name = f"{stem}_{numbers[_same(stem)]}"
+        names.append(name)
+        taken.add(_same(name))
     return names
+
+
+def _same(name: str) -> str:
+    """Names that some file system takes for one another are equal after this."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def read_run(folder: Path) -> dict | None:
     """The run.json of a finished folder whose files are all there; None otherwise."""
     try:
         run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(run, dict) or not isinstance(run.get("files"), list):
         return None
-    return run if all((folder / str(name)).is_file() for name in run["files"]) else None
+    return run if all(isfile(folder / str(name)) for name in run["files"]) else None
 
 
 @contextmanager
@@ -304,11 +323,17 @@ def json_bytes(content: object) -> bytes:
 def clear_remains(output: Path) -> None:
     """Deal with the hidden folders of processes of this machine that died: whole ones whose place is free get it."""
     for hidden in sorted(output.glob(".partial-*")):
-        match = re.fullmatch(r"\.partial-(.*)-(\d+)-\d+", hidden.name)
-        if match is None or match[1] != platform.node() or _alive(int(match[2])):
+        match = re.fullmatch(r"\.partial-(.*)-([0-9]{1,9})-[0-9]+", hidden.name)
+        if (
+            match is None
+            or hidden.is_symlink()
+            or not hidden.is_dir()
+            or match[1] != platform.node()
+            or _alive(int(match[2]))
+        ):
             continue
         run = read_run(hidden)
-        place = None if run is None else output / Path(str(run["folder"])).name
+        place = None if run is None else output / safe_name(str(run.get("folder")), 255)
         with writing(output):
             if place is None or place.exists():
                 shutil.rmtree(hidden)

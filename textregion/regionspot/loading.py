@@ -6,11 +6,12 @@ The authors' weights are under their own licence (CC BY-NC 4.0); none are shippe
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from textregion.backbones import Backbone, ClipBackbone
-from textregion.checkpoints import load_strictly, read_state
+from textregion.checkpoints import check_fit, read_state
 from textregion.errors import InputError
 from textregion.masks.base import MaskGenerator
 from textregion.masks.sam2 import Sam2MaskGenerator
@@ -22,7 +23,9 @@ METHODS = ("textregion", "regionspot")  # of TextRegionSegmenter.encode_boxes
 TINY = "tiny"  # the backbone that the shipped head belongs to
 SHIPPED_HEAD = Path(__file__).parent / "weights" / "tiny_head.safetensors"
 KIND = "RegionSpotHead"
-NEEDED = ("clip", "side", "sam")
+NEEDED = {"clip": str, "side": int, "sam": str}
+OPTIONS = ("isolate", "use_class_token")
+TENSORS_OF_LAYER = 18
 PREFIX = "model."
 FROZEN = ("clip_model.", "sam.")  # what a published file may carry along
 PUBLISHED_SAM = "sam1:vit_b"
@@ -68,10 +71,13 @@ def load_head(
 def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, bool], dict[str, Any]]:
     """(tensors, options, origin) of a file of `save_head`."""
     state, meta = load_tensors(path, KIND)
-    origin = meta.get("origin")
-    if "options" not in meta or not isinstance(origin, dict) or any(name not in origin for name in NEEDED):
+    origin, options = meta.get("origin"), meta.get("options")
+    told = isinstance(origin, dict) and all(isinstance(origin.get(name), kind) for name, kind in NEEDED.items())
+    if not told or not isinstance(options, dict):
         raise InputError(f"{path} does not say what it was made for; save it again with save_head")
-    return state, meta["options"], origin
+    if not set(options) <= set(OPTIONS) or not all(isinstance(value, bool) for value in options.values()):
+        raise InputError(f"{path} has the options {str(options)[:80]}, expected {' and '.join(OPTIONS)}, true or false")
+    return state, options, origin
 
 
 def load_published(path: str | Path, clip: ClipBackbone, side: int | None = None, **options: bool) -> Loaded:
@@ -120,8 +126,13 @@ def _build(
     if clip_width % HEADS:
         raise InputError(f"{source} is no RegionSpot head: its width {clip_width} is no multiple of {HEADS}")
     layers = layers or len({name.split(".")[2] for name in state if name.startswith("decoder.layers.")})
-    head = RegionSpotHead(clip_width, embed_width, token_width, hidden, layers, **options)
-    load_strictly(head, {name: value.float() for name, value in state.items()}, "a RegionSpot head", source)
+    if layers * TENSORS_OF_LAYER > len(state):
+        raise InputError(f"{source} is no RegionSpot head: {len(state)} tensors are too few for {layers} layers")
+    sizes = clip_width, embed_width, token_width, hidden, layers
+    with torch.device("meta"):  # so that nothing is made of sizes that only a small tensor claims
+        check_fit(RegionSpotHead(*sizes, **options), state, "a RegionSpot head", source)
+    head = RegionSpotHead(*sizes, **options)
+    head.load_state_dict({name: value.float() for name, value in state.items()})
     return head.eval()
 
 

@@ -34,7 +34,8 @@ class Limits:
 
     max_pixels: pixels of an image. max_bytes: bytes of an image file. max_labels: labels of one question.
     max_characters: length of one label or sentence. cache_bytes: memory of the encoded images that are kept.
-    queue_size: waiting requests; further ones are turned away.
+    queue_size: waiting requests; further ones are turned away. disk_bytes: of all files that are kept, sent or made;
+    session_bytes: of one session's uploads. Of both those used longest ago are deleted to make room for new ones.
     """
 
     max_pixels: int = 24_000_000
@@ -43,10 +44,21 @@ class Limits:
     max_characters: int = 200
     cache_bytes: int = 1024 * MEGABYTE
     queue_size: int = 20
+    disk_bytes: int = 512 * MEGABYTE
+    session_bytes: int = 128 * MEGABYTE
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             at_least(name, value)
+        if self.disk_bytes < (needed := self.made_bytes + 2 * (self.max_bytes + MEGABYTE)):
+            told = f"got {self.disk_bytes / MEGABYTE:g} MB of disk (--disk_megabytes)"
+            least = f"expected at least {-(-needed // MEGABYTE)}"
+            raise InputError(f"{told}, {least} for images of {self.max_pixels} pixels; raise it, or lower --max_pixels")
+
+    @property
+    def made_bytes(self) -> int:
+        """Of the files that are made for one answer, at most: a PNG of all pixels, or all masks as JSON."""
+        return 4 * self.max_pixels + MEGABYTE
 
 
 @dataclass(frozen=True)

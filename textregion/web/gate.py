@@ -1,23 +1,30 @@
 """What the server answers at all: the routes the page uses, for this host, with no way to a file or address outside.
 
 gradio has many more routes (an API, a proxy, monitoring, run history, fetching of URLs, …). The page needs few, so
-these are named here and everything else is refused before gradio sees it.
+these are named here and everything else is refused before gradio sees it. Uploads never reach gradio, whose own way
+bounds neither their number nor what broken ones leave behind.
 """
 
+import asyncio
 import json
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from starlette.datastructures import Headers
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from textregion.errors import InputError
+from textregion.web.addresses import is_local, origin_host
 from textregion.web.cached_segmenter import MEGABYTE
+from textregion.web.uploads import Uploads
 
 API = "/gradio_api"
 ROUTES = {
@@ -30,8 +37,12 @@ ROUTES = {
 }
 ROUTES["HEAD"] = ROUTES["GET"]
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
+SESSION = "textregion_session"  # the cookie by which a browser's uploads are told from another's
 MOST_JSON = 64 * 1024  # bytes of a request that is no upload
 UPLOAD_EXTRA = 64 * 1024  # bytes around the file in an upload
+IDLE_SECONDS = 15  # between two pieces of a request's body
+BODY_SECONDS = 180  # for all of it
+PROGRESS_DONE = 'data: {"msg": "done"}\n\n'  # to the page's question how far an upload is
 CONTENT_POLICY = (  # nothing from the net is loaded, whatever the page asks for
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
@@ -41,52 +52,90 @@ HEADERS = (
     (b"content-security-policy", CONTENT_POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),  # other ports of this machine are other origins
 )
 
 
 class Gate:
     """ASGI middleware around gradio's app.
 
-    files: the one folder whose files may be read and named. max_bytes: of an uploaded file. local: only LOCAL_NAMES may
-    be asked for (against DNS rebinding); False allows any name, for a server that others may reach.
+    uploads: has the one folder whose files may be read and named. local: only LOCAL_NAMES and loopback addresses may be
+    asked for (against DNS rebinding); False allows any name, for a server that others may reach.
     """
 
-    def __init__(self, app: ASGIApp, files: Path, max_bytes: int, local: bool = True) -> None:
-        self.app, self.files, self.max_bytes = app, Path(files).resolve(), max_bytes
-        self.check_host = TrustedHostMiddleware(accept_host, LOCAL_NAMES if local else None, www_redirect=False)
+    def __init__(self, app: ASGIApp, uploads: Uploads, local: bool = True) -> None:
+        self.app, self.uploads, self.local = app, uploads, local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with one line; every answer has HEADERS besides its own."""
+        more = list(HEADERS)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
+                message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
             try:
-                await self.check_host(scope, receive, refuse_host)
-                receive = await self.check(scope, receive)
+                self.check(scope)
+                if scope["path"] == "/" and SESSION not in Request(scope).cookies:
+                    more.append((b"set-cookie", new_session().encode()))
+                app, receive = await self.answering(scope, receive)
             except HTTPException as refused:
-                answer = JSONResponse({"detail": refused.detail}, refused.status_code)
-                await answer(scope, receive, send_with_headers)
-            else:
-                await self.app(scope, receive, send_with_headers)
+                app = JSONResponse({"detail": refused.detail}, refused.status_code)
+            await app(scope, receive, send_with_headers)
 
-    async def check(self, scope: Scope, receive: Receive) -> Receive:
-        """What to read the request's body from. HTTPException if the request is none that the page makes."""
-        path, method = scope["path"], scope["method"]
+    def check(self, scope: Scope) -> None:
+        """HTTPException if the request is none that the page makes, or not made by the page."""
+        headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
+        host = headers.get("host", "")
+        if self.local and not is_local(host):
+            raise HTTPException(403, "this page is for this machine only")
         if method not in ROUTES or not ROUTES[method].fullmatch(path):
             raise HTTPException(404, "no such page")
+        followed = method != "POST" and path == "/" and headers.get("sec-fetch-mode") == "navigate"  # a link elsewhere
+        foreign = any(not host or origin_host(one) != host.lower() for one in headers.getlist("origin"))
+        if foreign or (headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not followed):
+            raise HTTPException(403, "other pages may not use this one")
+
+    async def answering(self, scope: Scope, receive: Receive) -> tuple[ASGIApp, Receive]:
+        """What answers a request that passed `check`, and what it reads the body from."""
+        path = scope["path"]
         if path.startswith(f"{API}/file="):
             self.check_file(path.removeprefix(f"{API}/file="))
-        if method != "POST":
-            return receive
+        if path == f"{API}/upload_progress":
+            return PlainTextResponse(PROGRESS_DONE, media_type="text/event-stream"), receive
+        if scope["method"] != "POST":
+            return self.app, receive
         if path.startswith(f"{API}/upload"):
-            return limited(receive, Headers(scope=scope), self.max_bytes + UPLOAD_EXTRA)
-        return await self.check_body(scope, receive)
+            return await self.upload(scope, receive), receive
+        return self.app, await self.check_body(scope, receive)
+
+    async def upload(self, scope: Scope, receive: Receive) -> Response:
+        """Keep the one file of a request, in a multipart field `files`; answers [its path]. HTTPException otherwise."""
+        most, request = self.uploads.limits.max_bytes, Request(scope)
+        too_large = f"File size exceeds the limit of {most / MEGABYTE:g} MB"
+        announced = request.headers.get("content-length") or str(most)
+        if not announced.isdecimal() or len(announced) > 15 or int(announced) > most + UPLOAD_EXTRA:
+            raise HTTPException(413, too_large)
+        session = request.cookies.get(SESSION) or (request.client.host if request.client else "")
+        try:
+            with self.uploads.reserved(int(announced)):
+                body = Request({**scope, "app": None}, bounded(receive, int(announced) + UPLOAD_EXTRA, too_large))
+                async with body.form(max_files=1, max_fields=0) as form:
+                    file = form.get("files")
+                    if not isinstance(file, UploadFile):
+                        raise HTTPException(400, "expected one file, named files")
+                    if (file.size or 0) > most:
+                        raise HTTPException(413, too_large)
+                    path = await run_in_threadpool(self.uploads.keep, file.filename or "", file.file, session)
+        except InputError as error:
+            raise HTTPException(503, str(error)) from error
+        except (MultiPartException, ClientDisconnect) as error:
+            raise HTTPException(400, "expected one file") from error
+        return JSONResponse([str(path)])
 
     def check_file(self, name: Any) -> None:
         """HTTPException for anything but a file under `files`: addresses, other folders, "..", links."""
@@ -94,7 +143,7 @@ class Gate:
         def is_held(path: str) -> bool:
             try:
                 whole = Path(path).resolve()
-                return Path(path).is_absolute() and self.files in whole.parents and not whole.is_dir()
+                return Path(path).is_absolute() and self.uploads.folder in whole.parents and not whole.is_dir()
             except (ValueError, OSError, RuntimeError):  # a null byte, a name too long, links in a circle
                 return False
 
@@ -103,12 +152,9 @@ class Gate:
 
     async def check_body(self, scope: Scope, receive: Receive) -> Receive:
         """The same JSON body again, after all files it names were checked."""
-        body, parts = b"", []
+        parts = []
         try:
-            async for block in Request(scope, receive).stream():
-                body += block
-                if len(body) > MOST_JSON:
-                    raise HTTPException(413, "this request is too large")
+            body = await Request(scope, bounded(receive, MOST_JSON, "this request is too large")).body()
             json.loads(body, object_hook=lambda part: parts.append(part) or part)
         except (ClientDisconnect, ValueError, RecursionError) as error:
             raise HTTPException(400, "expected JSON") from error
@@ -117,18 +163,15 @@ class Gate:
                 self.check_file(part["path"])
                 if not Path(part["path"]).is_file():
                     raise HTTPException(410, "this image is no longer kept here; upload it again")
+                self.uploads.used(part["path"])
             if str(part.get("url") or "").startswith("data:"):
                 raise HTTPException(403, "upload the image instead")
         return replay(body, receive)
 
 
-async def accept_host(scope: Scope, receive: Receive, send: Send) -> None:
-    """What TrustedHostMiddleware passes a good request on to: the gate has more to check."""
-
-
-async def refuse_host(message: Message) -> None:
-    """What TrustedHostMiddleware sends its own answer to: the gate's says why."""
-    raise HTTPException(403, "this page is for this machine only")
+def new_session() -> str:
+    """A cookie that no other site's request carries, and that no script reads."""
+    return f"{SESSION}={secrets.token_urlsafe(16)}; Path=/; HttpOnly; SameSite=Strict"
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
@@ -141,20 +184,23 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def limited(receive: Receive, headers: Headers, most: int) -> Receive:
-    """A body that ends early, as if the client had gone, after `most` bytes.
+def bounded(receive: Receive, most: int, too_large: str) -> Receive:
+    """A body of at most `most` bytes whose pieces come within IDLE_SECONDS, all within BODY_SECONDS.
 
-    HTTPException at once if more are announced.
+    HTTPException when more comes (`too_large` says so) or the time is up.
     """
-    announced = headers.get("content-length", "0")
-    if not announced.isdecimal() or int(announced) > most:
-        raise HTTPException(413, f"File size exceeds the limit of {(most - UPLOAD_EXTRA) / MEGABYTE:g} MB")
-    read = 0
+    loop, read = asyncio.get_running_loop(), 0
+    end = loop.time() + BODY_SECONDS
 
     async def counted() -> Message:
         nonlocal read
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), min(IDLE_SECONDS, end - loop.time()))
+        except TimeoutError as error:
+            raise HTTPException(408, "this request took too long") from error
         read += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if read > most else message
+        if read > most:
+            raise HTTPException(413, too_large)
+        return message
 
     return counted

@@ -20,6 +20,7 @@ from textregion.tiny.scenes import draw_scene
 from textregion.web import views
 from textregion.web.cached_segmenter import CachedSegmenter, Limits
 from textregion.web.gate import Gate
+from textregion.web.uploads import Uploads
 from textregion.web.views import DOWNLOADS, LABELS, SENTENCE, SWITCHES, Controls, PageContent, page_content
 
 TITLE = "TextRegion"
@@ -49,7 +50,9 @@ def build_app(segmenter: Any, preset: str, limits: Limits, files: Path, local: b
 
     segmenter, preset, limits, caution: see `CachedSegmenter`. files: see `server.temporary_files`. local: see `Gate`.
     """
-    page = build_page(CachedSegmenter(segmenter, preset, limits, caution), draw_examples(files))
+    uploads = Uploads(files, limits)
+    page = build_page(CachedSegmenter(segmenter, preset, limits, caution), draw_examples(files), uploads)
+    page.temp_file_sets.append(uploads.paths)
     page.queue(max_size=limits.queue_size, default_concurrency_limit=1, api_open=False)
     theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE)
     app = gr.mount_gradio_app(
@@ -68,7 +71,7 @@ def build_app(segmenter: Any, preset: str, limits: Limits, files: Path, local: b
         mcp_server=False,
     )
     page.has_launched = True  # else gradio takes any path of this machine for an uploaded file
-    return Gate(app, files, limits.max_bytes, local)
+    return Gate(app, uploads, local)
 
 
 def draw_examples(files: Path) -> list[list[str]]:
@@ -82,8 +85,8 @@ def draw_examples(files: Path) -> list[list[str]]:
     return rows
 
 
-def build_page(model: CachedSegmenter, examples: Sequence[Sequence[str]]) -> gr.Blocks:
-    """The page around a model. examples: (image file, mode, text) each."""
+def build_page(model: CachedSegmenter, examples: Sequence[Sequence[str]], uploads: Uploads) -> gr.Blocks:
+    """The page around a model. examples: (image file, mode, text) each. uploads: makes room for what is made."""
     trained_tiny = model.preset == "tiny" and not model.caution
     models = TINY_NOTE if trained_tiny else escape(sentences(f"preset {model.preset}", model.caution))
     header = f'<h1>{TITLE}</h1><p>{EXPLANATION}</p><p class="tr-models">{models}</p>'
@@ -107,20 +110,23 @@ def build_page(model: CachedSegmenter, examples: Sequence[Sequence[str]]) -> gr.
                     }
         link = gr.DownloadButton(visible="hidden", elem_id="download")
         point = gr.State(None)
-        connect(model, controls, button, [*shown, saving], point)
+        connect(model, controls, button, [*shown, saving], point, uploads)
         drawn.click(lambda index: list(examples[index]), drawn, controls[:3], show_progress="hidden", **MODEL)
         for kind, saver in savers.items():
-            made = saver.click(partial(save_file, model, kind), controls, link, show_progress="minimal", **MODEL)
+            made = saver.click(
+                partial(save_file, model, uploads, kind), controls, link, show_progress="minimal", **MODEL
+            )
             made.success(js=FOLLOW_LINK)
     return page
 
 
-def save_file(model: CachedSegmenter, kind: str, *values: Any) -> str:
+def save_file(model: CachedSegmenter, uploads: Uploads, kind: str, *values: Any) -> str:
     """Make the file of a download for some values of the controls; returns its path, which the hidden link leads to."""
+    uploads.make_room()
     try:
         name, data = views.save(model, Controls(*values), kind)
     except InputError as error:
-        raise gr.Error(views.sentence_case(error), print_exception=False) from error
+        raise gr.Error(escape(views.sentence_case(error)), print_exception=False) from error
     return save_bytes_to_cache(data, name, get_upload_folder())
 
 
@@ -149,18 +155,26 @@ def updates(content: PageContent) -> list[Any]:
 
 
 def connect(
-    model: CachedSegmenter, controls: list[Component], button: gr.Button, shown: list[Component], point: gr.State
+    model: CachedSegmenter,
+    controls: list[Component],
+    button: gr.Button,
+    shown: list[Component],
+    point: gr.State,
+    uploads: Uploads,
 ) -> None:
     """Answer every change of a control and every click in the picture; a new image forgets the last click."""
     image, mode, text, *others = controls
 
     def new_image(*values: Any) -> list[Any]:
+        uploads.make_room()
         return [*updates(page_content(model, Controls(*values))), None]
 
     def refresh(*values: Any) -> list[Any]:
+        uploads.make_room()
         return updates(page_content(model, Controls(*values[:-1]), values[-1]))
 
     def select(event: gr.SelectData, *values: Any) -> list[Any]:
+        uploads.make_room()
         wanted = Controls(*values[:-1])
         try:
             clicked = views.share_of(model.open(wanted.path).shown.shape[:2], event.index)

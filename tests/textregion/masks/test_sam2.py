@@ -104,7 +104,7 @@ def test_fused_groups_are_exact(golden, run, tiny_sam2):
     maker = generator(golden, run, tiny_sam2)
     found = candidates(maker, raw, raw_scores)
     found = found.take(maker.kept(found))
-    masks = RegionMasks(found.logits, (128, 192), (128, 192), cut=0.0)
+    masks = RegionMasks(found.logits(), (128, 192), (128, 192), cut=0.0)
     groups = filters.fusion_groups(masks, found.boxes, maker.fuse_mask_threshold)
     assert [len(group) for group in groups] == stages["groups_len"].tolist()
     assert [i for group in groups for i in group] == stages["groups_flat"].tolist()

@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import signal
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,55 @@ from textregion.outputs.folder import (
     output_names,
     read_run,
 )
+
+NAMES = [
+    "..png",
+    "...png",
+    ".png",
+    "....png",
+    ".hidden.png",
+    "con.png",
+    "COM1.a.png",
+    "x.old-1.png",
+    "a:b.png",
+    "a\nb.png",
+]
+NAMES += [
+    "summary.csv.png",
+    "SUMMARY.MD.jpg",
+    "e\u0301.png",
+    "\u00e9.png",
+    f"{'x' * 251}.png",
+    f"{'x' * 250}y.png",
+    "a. .png",
+]
+
+
+def test_every_image_has_a_folder_of_its_own_on_every_system(tmp_path):
+    names = output_names([Path(name) for name in NAMES] * 2)
+    assert len({unicodedata.normalize("NFC", name.casefold()) for name in names}) == len(names)
+    assert not set(names) & {"summary.csv", "summary.md", "con", "x.old-1"}
+    for name in names:
+        assert not name.startswith(".")
+        assert name == name.rstrip(". ")
+        folder = tmp_path / name
+        write(folder, "one")
+        assert write(folder, "two", "g")["kept"] == f"{folder}.old-1"  # there is room for more behind the name
+    assert {path.name.removesuffix(".old-1") for path in tmp_path.iterdir()} == set(names)
+
+
+def test_names_are_numbered_and_else_stay():
+    names = ["a.png", "A.jpg", "a_2.png", "a.gif", "my photo (1).png"]
+    assert output_names([Path(name) for name in names]) == ["a", "A_2", "a_2_2", "a_3", "my photo (1)"]
+    assert output_names([Path("0.png")] * 3000)[-1] == "0_3000"
+
+
+@pytest.mark.parametrize("name", [".partial-{}-99999999999999999999-0", ".partial-{}-1-x", ".partial-{}-999999999-0"])
+def test_what_only_looks_like_remains_stays(tmp_path, name):
+    file = tmp_path / name.format(platform.node())
+    file.write_text("mine")
+    clear_remains(tmp_path)
+    assert file.read_text() == "mine"
 
 
 def write(folder: Path, text: str, fingerprint: str = "f") -> dict:

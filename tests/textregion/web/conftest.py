@@ -81,7 +81,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
     try:
         yield running
         running.process.send_signal(signal.SIGINT)
-        assert running.process.wait(timeout=20) == 0
+        assert running.process.wait(timeout=120) == 0
         assert running.output.read_text().splitlines()[-1] == "ended; all uploaded files are deleted"
         assert "Traceback" not in running.output.read_text()
         assert list(running.temporary.iterdir()) == []

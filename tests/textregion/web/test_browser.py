@@ -25,7 +25,7 @@ class Visitor:
     def __init__(self, browser, server, width: int = 1280, height: int = 800) -> None:
         self.context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(120_000)  # as long as a busy machine may take
         self.asked: list[str] = []
         self.wrong: list[str] = []
         self.context.on("request", lambda request: self.asked.append(request.url))
@@ -242,6 +242,35 @@ def test_bad_words_are_one_friendly_line_and_the_page_goes_on(visitor, scene_fil
     visitor.ask("zebra, <b>sand</b>")
     visitor.page.get_by_text("The tiny model never saw: zebra").wait_for()
     assert sorted(visitor.legend()) == ["<b>sand</b>", "zebra"]
+
+
+MARKUP = "<img src=x onerror=window.ran=1><b>bold</b>"
+
+
+def test_html_in_names_labels_and_sentences_is_text(visitor, scene_file):
+    visitor.upload(f"{MARKUP}.png".replace("/", "-"), scene_file.read_bytes())
+    visitor.new_picture("")
+    visitor.ask(f"{MARKUP}, sand, sand")
+    visitor.page.locator("#legend").get_by_text(MARKUP).wait_for()
+    visitor.click_picture(0.5, 0.5)
+    visitor.page.locator("#scores tbody tr").first.wait_for()
+    assert MARKUP in {row[0] for row in visitor.scores()}
+    text = visitor.page.locator("#text textarea, #text input").first
+    text.fill(MARKUP * 20)  # above the limit: a notice and, when it is saved, a toast, which both quote it
+    visitor.page.get_by_role("button", name="Show").click()
+    visitor.page.get_by_role("alert").filter(has_text="more than the limit of 200").wait_for()
+    assert "<img src=x" in visitor.page.locator("#notice").inner_text()
+    visitor.page.get_by_label("Sentence").click()
+    visitor.ask(MARKUP)
+    visitor.page.locator("#legend").get_by_text(MARKUP).wait_for()
+    text.fill(MARKUP * 20)
+    visitor.page.get_by_role("button", name="Picture (PNG)").click()
+    toast = visitor.page.get_by_test_id("toast-body")
+    toast.wait_for()
+    assert "<img src=x" in toast.inner_text()
+    assert toast.locator("img, b").count() == 0
+    assert visitor.page.locator("#notice img, #notice b, #legend img, #legend b, #scores img").count() == 0
+    assert visitor.page.evaluate("window.ran") is None
 
 
 def test_an_image_that_was_deleted_meanwhile_is_asked_for_again(visitor, server, scene_file):

@@ -18,7 +18,7 @@ def ask(server):
     address = urlparse(server.url)
 
     def send(method: str, target: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes, dict]:
-        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=120)
         try:
             connection.putrequest(method, target, skip_host="Host" in headers)
             for name, value in headers.items():
@@ -142,6 +142,71 @@ def test_another_sites_script_gets_no_permission(ask):
     assert "access-control-allow-origin" not in {name.lower() for name in headers}
 
 
+FOREIGN = [
+    {"Origin": "http://evil.example", "Sec_Fetch_Site": "cross-site"},
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1", "Sec_Fetch_Site": "same-site"},  # another port of this machine
+    {"Origin": "http://localhost"},
+    {"Sec_Fetch_Site": "cross-site"},
+    {"Sec_Fetch_Site": "same-site", "Sec_Fetch_Mode": "no-cors"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_other_pages_may_neither_send_nor_read(ask, server, headers):
+    before = list(server.files.rglob("*"))
+    refusal = {"detail": "other pages may not use this one"}
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nhello\r\n--x--\r\n'
+    for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/cancel"):
+        status, body, _ = ask("POST", path, head, Content_Type="multipart/form-data; boundary=x", **headers)
+        assert (status, json.loads(body)) == (403, refusal)
+    for path in (
+        "/",
+        "/config",
+        "/gradio_api/queue/data?session_hash=a",
+        f"/gradio_api/file={server.files}/scene_11.png",
+    ):
+        status, body, answered = ask("GET", path, **headers)
+        assert (status, json.loads(body)) == (403, refusal)
+        assert not [name for name in answered if name.lower().startswith("access-control")]
+    assert list(server.files.rglob("*")) == before
+
+
+def test_the_page_itself_and_links_to_it_are_served(ask, server):
+    own = {"Origin": server.url, "Sec_Fetch_Site": "same-origin"}
+    assert ask("GET", "/config", **own)[0] == 200
+    status, _, headers = ask("GET", "/", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")
+    assert status == 200
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert ask("GET", "/config", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")[0] == 403
+
+
+@pytest.mark.parametrize("number", [0, 2, 900])
+def test_a_request_has_one_file(ask, server, number):
+    before = len(list(server.files.rglob("*")))
+    head = '--x\r\nContent-Disposition: form-data; name="files"; filename="{}.png"\r\n\r\n{}\r\n'
+    body = "".join(head.format(n, n) for n in range(number)).encode() + b"--x--\r\n"
+    assert ask("POST", "/gradio_api/upload", body, Content_Type="multipart/form-data; boundary=x")[0] == 400
+    assert len(list(server.files.rglob("*"))) == before
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data", "text/plain", "multipart/form-data; boundary=y"])
+def test_an_upload_that_is_none_is_refused(ask, kind):
+    assert ask("POST", "/gradio_api/upload", b"hello", Content_Type=kind)[0] == 400
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(server):
+    address = urlparse(server.url)
+    before = sorted(server.temporary.rglob("*"))
+    head = "POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900000\r\n"
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    for size in (0, 1, 700_000):
+        with socket.create_connection((address.hostname, address.port), timeout=20) as line:
+            line.sendall(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n".encode() + part + b"y" * size)
+    assert sorted(server.temporary.rglob("*")) == before
+
+
 def test_large_requests_are_refused(ask):
     status, body = upload(ask, b"x" * (2**20 + 2**17))
     assert (status, json.loads(body)) == (413, {"detail": "File size exceeds the limit of 1 MB"})
@@ -154,7 +219,7 @@ def test_large_requests_are_refused(ask):
 def test_an_upload_that_hides_its_size_is_cut_off(server):
     address, chunk = urlparse(server.url), b"x" * 2**16
     before = sum(path.stat().st_size for path in server.files.rglob("*"))
-    with socket.create_connection((address.hostname, address.port), timeout=20) as line:
+    with socket.create_connection((address.hostname, address.port), timeout=120) as line:
         head = "POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n"
         line.sendall(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n".encode())
         part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'

@@ -1,11 +1,15 @@
 """Start of the server: flags, ports, what is missing. Its running and its end: the fixture `server`."""
 
+import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import types
+from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import httpx
@@ -17,9 +21,12 @@ from textregion.cli.arguments import limits_of, parse_arguments
 from textregion.cli.program import main
 from textregion.errors import InputError
 from textregion.web import server
+from textregion.web.addresses import is_loopback
 from textregion.web.cached_segmenter import Limits
+from textregion.web.connections import MOST_CONNECTIONS, FirstMessages
 from textregion.web.gate import LOCAL_NAMES, Gate
-from textregion.web.server import DEFAULT_PORT, LOOPBACK
+from textregion.web.server import DEFAULT_PORT
+from textregion.web.uploads import Uploads
 
 
 @pytest.fixture
@@ -91,35 +98,93 @@ with temporary_files() as files, listening("127.0.0.1", 0) as listener:
 """
 
 
-def test_a_killed_server_leaves_no_files(pytestconfig, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SMALL_SERVER],
-        cwd=pytestconfig.rootpath,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    files = Path(process.stdout.readline().strip())
+@pytest.fixture
+def start_small(pytestconfig, tmp_path):
+    """start_small(): a process of SMALL_SERVER whose temporary folder is `tmp_path`, its files, its address."""
+    started = []
+
+    def start() -> tuple[subprocess.Popen, Path, str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SMALL_SERVER],
+            cwd=pytestconfig.rootpath,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        files = Path(process.stdout.readline().strip())
+        return process, files, process.stdout.readline().removeprefix("page: ").split()[0]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_server_that_is_ended_leaves_no_files(start_small, tmp_path, number):
+    process, files, address = start_small()
     assert files.parent == tmp_path
-    address = process.stdout.readline().removeprefix("page: ").split()[0]
-    with urlopen(address, timeout=20) as response:
+    (files / "a").mkdir()
+    (files / "a" / "private.png").write_text("x")
+    with urlopen(address, timeout=120) as response:
         assert response.read() == b"here"
-    process.terminate()
-    _, said = process.communicate(timeout=20)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
     assert (process.returncode, said) == (0, "ended; all uploaded files are deleted\n")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", LOCAL_NAMES)
+def test_what_a_killed_server_left_goes_at_the_next_start(start_small, tmp_path):
+    living, _, _ = start_small()
+    killed, left, _ = start_small()
+    (left / "private.png").write_text("x")
+    (tmp_path / "textregion-page-file").write_text("of somebody else")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "textregion-page-link").symlink_to(tmp_path / "elsewhere")
+    killed.kill()
+    killed.wait()
+    kept = {path for path in tmp_path.iterdir() if path != left}
+    _, files, _ = start_small()
+    assert set(tmp_path.iterdir()) == {*kept, files}
+    assert living.poll() is None
+
+
+def test_half_open_connections_keep_nobody_out(start_small):
+    process, _, address = start_small()
+    host, port = urlsplit(address).hostname, urlsplit(address).port
+    with ExitStack() as lines:
+        for number in range(300):
+            line = lines.enter_context(socket.create_connection((host, port), timeout=20))
+            line.sendall([b"", b"GET / HTTP/1.1\r\nHost: a", b"GET / HTTP/1.1\r\nContent-Length: 9\r\n"][number % 3])
+        for _ in range(3):
+            with urlopen(address, timeout=20) as response:
+                assert response.read() == b"here"
+        if Path("/proc/self/fd").exists():
+            assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < MOST_CONNECTIONS + 50
+    process.terminate()
+    assert process.communicate(timeout=20)[1] == "ended; all uploaded files are deleted\n"
+
+
+def test_only_the_first_messages_of_a_logger_pass():
+    record = logging.LogRecord("asyncio", logging.ERROR, "", 0, "no connection", None, None)
+    few = FirstMessages(3)
+    assert [few.filter(record) for _ in range(5)] == [True] * 3 + [False] * 2
+
+
+@pytest.mark.parametrize("name", [*LOCAL_NAMES, "127.0.0.2", "127.255.255.254:99", "[0:0:0:0:0:0:0:1]", "LOCALHOST"])
 def test_local_names_are_always_served(name, tmp_path):
-    gate = Gate(PlainTextResponse("here"), tmp_path, 1)
+    gate = Gate(PlainTextResponse("here"), Uploads(tmp_path, Limits()))
     assert TestClient(gate, base_url=f"http://{name}").get("/").status_code == 200
 
 
-@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 403), ("::1", 403), ("0.0.0.0", 200)])
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1", 403), ("127.8.9.1", 403), ("::1", 403), ("::ffff:127.0.0.3", 403), ("0.0.0.0", 200), ("::", 200)],
+)
 def test_any_name_where_other_machines_can_ask(host, status, tmp_path):
-    gate = Gate(PlainTextResponse("here"), tmp_path, 1, host in LOOPBACK)
+    gate = Gate(PlainTextResponse("here"), Uploads(tmp_path, Limits()), is_loopback(host))
     assert TestClient(gate, base_url="http://other.example").get("/").status_code == status
 
 
