@@ -217,9 +217,8 @@ def draw_scenes(folder: Path, count: int, size: int, first_seed: int = FIRST_SEE
 def _image_size(path: Path) -> tuple[int, int] | None:
     """(width, height) by the file's header; None when that cannot be read, which is told where the image is used."""
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return open_image(path).size
+    except InputError:
         return None
 
 
