@@ -20,6 +20,7 @@ from typing import Any
 from textregion.errors import InputError
 
 LOCK = "run.lock"
+TOLD, KEPT = 60, 20  # characters of a value that a difference shows, and of those before it that are the same
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 # What a run leaves in its folder: set aside together when another begins there.
 RUN_FILES = ("results.json", "results.md", "images.csv", "image_classes.csv", "predictions", "predictions.jsonl")
@@ -112,6 +113,12 @@ def differences(old: object, new: object, name: str = "") -> list[str]:
         return [d for k in keys for d in differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
     if old == new:
         return []
-    told = (json.dumps(value, sort_keys=True, default=str) for value in (old, new))
-    was, now = (text if len(text) <= 60 else text[:57] + "..." for text in told)
-    return [f"{name}: was {was}, now {now}"]
+    was, now = (json.dumps(value, sort_keys=True, default=str) for value in (old, new))
+    same = len(os.path.commonprefix([was, now]))
+    return [f"{name}: was {_shortened(was, same)}, now {_shortened(now, same)}"]
+
+
+def _shortened(text: str, same: int) -> str:
+    """At most TOLD characters and the ellipses; `same` at the beginning, which another text has too, go first."""
+    start = max(min(same - KEPT, len(text) - TOLD), 0)
+    return "..." * (start > 0) + text[start : start + TOLD] + "..." * (start + TOLD < len(text))

@@ -62,7 +62,7 @@ def test_every_file_of_the_data_counts_and_is_named(name, evaluated, tmp_path):
     options, _ = evaluated
     before = {path: path.read_bytes() for path in (tmp_path / "w").rglob("*.json*")}
     path = tmp_path / "data" / name
-    Image.fromarray(np.asarray(Image.open(path))[::-1].copy()).save(path)
+    Image.fromarray(1 - np.asarray(Image.open(path))).save(path)
     number = path.stem
     with pytest.raises(InputError, match=rf"data\.images/{number}\.png: its files were other ones"):
         evaluate(Evaluation(**options, resume=True))
@@ -168,7 +168,8 @@ def test_rows_of_an_image_by_hand():
 def test_confusion_and_maps_of_many_classes(tmp_path):
     save_confusion(np.array([[3, 1], [0, 0]]), ["a", "b,c"], tmp_path)
     assert (tmp_path / "confusion.csv").read_text() == 'true \\ predicted,a,"b,c"\na,0.75,0.25\n"b,c",,\n'
-    assert Image.open(tmp_path / "confusion.png").size[0] > 100
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.size[0] > 100
     save_map(tmp_path / "m.png", np.array([[0, 299]]), 300)
     assert np.asarray(Image.open(tmp_path / "m.png")).tolist() == [[0, 299]]
 
