@@ -4,11 +4,17 @@ A row is a run: what it was of, the options in which the rows differ, its metric
 and where it is. Markdown is printed; `--output` writes CSV (full precision, for pandas), Markdown or LaTeX (booktabs).
 """
 
+import sys
+
+if __name__ == "__main__":  # before what takes seconds to import: Ctrl-C meanwhile is one line too
+    from eval import start
+
+    sys.exit(start("python -m eval.collect", "eval.collect"))
+
 import csv
 import io
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -280,7 +286,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_table(rows, path)
 
     return run_program(body)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,12 +4,18 @@ Metrics, classes and images, differences being B - A; for segmentation also a pa
 difference, and a picture of the images that differ most. What else than the options differs between the runs is told.
 """
 
+import sys
+
+if __name__ == "__main__":  # before what takes seconds to import: Ctrl-C meanwhile is one line too
+    from eval import start
+
+    sys.exit(start("python -m eval.compare", "eval.compare"))
+
 import argparse
 import csv
 import io
 import json
 import math
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -272,7 +278,3 @@ def _run(options: argparse.Namespace) -> None:
         except InputError as error:
             print(f"no picture: {error}", file=sys.stderr)
     print(f"written to {folder}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -22,14 +22,15 @@ PROGRAMS = {
     "reasoning": ("eval_reason_seg.py", "eval.reasoning"),
 }
 KEYS = ("program", "benchmarks", "common", "grid")
-OURS = ("config", "work_dir", "resume", "cfg_options", "launcher", "local_rank")  # what a grid cannot set
+# What a grid cannot set.
+OURS = ("config", "work_dir", "resume", "resume_anyway", "cfg_options", "launcher", "local_rank")
 EXPECTED = "a grid: benchmarks (a list), common (an option: its value), grid (an option: a list of values)"
 Options = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid. name: of its folder. varied: its values of the grid's options. command: without --resume.
+    """One run of a grid. name: of its folder. varied: its values of the grid's options. command: without its --resume.
 
     device: as its --device.
     """

@@ -114,7 +114,7 @@ def differences(old: object, new: object, name: str = "") -> list[str]:
     if old == new:
         return []
     was, now = (json.dumps(value, sort_keys=True, default=str) for value in (old, new))
-    same = len(os.path.commonprefix([was, now]))
+    same = len(os.path.commonprefix([was, now]))  # noqa: RUF071 (characters are meant)
     return [f"{name}: was {_shortened(was, same)}, now {_shortened(now, same)}"]
 
 

@@ -5,6 +5,13 @@ on where it stopped, and a run that fails does not stop the others. A run's fold
 while anybody works on it, so that several sweeps may share a grid, and a run that has outlived its sweep is waited for.
 """
 
+import sys
+
+if __name__ == "__main__":  # before what takes seconds to import: Ctrl-C meanwhile is one line too
+    from eval import start
+
+    sys.exit(start("python -m eval.sweep", "eval.sweep"))
+
 import argparse
 import fcntl
 import json
@@ -12,7 +19,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from collections import deque
@@ -58,12 +64,16 @@ def is_done(cell: Cell, work_dir: Path) -> bool:
     return (folder / "results.json").is_file() and read_cell(folder).get("exit_code") == 0
 
 
-def run_cells(cells: Sequence[Cell], work_dir: Path, jobs: int, gpus: Sequence[str], again: bool = False) -> list[str]:
+def run_cells(
+    cells: Sequence[Cell], work_dir: Path, jobs: int, gpus: Sequence[str], again: bool = False, anyway: bool = False
+) -> list[str]:
     """Run what is not done, `jobs` at a time; returns a line for each that failed or left something out.
 
     gpus: slot n gets the n-th of them, round and round. again: start finished ones too, which checks that data, weights
-    and code are those they were made with. KeyboardInterrupt: the running ones are stopped and waited for.
+    and code are those they were made with. anyway: go on with records of another identity, which the results tell.
+    KeyboardInterrupt: the running ones are stopped and waited for.
     """
+    flag = "--resume-anyway" if anyway else "--resume"
     waiting, running, told = deque(cells), dict[int, Running](), []
     with tqdm(total=len(cells), desc="sweep", unit="run", mininterval=5) as bar:
         try:
@@ -71,7 +81,7 @@ def run_cells(cells: Sequence[Cell], work_dir: Path, jobs: int, gpus: Sequence[s
                 for slot in sorted({*range(jobs)} - {*running}):
                     taken = _take(waiting, work_dir, again)
                     if taken is not None:
-                        running[slot] = _start(*taken, work_dir, gpus[slot % len(gpus)] if gpus else None)
+                        running[slot] = _start(*taken, flag, work_dir, gpus[slot % len(gpus)] if gpus else None)
                 ended = [slot for slot, run in running.items() if run.process.poll() is not None]
                 for slot in ended:
                     told += _finish(running.pop(slot), work_dir)
@@ -113,11 +123,11 @@ def _lock(folder: Path) -> int | None:
     return handle
 
 
-def _start(cell: Cell, lock: int, work_dir: Path, gpu: str | None) -> Running:
+def _start(cell: Cell, lock: int, flag: str, work_dir: Path, gpu: str | None) -> Running:
     folder, chosen = work_dir / cell.name, gpu is not None and cell.device in ("auto", "cuda")
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if chosen else {})
     with (folder / LOG).open("ab") as log:
-        start, command = log.tell(), [*cell.command, "--resume"]
+        start, command = log.tell(), [*cell.command, flag]
         # In a session of its own: the terminal's Ctrl-C is handed on by `_stop`, once.
         own = {"pass_fds": (lock,), "start_new_session": True, "env": environment}
         process = subprocess.Popen(command, stdout=log, stderr=log, **own)
@@ -161,6 +171,8 @@ def parser() -> Parser:
     add("--work-dir", type=Path, metavar="DIR", help="a folder per run below it, and the table (default out/<GRID>)")
     jobs = "runs at a time, on the GPUs in turn; on a CPU set OMP_NUM_THREADS to its cores / N (default 1)"
     add("--jobs", type=positive, default=1, metavar="N", help=jobs)
+    anyway = "hand --resume-anyway on: go on with records of another identity, which the results will tell"
+    add("--resume-anyway", action="store_true", help=anyway)
     add("--again", action="store_true", help="also start finished runs, to check that nothing they read has changed")
     add("--dry-run", action="store_true", help="only print the commands")
     return made
@@ -179,7 +191,7 @@ def _run(options: argparse.Namespace) -> int:
         print("\n".join(shlex.join(cell.command) for cell in cells))
         return 0
     output_folder(work_dir, "--work-dir")
-    told = run_cells(cells, work_dir, options.jobs, visible_gpus(), options.again)
+    told = run_cells(cells, work_dir, options.jobs, visible_gpus(), options.again, options.resume_anyway)
     for line in told:
         print(line, file=sys.stderr)
     rows = read_rows(work_dir)
@@ -187,7 +199,3 @@ def _run(options: argparse.Namespace) -> int:
         write_table(rows, work_dir / f"table{ending}")
     print(as_markdown(rows), end="")
     return 1 if told else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from eval.bench.program import main
+from eval import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("python -m eval.bench", "eval.bench.program"))

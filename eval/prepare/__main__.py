@@ -1,7 +1,13 @@
 """Make the label maps the benchmarks need: bash process_dataset.sh [NAME …]."""
 
-import os
 import sys
+
+if __name__ == "__main__":  # before what takes seconds to import: Ctrl-C meanwhile is one line too
+    from eval import start
+
+    sys.exit(start("process_dataset.sh", "eval.prepare.__main__"))
+
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,7 +42,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if failed else 0
 
     return run_program(body, "the same command makes what is missing")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

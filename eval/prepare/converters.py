@@ -3,10 +3,12 @@
 Every function takes the data root and returns one line about what it found and made. Nothing is ever deleted.
 """
 
+import fcntl
 import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePath
 
@@ -199,19 +201,38 @@ def draw_scenes(folder: Path, count: int, size: int, first_seed: int = FIRST_SEE
     seeds = range(first_seed, first_seed + count)
     for kind in ("images", "annotations"):
         no_others(folder / kind / "val", {f"{seed}.png" for seed in seeds})
+    there = [seed for seed in seeds if all(path.exists() for path in _scene_files(folder, seed))]
+    for image_path in (_scene_files(folder, seed)[0] for seed in there):
+        if (found := _image_size(image_path) or (size, size)) != (size, size):
+            told = f"{image_path} is a scene of {found[0]} x {found[1]} pixels, expected {size} x {size}"
+            raise InputError(f"{told}; move {folder} elsewhere, so that it is drawn anew")
+    if len(there) == count:
+        return 0
     new = 0
-    for seed in tqdm(seeds, "drawing scenes", disable=None, leave=False):
-        image_path, map_path = (folder / kind / "val" / f"{seed}.png" for kind in ("images", "annotations"))
-        if image_path.exists() and map_path.exists():
-            if (found := _image_size(image_path) or (size, size)) != (size, size):
-                told = f"{image_path} is a scene of {found[0]} x {found[1]} pixels, expected {size} x {size}"
-                raise InputError(f"{told}; move {folder} elsewhere, so that it is drawn anew")
-            continue
-        scene = draw_scene(seed, size)
-        write_image(map_path, scene.class_map.astype(np.uint8))
-        write_image(image_path, scene.image)
-        new += 1
+    with _drawing(folder):
+        for seed in tqdm(seeds, "drawing scenes", disable=None, leave=False):
+            image_path, map_path = _scene_files(folder, seed)
+            if not (image_path.exists() and map_path.exists()):  # else another process has drawn it meanwhile
+                scene = draw_scene(seed, size)
+                write_image(map_path, scene.class_map.astype(np.uint8))
+                write_image(image_path, scene.image)
+                new += 1
     return new
+
+
+def _scene_files(folder: Path, seed: int) -> tuple[Path, Path]:
+    """Where a scene's image and label map lie."""
+    return folder / "images" / "val" / f"{seed}.png", folder / "annotations" / "val" / f"{seed}.png"
+
+
+@contextmanager
+def _drawing(folder: Path) -> Iterator[None]:
+    """Wait until no other process draws here, then be the one that does; on a drive without locks, both do the work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".drawing").open("w") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _image_size(path: Path) -> tuple[int, int] | None:

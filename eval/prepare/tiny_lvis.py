@@ -9,6 +9,12 @@ absent (`neg_category_ids`) and such of which not every object has its box (`not
 """
 
 import sys
+
+if __name__ == "__main__":  # before what takes seconds to import: Ctrl-C meanwhile is one line too
+    from eval import start
+
+    sys.exit(start("python -m eval.prepare.tiny_lvis", "eval.prepare.tiny_lvis"))
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,7 +130,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{train} scenes for training and {options.scenes} for evaluation written to {output}")
 
     return run_program(body, "the same command draws what is missing")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,8 +3,14 @@
 python -m eval.prepare.tiny_tasks --output data/tiny_tasks --scenes 12
 """
 
-import json
 import sys
+
+if __name__ == "__main__":  # before what takes seconds to import: Ctrl-C meanwhile is one line too
+    from eval import start
+
+    sys.exit(start("python -m eval.prepare.tiny_tasks", "eval.prepare.tiny_tasks"))
+
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -128,7 +134,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"2 x {scenes} scenes for each task written to {output}")
 
     return run_program(body, "the same command draws all anew")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,7 @@
 """Converters: what is missing, what is wrong, going on after an interruption."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -143,6 +144,20 @@ def test_scenes_are_drawn_once_and_completed(tmp_path):
     assert np.array_equal(read_map(tmp_path / "annotations/val/900001.png"), scene.class_map)
     with Image.open(tmp_path / "images/val/900001.png") as image:
         assert np.array_equal(np.asarray(image), scene.image)
+
+
+def test_of_several_that_draw_one_world_each_scene_is_drawn_by_one(tmp_path, monkeypatch):
+    drawn = []
+
+    def counted(seed, size):
+        drawn.append(seed)
+        return draw_scene(seed, size)
+
+    monkeypatch.setattr(converters, "draw_scene", counted)
+    with ThreadPoolExecutor(3) as pool:
+        new = list(pool.map(lambda _: draw_scenes(tmp_path, 4, 64), range(3)))
+    assert sum(new) == 4
+    assert drawn == list(range(900_000, 900_004))
 
 
 def test_the_tiny_config_has_the_tiny_worlds_classes():

@@ -71,6 +71,11 @@ def test_only_what_is_not_done_is_started_again_and_with_resume(tmp_path):
     assert {name: len(starts(tmp_path, name)) for name in "abc"} == {"a": 3, "b": 2, "c": 2}
 
 
+def test_runs_of_another_identity_go_on_where_that_is_asked_for(tmp_path):
+    run_cells([cell(tmp_path, "a")], tmp_path, 1, [], anyway=True)
+    assert starts(tmp_path, "a") == ["None --resume-anyway"]
+
+
 def test_what_is_told_is_of_the_last_start(tmp_path):
     run_cells([cell(tmp_path, "a", "break")], tmp_path, 1, [])
     (line,) = run_cells([cell(tmp_path, "a", "3")], tmp_path, 1, [])

@@ -3,8 +3,14 @@
 python -m utils.regionspot.compare --preset tiny --data tiny=tiny/lvis_tiny_val.json:tiny/images
 """
 
-import argparse
 import sys
+
+if __name__ == "__main__":  # before what takes seconds to import: Ctrl-C meanwhile is one line too
+    from eval import start
+
+    sys.exit(start("python -m utils.regionspot.compare", "utils.regionspot.compare"))
+
+import argparse
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,7 +109,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_regionspot_flags(parser)
     options = parser.parse_args(arguments)
     return run_program(lambda: compare(options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,15 @@
 """Train RegionSpot's head: python -m utils.regionspot.train --help."""
 
+import sys
+
+if __name__ == "__main__":  # before what takes seconds to import: Ctrl-C meanwhile is one line too
+    from eval import start
+
+    sys.exit(start("python -m utils.regionspot.train", "utils.regionspot.train"))
+
 import argparse
 import hashlib
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -291,7 +297,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     return run_program(lambda: train(options), "the same command with --resume goes on from the last checkpoint")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
