@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from eval.mask_cache import CachedMasks, decisive, generator_identity, load_masks, save_masks
-from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator, SlicMasks
 from textregion.tiny.models import load_sam2
 from textregion.tiny.scenes import draw_scene
@@ -138,7 +137,10 @@ def test_damaged_and_foreign_files_are_made_again(image, tmp_path, damage):
     assert path.read_bytes() == good
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(image, tmp_path):
+def test_a_folder_that_cannot_be_written_is_told_once_and_costs_no_image(image, tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write the mask cache"):
-        CachedMasks(SlicMasks(segments=7), tmp_path / "file").generate(image)
+    source, cached = SlicMasks(segments=7), CachedMasks(SlicMasks(segments=7), tmp_path / "file")
+    for _ in range(2):
+        assert torch.equal(cached.generate(image).soft, decisive(source.generate(image)).soft)
+    assert (cached.hits, cached.misses, cached.unkept) == (0, 2, 2)
+    assert [record.getMessage().partition(" /")[0] for record in caplog.records] == ["mask cache: cannot write"]
