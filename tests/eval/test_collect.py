@@ -21,7 +21,8 @@ def save(folder, mIoU=50.0, benchmark="tiny", backbone="tiny", recipe="semantic"
     metrics = {"mIoU": mIoU, "aAcc": 90.0}
     Results("semantic segmentation", benchmark, backbone, metrics, 3, config, {"name": recipe}).save(folder)
     path = folder / "results.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **content}))
+    told = {**json.loads(path.read_text()), **content}
+    path.write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
     if cell:
         (folder / "cell.json").write_text(json.dumps(cell))
 
@@ -58,9 +59,9 @@ def test_csv_has_full_precision_and_pandas_reads_it(tmp_path):
 def test_marks_of_results_that_tell_them_and_of_those_that_do_not(tmp_path):
     command = ["python", "eval_semantic.py", "--limit=5", "--cfg_options", "model.x=1", "model.y=2", "--resume"]
     save(tmp_path / "a", marks=["first 2 images"], resumed_anyway=["code.commit: was 1, now 2"])
-    save(tmp_path / "b", cell={"varied": {"model.y": 2}, "command": command})
-    save(tmp_path / "c", model={"random_weights": True})
-    save(tmp_path / "d", cell={"varied": {}, "command": ["x", "--images", "list.txt", "--random_weights"]})
+    save(tmp_path / "b", marks=None, cell={"varied": {"model.y": 2}, "command": command})
+    save(tmp_path / "c", marks=None, model={"random_weights": True})
+    save(tmp_path / "d", marks=None, cell={"varied": {}, "command": ["x", "--images", "list.txt", "--random_weights"]})
     save(tmp_path / "e")
     rows = read_rows(tmp_path)
     assert [row.marks for row in rows] == [
