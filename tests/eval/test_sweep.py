@@ -124,11 +124,15 @@ def test_ctrl_c_stops_the_runs_once_and_waits_for_them(tmp_path):
         time.sleep(0.3)  # a stand-in has no Ctrl-C until it sleeps
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        run_cells([cell(tmp_path, name, "hang") for name in "abc"], tmp_path, 2, [])
-    thread.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background ignores it
+    try:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            run_cells([cell(tmp_path, name, "hang") for name in "abc"], tmp_path, 2, [])
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert all((tmp_path / name / "stopped").exists() for name in "ab")
     assert not (tmp_path / "c" / "starts").exists()
     assert run_cells([cell(tmp_path, name) for name in "abc"], tmp_path, 2, []) == []
