@@ -10,6 +10,7 @@ from eval.results import ROOT
 MODULES = [
     *("eval.lvis", "eval.sweep", "eval.collect", "eval.compare", "eval.prepare", "eval.bench"),
     *("eval.prepare.tiny_lvis", "eval.prepare.tiny_tasks", "utils.regionspot.train", "utils.regionspot.compare"),
+    *("utils.tiny.train", "utils.tiny.evaluate"),
 ]
 # Starts a program as `python -m` does; Ctrl-C comes while it imports numpy.
 INTERRUPTED = """

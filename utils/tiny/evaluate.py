@@ -3,6 +3,14 @@
 It is that of preset `tiny`. Evaluation scenes have seeds that training never draws.
 """
 
+import sys
+
+if __name__ == "__main__":  # before what takes seconds to import: Ctrl-C meanwhile is one line too
+    from eval import start
+
+    sys.exit(start("python -m utils.tiny.evaluate", "utils.tiny.evaluate"))
+
+import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from textregion.backbones import ClipBackbone
-from textregion.cli.command_line import Parser
+from textregion.cli.command_line import Parser, run_program
 from textregion.labeling import mean_iou
 from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.presets import find_preset
@@ -120,8 +128,8 @@ def score_maps(segmenter: TextRegionSegmenter, encoded: Sequence[EncodedScene]) 
     return {name: mean_iou(*np.concatenate(pairs, axis=1), len(NAMES)) for name, pairs in maps.items()}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Prints all scores of the shipped models, or of others."""
+def main(arguments: list[str] | None = None) -> int:
+    """Prints all scores of the shipped models, or of others; returns the exit code."""
     parser = Parser(prog="python -m utils.tiny.evaluate", description=__doc__)
     parser.add_argument("--scenes", type=int, default=40, help="fresh scenes per world (default: 40)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
@@ -129,6 +137,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sam2", type=Path, default=SAM2_WEIGHTS, help="SAM 2 weights (default: the shipped)")
     parser.add_argument("--world", choices=("easy", "standard", "both"), default="both")
     options = parser.parse_args(arguments)
+    return run_program(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     segmenter = tiny_segmenter(options.clip, options.sam2)
     for world in ("easy", "standard") if options.world == "both" else (options.world,):
@@ -136,7 +148,3 @@ def main(arguments: list[str] | None = None) -> None:
         scores = score_masks(encoded) | score_names(segmenter, encoded) | score_maps(segmenter, encoded)
         print(f"{world} world, {options.scenes} scenes")
         print("\n".join(f"  {name:<36}{value:.3f}" for name, value in scores.items()))
-
-
-if __name__ == "__main__":
-    main()

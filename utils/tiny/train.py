@@ -4,6 +4,13 @@ Continues from the shipped weights unless told otherwise (--init none starts fro
 on fresh scenes at the end. The learning rate follows the wall clock, so a run uses the minutes it is given.
 """
 
+import sys
+
+if __name__ == "__main__":  # before what takes seconds to import: Ctrl-C meanwhile is one line too
+    from eval import start
+
+    sys.exit(start("python -m utils.tiny.train", "utils.tiny.train"))
+
 import argparse
 import math
 import time
@@ -15,7 +22,7 @@ from torch import nn
 from torch.optim import AdamW
 from tqdm import tqdm
 
-from textregion.cli.command_line import Parser
+from textregion.cli.command_line import Parser, run_program
 from textregion.tiny.models import CLIP_WEIGHTS, SAM2_WEIGHTS
 from utils.tiny.clip_training import ClipTraining
 from utils.tiny.data import DEFAULT_CACHE, training_scenes
@@ -121,9 +128,13 @@ def starting_weights(model: str, init: str | None) -> Path | None:
     return path
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Trains, saves and scores one model, on easy scenes never trained on."""
+def main(arguments: list[str] | None = None) -> int:
+    """Trains, saves and scores one model, on easy scenes never trained on; returns the exit code."""
     options = parse_arguments(arguments)
+    return run_program(lambda: _run(options), "the same command with --resume goes on from the last checkpoint")
+
+
+def _run(options: argparse.Namespace) -> None:
     model = options.model
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -138,7 +149,3 @@ def main(arguments: list[str] | None = None) -> None:
     encoded = encode_scenes(segmenter, SCORED_SCENES)
     scores = score_names(segmenter, encoded) if model == "clip" else score_masks(encoded)
     print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-
-
-if __name__ == "__main__":
-    main()

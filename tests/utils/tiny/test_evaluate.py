@@ -77,7 +77,7 @@ def test_exact_masks_give_a_good_map(segmenter, encoded):
 
 
 def test_program_prints_every_score(capsys):
-    main(["--scenes", "1", "--world", "standard"])
+    assert main(["--scenes", "1", "--world", "standard"]) == 0
     title, *lines = capsys.readouterr().out.splitlines()
     assert title == "standard world, 1 scenes"
     assert all(math.isfinite(float(line.split()[-1])) for line in lines)

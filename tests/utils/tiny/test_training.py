@@ -113,7 +113,7 @@ def test_command_line(tmp_path):
 @pytest.mark.parametrize("model", ["clip", "sam2"])
 def test_program_trains_saves_and_scores(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("utils.tiny.train.SCORED_SCENES", 1)
-    main([model, "--minutes", "0.01", "--scenes", "4", "--cache", str(tmp_path)])
+    assert main([model, "--minutes", "0.01", "--scenes", "4", "--cache", str(tmp_path)]) == 0
     assert (tmp_path / f"tiny_{model}.safetensors").is_file()
     steps, scores = capsys.readouterr().out.splitlines()
     assert "steps, saved" in steps
