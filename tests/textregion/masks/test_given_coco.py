@@ -64,8 +64,8 @@ def test_every_image_has_its_own_annotations_only(tmp_path, recwarn, name, ids):
     content = json.loads(json.dumps(MANY))
     for row in content["images"]:
         row["id"] = ids(row["id"])
-    path = write(tmp_path, content)
     for asked in (name, f"photos/{name}", tmp_path / name, name.replace("/", "\\")):
+        path = write(tmp_path, content)  # anew: of two folders with an empty.jpg, one file gives to the first only
         assert [box[0] for box in boxes(path, asked)] == OWN[name]
     assert [box[0] for box in PrecomputedMasks(path, name).generate(np.zeros((*SIZE, 3), np.uint8)).boxes] == OWN[name]
     assert quiet(recwarn)
