@@ -25,7 +25,8 @@ from textregion.masks import (
     find_source,
     read_masks,
 )
-from textregion.masks.given import label_masks, pixels_covered, read_label_map
+from textregion.masks.coco_masks import pixels_covered
+from textregion.masks.given import label_masks, read_label_map
 from textregion.types import RegionMasks
 
 SIZE = (31, 43)

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from textregion.errors import InputError
-from textregion.masks import PrecomputedMasks, read_masks
-from textregion.masks import given as given_masks
-from textregion.masks.given import pixels_covered, run_lengths
+from textregion.masks import PrecomputedMasks, coco_masks, read_masks
+from textregion.masks.coco_masks import pixels_covered, run_lengths
 
 SIZE = (48, 64)
 GOOD = [[3, 2, 20, 2, 20, 10, 3, 10]]
@@ -137,7 +136,7 @@ def test_annotations_of_no_listed_image_are_counted(tmp_path):
 
 def test_a_file_that_changes_is_read_again_and_one_that_does_not_is_not(tmp_path, monkeypatch):
     path, parsed = write(tmp_path, MANY), []
-    monkeypatch.setattr(given_masks.json, "loads", lambda text, loads=json.loads: parsed.append(1) or loads(text))
+    monkeypatch.setattr(coco_masks.json, "loads", lambda text, loads=json.loads: parsed.append(1) or loads(text))
     for name in OWN:
         boxes(path, name)
     assert len(parsed) == 1
@@ -163,7 +162,7 @@ def test_runs_of_another_size_are_sampled(tmp_path, factor, plain):
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(2, 4), st.integers(0, 2**32))
 def test_enlarged_runs_are_the_enlarged_mask(height, width, factor, seed):
     mask = np.random.default_rng(seed).random((height, width)) > 0.5
-    found = given_masks._mask_of_runs(rle(mask), (height * factor, width * factor))
+    found = coco_masks._mask_of_runs(rle(mask), (height * factor, width * factor))
     assert (found == np.kron(mask, np.ones((factor, factor), bool))).all()
 
 
