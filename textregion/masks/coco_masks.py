@@ -3,7 +3,6 @@
 Nothing reaches pycocotools that was not checked: it crashes on runs and outlines that do not fit.
 """
 
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,11 @@ import numpy as np
 from jaxtyping import Bool
 from pycocotools import mask as coco_mask
 
-from textregion.errors import InputError, first_line
+from textregion.errors import InputError
 from textregion.image_names import ListedImages, id_key
 from textregion.mask_arrays import check_bytes, same_aspect
 from textregion.masks.base import Size
+from textregion.storage import read_json
 
 FARTHEST = 4  # times the image's longer side: corners beyond are no pixels, and drawing their outline takes for ever
 LONGEST_OUTLINE = 4_000_000  # pixels of a polygon: pycocotools keeps all of them in memory
@@ -54,12 +54,7 @@ class BrokenMaskError(ValueError):
 @lru_cache(maxsize=1)  # a batch of images reads the same file for every one
 def _parse_coco(path: Path, modified: int, size: int) -> CocoMasks:
     """modified, size: of the file, so that a changed one is read again."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} is not JSON ({first_line(error)}); expected COCO annotations with RLE masks"
-        ) from error
+    content = read_json(path, "COCO annotations with RLE masks")
     annotations = content.get("annotations") if isinstance(content, dict) else content
     rows = content.get("images") if isinstance(content, dict) else None
     if not isinstance(annotations, list) or not isinstance(rows, (list, type(None))):

@@ -134,9 +134,17 @@ def test_annotations_of_no_listed_image_are_counted(tmp_path):
         boxes(write(tmp_path, {**MANY, "annotations": [annotation(5, 99, GOOD)]}), "cam1/0001.jpg")
 
 
+def test_a_key_given_twice_is_refused_as_in_every_json_file(tmp_path):
+    path = tmp_path / "m.json"
+    path.write_text('{"annotations": [], "annotations": []}')
+    with pytest.raises(InputError, match=r"m\.json is not valid JSON \(the key 'annotations' is there twice\)"):
+        read_masks(path, SIZE)
+
+
 def test_a_file_that_changes_is_read_again_and_one_that_does_not_is_not(tmp_path, monkeypatch):
     path, parsed = write(tmp_path, MANY), []
-    monkeypatch.setattr(coco_masks.json, "loads", lambda text, loads=json.loads: parsed.append(1) or loads(text))
+    real = coco_masks.read_json
+    monkeypatch.setattr(coco_masks, "read_json", lambda *given: parsed.append(1) or real(*given))
     for name in OWN:
         boxes(path, name)
     assert len(parsed) == 1
