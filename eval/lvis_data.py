@@ -22,7 +22,7 @@ from textregion.boxes import ANY_IMAGE
 from textregion.boxes import read_boxes as read_boxes_file
 from textregion.errors import InputError, needs
 from textregion.image_names import ListedImages, id_key, whole_id
-from textregion.masks.given import MOST_PIXELS, fault_of_polygon, run_lengths
+from textregion.masks.coco_masks import MOST_PIXELS, fault_of_polygon, run_lengths
 from textregion.storage import file_hash, read_json
 
 Box = tuple[float, float, float, float]

@@ -62,7 +62,19 @@ def test_that_leaves(name):
 def test_every_change_that_a_test_leaves_is_its_error(tmp_path):
     (tmp_path / "conftest.py").write_text("from isolation import pytest_runtest_setup, pytest_runtest_teardown\n")
     (tmp_path / "test_leaving.py").write_text(LEAVING)
-    command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", "-q", str(tmp_path)]
+    # -rN: with CI set, pytest's summary of the errors would say every line a second time
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "-rN",
+        str(tmp_path),
+    ]
     environment = {name: os.environ[name] for name in os.environ if name != "PYTEST_CURRENT_TEST"}
     environment["PYTHONPATH"] = str(HERE)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)

@@ -92,9 +92,14 @@ def open_image(image: Encoded, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def format_and_orientation(image: Encoded) -> tuple[str | None, int]:
-    """(Pillow's name of a file's format, EXIF orientation 1..8, 1 is upright). InputError as of `load_image`."""
-    decoded, orientation, _ = _decode(*_read(image, MAX_PIXELS), MAX_PIXELS)
-    return decoded.format, orientation
+    """(Pillow's name of a file's format, EXIF orientation 1..8, 1 is upright), its pixels not decoded.
+
+    InputError as of `load_image`, but for damage that only decoding finds.
+    """
+    data, name = _read(image, MAX_PIXELS)
+    with decoding(name):
+        opened, orientation = _open(data, name, MAX_PIXELS, None)
+    return opened.format, orientation
 
 
 @contextmanager
@@ -145,24 +150,31 @@ def _read(image: Encoded, max_pixels: int) -> tuple[bytes, str]:
 
 
 def _decode(data: bytes, name: str, max_pixels: int, directory: int | None = None) -> tuple[Image.Image, int, str]:
-    """(decoded image, EXIF orientation, name). directory: of a TIFF, the place of another page's than the first.
+    """(decoded image, EXIF orientation, name). directory: of a TIFF, the place of another page's than the first."""
+    with decoding(name):
+        image, orientation = _open(data, name, max_pixels, directory)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            image.im = Image.new(image.mode, image.size).im  # otherwise Pillow asks its own limit as well
+        image.load()
+        return image, orientation, name
+
+
+def _open(data: bytes, name: str, max_pixels: int, directory: int | None) -> tuple[Any, int]:
+    """(image of a size within the limit, not decoded, EXIF orientation); the body of `decoding`.
 
     Pillow's decoders are called directly: `Image.open` warns and refuses by a limit of the whole process. None of
     FORMATS decodes before its size can be checked.
     """
-    with decoding(name):
-        form, open_file = _find_decoder(data, name)
-        content, orientation = without_metadata(data, form, directory)
-        image = open_file(io.BytesIO(content), "")
-        _check_size(image.height, image.width, name, max_pixels)
-        if form == "TIFF":
-            tags = image.tag_v2
-            if TiffImagePlugin.TILEWIDTH in tags and TiffImagePlugin.TILELENGTH in tags:
-                tile = int(tags[TiffImagePlugin.TILELENGTH]), int(tags[TiffImagePlugin.TILEWIDTH])
-                _check_size(*tile, f"a tile of {name}", max_pixels)
-            image.im = Image.new(image.mode, image.size).im  # otherwise Pillow asks its own limit as well
-        image.load()
-        return image, orientation or exif_orientation(image.info.get("exif")), name
+    form, open_file = _find_decoder(data, name)
+    content, orientation = without_metadata(data, form, directory)
+    image = open_file(io.BytesIO(content), "")
+    _check_size(image.height, image.width, name, max_pixels)
+    if form == "TIFF":
+        tags = image.tag_v2
+        if TiffImagePlugin.TILEWIDTH in tags and TiffImagePlugin.TILELENGTH in tags:
+            tile = int(tags[TiffImagePlugin.TILELENGTH]), int(tags[TiffImagePlugin.TILEWIDTH])
+            _check_size(*tile, f"a tile of {name}", max_pixels)
+    return image, orientation or exif_orientation(image.info.get("exif"))
 
 
 def _find_decoder(data: bytes, name: str) -> tuple[str, Any]:

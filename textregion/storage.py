@@ -70,9 +70,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f".{path.name[:40]}.{secrets.token_hex(4)}"
-    )  # made by open, so with the user's permissions
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")  # made by open: the user's permissions
     try:
         with temporary.open("xb") as file:
             file.write(data)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tests.fuzz import files, given, images, labels, meanings, options, report, runs, system
 from tests.fuzz.case import FAILURE, FAST, Case, Judge, Result
-from textregion.cli.command_line import Parser, output_folder, positive, run_program
+from textregion.cli.command_line import Parser, output_folder, positive
 from textregion.errors import InputError
 from textregion.tiny.scenes import draw_scene
 
@@ -97,9 +97,7 @@ def run(args: Namespace) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns 0, 1 when a case failed, 2 after one line about bad input."""
-    fine = []
-    code = run_program(lambda: fine.append(run(parse_arguments(arguments))))
-    return code or int(not fine[0])
+    return report.exit_code(lambda: run(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

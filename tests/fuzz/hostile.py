@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from tests.fuzz import report
 from tests.fuzz.case import FAILURE, REFUSED, WORKS, clear_line
 from tests.fuzz.mutations import pick
 from tests.fuzz.readers import READERS, Reader
-from textregion.cli.command_line import Parser, output_folder, positive, run_program
+from textregion.cli.command_line import Parser, output_folder, positive
 from textregion.errors import InputError, out_of_memory
 from textregion.render import markdown_table
 
@@ -270,9 +271,7 @@ def run(args: Namespace) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns 0, 1 when a file failed, 2 after one line about bad input."""
-    fine = []
-    code = run_program(lambda: fine.append(run(parse_arguments(arguments))))
-    return code or int(not fine[0])
+    return report.exit_code(lambda: run(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from eval.results import markdown_table
 from tests.fuzz.case import FAILURE, OUTCOMES, Result
+from textregion.cli.command_line import run_program
 from textregion.storage import write_atomically
 
 
@@ -36,3 +37,10 @@ def write(results: Sequence[Result], seed: int, folder: Path) -> None:
     for number, result in enumerate(result for result in results if result.outcome == FAILURE):
         text = f"{result.kind}: {result.name}\n\n{reproduction(result, seed, folder)}\n{result.message}\n"
         write_atomically(folder / "failures" / f"{number:03}.txt", text.encode(errors="backslashreplace"))
+
+
+def exit_code(judge: Callable[[], bool]) -> int:
+    """Of a program that judges: 0, 1 when something failed, 2 after one line about bad input."""
+    fine = []
+    code = run_program(lambda: fine.append(judge()))
+    return code or int(not fine[0])

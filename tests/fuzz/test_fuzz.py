@@ -47,7 +47,7 @@ def test_hundreds_of_bad_inputs_work_or_end_in_one_clear_line(tmp_path):
     outcomes = [result["outcome"] for result in results]
     assert len(outcomes) == CASES
     assert outcomes.count(WORKS) > 100
-    assert outcomes.count(REFUSED) > 200
+    assert outcomes.count(REFUSED) > 150
     assert f"| all {CASES} |" in done.stdout
 
 

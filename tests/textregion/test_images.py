@@ -18,6 +18,7 @@ from textregion.image_files import FORMATS
 from textregion.images import (
     BYTES_PER_PIXEL,
     SPARE_BYTES,
+    format_and_orientation,
     keep_ratio_size,
     load_image,
     open_image,
@@ -250,6 +251,13 @@ def test_exif_rotation_is_applied():
     exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
     loaded = load_image(encoded(Image.fromarray(array), exif=exif))
     np.testing.assert_array_equal(loaded, np.rot90(array, -1))
+    for form in ("PNG", "JPEG", "TIFF", "WEBP"):
+        content = io.BytesIO()
+        Image.fromarray(array).save(content, form, exif=exif)
+        assert format_and_orientation(content.getvalue()) == (form, 6)
+    content = io.BytesIO()
+    Image.fromarray(array).save(content, "BMP")
+    assert format_and_orientation(content.getvalue()) == ("BMP", 1)
 
 
 def test_an_animation_gives_its_first_frame():

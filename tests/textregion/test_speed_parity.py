@@ -228,7 +228,7 @@ def test_views_in_one_batch_equal_view_by_view(make):
 def test_decoder_batches_follow_the_free_memory(tiny_sam2, monkeypatch):
     maker = Sam2MaskGenerator(tiny_sam2, points_per_batch=100)
     assert maker.prompts_at_once == CPU_PROMPTS
-    assert Sam2MaskGenerator(tiny_sam2, points_per_batch=5).prompts_at_once == 5
+    assert Sam2MaskGenerator(tiny_sam2, points_per_batch=3).prompts_at_once == 3
     per_click = 448 * (4 * 256 // 16) ** 2
     for clicks, expected in ((0, 1), (17.5, 17), (5000, 100)):
         monkeypatch.setattr("textregion.masks.sam2.free_memory", lambda device, n=clicks: int(n * per_click / 0.7) + 1)

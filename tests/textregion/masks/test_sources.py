@@ -25,7 +25,8 @@ from textregion.masks import (
     find_source,
     read_masks,
 )
-from textregion.masks.given import label_masks, pixels_covered, read_label_map
+from textregion.masks.coco_masks import pixels_covered
+from textregion.masks.given import label_masks, read_label_map
 from textregion.types import RegionMasks
 
 SIZE = (31, 43)
@@ -267,7 +268,7 @@ def test_bad_mask_files_are_one_line(tmp_path):
     assert "expected one of .safetensors, " in refusal(written("m.txt", "x"))
     assert "is not a readable array file" in refusal(written("m.npy", "x"))
     assert "is not a readable array file" in refusal(written("m.npz", "x"))
-    assert "is not JSON" in refusal(written("m.json", "{"))
+    assert "is not valid JSON" in refusal(written("m.json", "{"))
     assert "no list of annotations" in refusal(written("m.json", "3"))
     assert "entry 0 (no COCO mask" in refusal(written("m.json", '[{"segmentation": {"size": [31, 43]}}]'))
     assert "entry 0 (no COCO mask" in refusal(written("m.json", '["x"]'))
@@ -293,7 +294,8 @@ def test_a_mask_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_text", forbidden)
     with pytest.raises(InputError) as error:
         read_masks(tmp_path / "m.json", SIZE)
-    assert message(error) == f"cannot read {tmp_path / 'm.json'} (Permission denied)"
+    expected = "expected COCO annotations with RLE masks"
+    assert message(error) == f"cannot read {tmp_path / 'm.json'} (Permission denied); {expected}"
 
 
 # ------------------------------------------------------------------ superpixels

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from textregion.errors import InputError
-from textregion.masks import PrecomputedMasks, read_masks
-from textregion.masks import given as given_masks
-from textregion.masks.given import pixels_covered, run_lengths
+from textregion.masks import PrecomputedMasks, coco_masks, read_masks
+from textregion.masks.coco_masks import pixels_covered, run_lengths
 
 SIZE = (48, 64)
 GOOD = [[3, 2, 20, 2, 20, 10, 3, 10]]
@@ -64,8 +63,8 @@ def test_every_image_has_its_own_annotations_only(tmp_path, recwarn, name, ids):
     content = json.loads(json.dumps(MANY))
     for row in content["images"]:
         row["id"] = ids(row["id"])
-    path = write(tmp_path, content)
     for asked in (name, f"photos/{name}", tmp_path / name, name.replace("/", "\\")):
+        path = write(tmp_path, content)  # anew: of two folders with an empty.jpg, one file gives to the first only
         assert [box[0] for box in boxes(path, asked)] == OWN[name]
     assert [box[0] for box in PrecomputedMasks(path, name).generate(np.zeros((*SIZE, 3), np.uint8)).boxes] == OWN[name]
     assert quiet(recwarn)
@@ -135,9 +134,17 @@ def test_annotations_of_no_listed_image_are_counted(tmp_path):
         boxes(write(tmp_path, {**MANY, "annotations": [annotation(5, 99, GOOD)]}), "cam1/0001.jpg")
 
 
+def test_a_key_given_twice_is_refused_as_in_every_json_file(tmp_path):
+    path = tmp_path / "m.json"
+    path.write_text('{"annotations": [], "annotations": []}')
+    with pytest.raises(InputError, match=r"m\.json is not valid JSON \(the key 'annotations' is there twice\)"):
+        read_masks(path, SIZE)
+
+
 def test_a_file_that_changes_is_read_again_and_one_that_does_not_is_not(tmp_path, monkeypatch):
     path, parsed = write(tmp_path, MANY), []
-    monkeypatch.setattr(given_masks.json, "loads", lambda text, loads=json.loads: parsed.append(1) or loads(text))
+    real = coco_masks.read_json
+    monkeypatch.setattr(coco_masks, "read_json", lambda *given: parsed.append(1) or real(*given))
     for name in OWN:
         boxes(path, name)
     assert len(parsed) == 1
@@ -163,7 +170,7 @@ def test_runs_of_another_size_are_sampled(tmp_path, factor, plain):
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(2, 4), st.integers(0, 2**32))
 def test_enlarged_runs_are_the_enlarged_mask(height, width, factor, seed):
     mask = np.random.default_rng(seed).random((height, width)) > 0.5
-    found = given_masks._mask_of_runs(rle(mask), (height * factor, width * factor))
+    found = coco_masks._mask_of_runs(rle(mask), (height * factor, width * factor))
     assert (found == np.kron(mask, np.ones((factor, factor), bool))).all()
 
 
