@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from kills import kill_at_moments
+from kills import SEEDS, kill_at_moments
 
 from textregion.regionspot.loading import load_head
 from utils.regionspot.train import main
 from utils.regionspot.training import checkpoints
 
-SEEDS = (0, 1)
 EVERY = 5  # steps between checkpoints
 PLAN = ("--steps", "100", "--save-every", str(EVERY), "--log-every", "2", "--batch", "4", "--lr", "1e-3")
 
