@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Mapping
 from email import message_from_bytes
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -34,8 +36,13 @@ def imported(path: Path) -> set[str]:
     modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     modules += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
     packages = {module.partition(".")[0] for module in modules} - {"textregion"} - sys.stdlib_module_names
-    known = packages_distributions()
-    return {canonicalize_name(known.get(package, [package])[0]) for package in packages}
+    return {canonicalize_name(distributions().get(package, [package])[0]) for package in packages}
+
+
+@cache
+def distributions() -> Mapping[str, list[str]]:
+    """{package: distributions}, of all that is installed; half a second."""
+    return packages_distributions()
 
 
 def test_the_library_declares_what_it_imports_and_no_more():

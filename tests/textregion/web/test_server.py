@@ -87,6 +87,8 @@ def test_an_address_that_is_not_ours_is_one_line():
 
 
 SMALL_SERVER = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs the tests may ignore it, as nohup does; that is inherited
 from starlette.responses import PlainTextResponse
 from textregion.web.server import listening, run_app, temporary_files
 async def app(scope, receive, send):
