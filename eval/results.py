@@ -1,7 +1,6 @@
 """`results.json` and `results.md`: numbers that can be traced to what made them."""
 
 import json
-import platform
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,10 @@ from pathlib import Path
 
 import torch
 
+from textregion.devices import device_facts, resolve_device
 from textregion.errors import InputError
 from textregion.render import markdown_table
-from textregion.runtime import package_versions, resolve_device
+from textregion.runtime import package_versions
 from textregion.storage import write_atomically
 from textregion.yaml_files import read_yaml
 
@@ -146,10 +146,7 @@ def git_commit(root: Path = ROOT) -> dict:
 
 def describe_device(device: str | torch.device = "auto") -> dict:
     """{"type", "name", "threads"} of where the numbers were made."""
-    device = resolve_device(device)
-    if device.type == "cuda":
-        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    return {"type": device.type, "name": platform.machine(), "threads": torch.get_num_threads()}
+    return device_facts(resolve_device(device))
 
 
 def sum_seconds(stages: Sequence[Mapping[str, float]]) -> dict[str, float]:

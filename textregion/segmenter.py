@@ -26,6 +26,7 @@ from textregion.backbones import Backbone
 from textregion.backbones.base import CropFeatures
 from textregion.config import SegmenterConfig
 from textregion.crops import CropGrid, cut_crops, fuse_crops
+from textregion.devices import resolve_device, resolve_dtype, to_device
 from textregion.errors import InputError, at_least, one_of
 from textregion.images import ImageInput, load_image, resize_keep_ratio
 from textregion.labeling import GroundingResult, label_pixels, label_target, largest_component_box, target_prompts
@@ -43,9 +44,6 @@ from textregion.runtime import (
     compile_blocks,
     enough_memory,
     in_parts,
-    resolve_device,
-    resolve_dtype,
-    to_device,
 )
 from textregion.text import TEMPLATES, TextCache, fills_context
 from textregion.types import RegionMasks, RegionTokens, Segmentation

@@ -15,7 +15,7 @@ from textregion.labels import LabelPrompts
 from textregion.masks import filters
 from textregion.masks.sam2 import CPU_PROMPTS, Sam2MaskGenerator
 from textregion.pooling import RECIPES, difference_scores
-from textregion.runtime import compile_backend, compile_blocks, free_memory, to_device
+from textregion.runtime import compile_backend, compile_blocks
 from textregion.text import TEMPLATES, embed_prompts, prompt_lengths, reads_end_of_text
 from textregion.types import RegionMasks
 from TextRegionSegmenter import TextRegionSegmenter
@@ -262,10 +262,3 @@ def test_what_compile_may_be():
     assert compile_backend(True) == "inductor"
     with pytest.raises(InputError, match="expected True, False or a backend"):
         compile_backend("fast")
-
-
-def test_pinned_memory_changes_nothing_on_a_cpu():
-    cpu = torch.device("cpu")
-    array = torch.arange(12, dtype=torch.uint8).view(3, 4).numpy()
-    assert torch.equal(to_device(array, cpu), torch.from_numpy(array))
-    assert free_memory(cpu) is None

@@ -20,11 +20,12 @@ from torch.nn import functional as F
 
 from textregion.checkpoints import load_strictly, read_state
 from textregion.config import option
+from textregion.devices import autocast, free_memory, to_device
 from textregion.errors import InputError, at_least, one_of
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source, speed_option
 from textregion.masks.click_decoder import SharedImageDecoder
-from textregion.runtime import autocast, compile_backend, free_memory, in_parts, to_device
+from textregion.runtime import compile_backend, in_parts
 from textregion.types import LOGIT_CUT, RegionMasks
 from textregion.weights import SAM2_VARIABLE, Asset
 from textregion.yaml_files import read_yaml

@@ -1,0 +1,116 @@
+"""Names of devices, and small tensors that go there and back together."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textregion.devices import autocast, constants, free_memory, read, resolve_device, resolve_dtype, to_device, upload
+from textregion.errors import InputError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_automatic_device_exists():
+    device = resolve_device("auto")
+    assert (device.type == "cuda") == torch.cuda.is_available()
+    assert resolve_device() == device
+    torch.zeros(1, device=device)
+
+
+def test_named_devices():
+    assert resolve_device("cpu") == resolve_device(CPU) == CPU
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "cpu0"])
+def test_unknown_devices(name):
+    with pytest.raises(InputError, match="expected auto, cpu, cuda, cuda:N or mps"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize("name", ["xpu", "meta", "mps", "cuda"])
+def test_absent_devices(name):
+    present = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    if present.get(name):
+        assert resolve_device(name).type == name
+        return
+    with pytest.raises(InputError, match=f"device {name} is not available here"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "expected"),
+    [
+        ("auto", CPU, torch.float32),
+        ("auto", CUDA, torch.float16),
+        ("fp32", CUDA, torch.float32),
+        ("bf16", CPU, torch.bfloat16),
+        ("bfloat16", CPU, torch.bfloat16),
+        ("half", CUDA, torch.float16),
+        ("fp16", CUDA, torch.float16),
+        (torch.float32, CUDA, torch.float32),
+    ],
+)
+def test_dtypes(dtype, device, expected):
+    assert resolve_dtype(dtype, device) == expected
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int8", "", "FP16"])
+def test_unknown_dtypes(dtype):
+    with pytest.raises(InputError, match="expected auto, float32, float16, bfloat16"):
+        resolve_dtype(dtype, CPU)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "fp16", torch.float16])
+def test_half_precision_on_a_cpu_is_refused(dtype):
+    with pytest.raises(InputError, match="CPU"):
+        resolve_dtype(dtype, CPU)
+
+
+def test_only_floating_dtypes():
+    with pytest.raises(InputError, match="expected auto, float32"):
+        resolve_dtype(torch.int64, CPU)
+
+
+def test_autocast_on_a_cpu_does_nothing():
+    assert isinstance(autocast(CPU, torch.bfloat16), nullcontext)
+
+
+def test_pinned_memory_changes_nothing_on_a_cpu():
+    array = torch.arange(12, dtype=torch.uint8).view(3, 4).numpy()
+    assert torch.equal(to_device(array, CPU), torch.from_numpy(array))
+    assert free_memory(CPU) is None
+
+
+PARTS = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, 7), max_size=3),
+        st.sampled_from([torch.bool, torch.uint8, torch.float16, torch.float32, torch.int64]),
+    ),
+    max_size=5,
+)
+
+
+@given(PARTS)
+def test_packed_tensors_come_back_as_they_were(parts):
+    from textregion.devices import _packed, _unpack
+
+    tensors = [torch.rand(*shape).mul(100).to(dtype) for shape, dtype in parts]
+    tensors = [tensor.T if tensor.ndim == 2 else tensor for tensor in tensors]
+    if tensors:
+        found = _unpack(_packed(tensors), tensors)
+        assert all(torch.equal(*pair) and pair[0].dtype == pair[1].dtype for pair in zip(found, tensors, strict=True))
+
+
+def test_on_a_cpu_nothing_is_copied():
+    tensors = [torch.arange(3), torch.ones(2, 2)]
+    for moved in (upload(tensors, "cpu"), read(tensors)):
+        assert [one is other for one, other in zip(moved, tensors, strict=True)] == [True, True]
+    assert upload([], "cpu") == read([]) == []
+
+
+def test_constants_are_made_once():
+    assert constants(CPU, (1.0, 2.0)).tolist() == [[1, 2]]
+    assert constants(CPU, (1.0, 2.0)) is constants(CPU, (1.0, 2.0))
