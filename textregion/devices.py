@@ -3,14 +3,15 @@
 A device of any other kind takes the plain path: float32, ordinary copies, no bound on memory that could be asked for.
 
 Host and device talk seldom: each read of the device waits for all it was given to do, each upload costs tens of
-microseconds, whatever its size. So what is small is uploaded and read together (`upload`, `read`).
+microseconds, whatever its size. So what is small is moved together (`upload`, `read`).
 """
 
 import gc
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import torch
@@ -70,22 +71,28 @@ def to_device(array: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def upload(tensors: Iterable[Tensor], device: torch.device | str) -> list[Tensor]:
-    """Small tensors of the host, of any shapes and types, on a device by one copy; on a CPU they are returned as given.
+def move(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
+    """Small tensors of any shapes and types, all on one device, on another by one copy; as given where they are there.
 
-    On another device they share memory.
+    What is moved shares memory.
     """
-    tensors, device = list(tensors), torch.device(device)
-    if device.type == "cpu" or not tensors:
-        return tensors
-    return _unpack(to_device(_packed(tensors), device), tensors)
-
-
-def read(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Small tensors of one device on the host by one copy, for which the host waits; those of a CPU as given."""
-    if not tensors or tensors[0].device.type == "cpu":
+    device = torch.device(device)
+    here = {tensor.device for tensor in tensors}
+    if all(one.type == device.type and device.index in (None, one.index) for one in here):
         return list(tensors)
-    return _unpack(_packed(tensors).cpu(), tensors)
+    packed = _packed(tensors)
+    return _unpack(to_device(packed, device) if packed.device.type == "cpu" else packed.to(device), tensors)
+
+
+def upload(device: torch.device | str, *groups: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Several groups of small tensors of the host, moved together; each group as a list."""
+    moved = iter(move([tensor for group in groups for tensor in group], device))
+    return [list(islice(moved, len(group))) for group in groups]
+
+
+def read(*tensors: Tensor) -> list[Tensor]:
+    """Small tensors of a device on the host by one copy, for which the host waits."""
+    return move(tensors, "cpu")
 
 
 def _packed(tensors: Sequence[Tensor]) -> Tensor:

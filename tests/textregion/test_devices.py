@@ -97,7 +97,7 @@ PARTS = st.lists(
 def test_packed_tensors_come_back_as_they_were(parts):
     from textregion.devices import _packed, _unpack
 
-    tensors = [torch.rand(*shape).mul(100).to(dtype) for shape, dtype in parts]
+    tensors = [torch.rand(tuple(shape)).mul(100).to(dtype) for shape, dtype in parts]
     tensors = [tensor.T if tensor.ndim == 2 else tensor for tensor in tensors]
     if tensors:
         found = _unpack(_packed(tensors), tensors)
@@ -106,9 +106,10 @@ def test_packed_tensors_come_back_as_they_were(parts):
 
 def test_on_a_cpu_nothing_is_copied():
     tensors = [torch.arange(3), torch.ones(2, 2)]
-    for moved in (upload(tensors, "cpu"), read(tensors)):
-        assert [one is other for one, other in zip(moved, tensors, strict=True)] == [True, True]
-    assert upload([], "cpu") == read([]) == []
+    first, second, none = upload("cpu", tensors, tensors[:1], [])
+    for moved, given_ in ((first, tensors), (second, tensors[:1]), (read(*tensors), tensors)):
+        assert all(one is other for one, other in zip(moved, given_, strict=True))
+    assert none == read() == []
 
 
 def test_constants_are_made_once():

@@ -67,7 +67,7 @@ def test_shared_mass_lies_between_its_bounds(seed, height, width, size):
     soft = soft_masks(seed, 7, (height, width))
     pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
     boxes = filters.inclusive_boxes(soft > 0).tolist()
-    y, x = (filters.Axis.of(*sizes, soft.device) for sizes in zip((height, width), size, strict=True))
+    y, x = (filters.Axis.of(*sizes) for sizes in zip((height, width), size, strict=True))
     below, above = filters.bounds(soft, pairs, boxes, y, x)
     full = oracles.full_size(soft, size).double()
     exact = torch.stack([torch.minimum(full[i], full[j]).sum() for i, j in pairs]).float()
