@@ -48,6 +48,7 @@ READING = {
     *("aten::repeat_interleave", "torchvision::nms"),
 }
 INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
+JOINING = {"aten::cat", "aten::stack"}
 COPYING = {"aten::_to_copy", "aten::copy_"}
 FROM_HOST = ("tensor", "as_tensor", "asarray", "scalar_tensor")  # functions that copy numbers of the host
 
@@ -114,7 +115,8 @@ def run(func: Any, args: tuple, kwargs: dict) -> Any:
     name, flat = func._schema.name, tree_flatten((args, kwargs))[0]
     tensors = [value for value in flat if isinstance(value, Tensor)]
     here = [tensor for tensor in tensors if isinstance(tensor, OnDevice)]
-    elsewhere = [tensor for tensor in tensors if not isinstance(tensor, OnDevice) and tensor.ndim > 0]
+    scalars = name not in JOINING  # those of the host may be operands
+    elsewhere = [t for t in tensors if not isinstance(t, OnDevice) and not (scalars and t.ndim == 0)]
     wanted = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
     if here and elsewhere and name not in COPYING | INDEXING:
         raise RuntimeError(f"Expected all tensors to be on the same device, {name} got {DEVICE} and cpu")
@@ -203,7 +205,7 @@ class _Functions(TorchFunctionMode):
             name, func, args, device = "tensor", torch.tensor, args[1:], args[0].device
             kwargs.setdefault("dtype", args[0].dtype if args and isinstance(args[0], Tensor) else None)
         if name in FROM_HOST and device is not None and torch.device(device).type == NAME:
-            del kwargs["device"]
+            kwargs.pop("device", None)
             return func(*args, **kwargs).to(device)
         return func(*args, **kwargs)
 

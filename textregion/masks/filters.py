@@ -112,7 +112,7 @@ def merge(masks: RegionMasks, groups: list[list[int]]) -> RegionMasks:
     members, region, seeds = move([members, region, seeds], masks.soft.device)
     sizes, scores = (masks.image_size, masks.mask_size), (masks.predicted_iou[seeds], masks.stability[seeds])
     soft = masks.soft[members]
-    boxes = boxes_around(soft > masks.cut, region, len(groups), masks.image_size)  # so that no number of regions is read
+    boxes = boxes_around(soft > masks.cut, region, len(groups), masks.image_size)  # unasked, it would read the device
     return RegionMasks(soft, *sizes, region, boxes, *scores, cut=masks.cut)
 
 
