@@ -316,7 +316,7 @@ def test_the_pages_session(cpu, acc, images, traffic, tmp_path):
     assert np.array_equal(ours.region_mask(1, (99, 101)), theirs.region_mask(1, (99, 101)))
     assert np.array_equal(one.global_patches(ours)[1], other.global_patches(theirs)[1])
     for question in (Question("sand, brick, black ring", threshold=0.3), Question("The black ring", sentence=True)):
-        answer, expected = one.ask(ours, question), other.ask(theirs, question)
+        answer, expected = (s.answer(image, question, (99, 101)) for s, image in ((one, ours), (other, theirs)))
         assert np.array_equal(answer.result.label_map, expected.result.label_map)
         assert (answer.note, answer.labelled) == (expected.note, expected.labelled)
         np.testing.assert_allclose(answer.cosine, expected.cosine, atol=1e-5)
