@@ -32,13 +32,12 @@ def both():
 
 
 def test_mmsegs_model(both):
+    options = {"classes": ["sand", "red star; star"], "points_per_side": 3, "return_probabilities": True}
     scene = draw_scene(3, 64, 2).image
     inputs = torch.from_numpy(scene[..., ::-1].copy()).permute(2, 0, 1)
 
     def predict(device):
-        model = TextRegionModel(
-            "tiny", classes=["sand", "red star; star"], points_per_side=3, return_probabilities=True, device=device
-        )
+        model = TextRegionModel("tiny", **options, device=device)
         assert describe(model)["device"] == device
         (sample,) = model([inputs.to(device)], [SegDataSample()])
         assert sample.pred_sem_seg.data.device.type == sample.seg_logits.data.device.type == "cpu"

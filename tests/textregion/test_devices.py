@@ -1,15 +1,30 @@
 """Names of devices, and small tensors that go there and back together."""
 
+import ast
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textregion.devices import autocast, constants, free_memory, read, resolve_device, resolve_dtype, to_device, upload
+from textregion.devices import (
+    _packed,
+    _unpack,
+    autocast,
+    constants,
+    free_memory,
+    read,
+    resolve_device,
+    resolve_dtype,
+    to_device,
+    upload,
+)
 from textregion.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("cuda", "mps")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
@@ -95,8 +110,6 @@ PARTS = st.lists(
 
 @given(PARTS)
 def test_packed_tensors_come_back_as_they_were(parts):
-    from textregion.devices import _packed, _unpack
-
     tensors = [torch.rand(tuple(shape)).mul(100).to(dtype) for shape, dtype in parts]
     tensors = [tensor.T if tensor.ndim == 2 else tensor for tensor in tensors]
     if tensors:
@@ -115,3 +128,36 @@ def test_on_a_cpu_nothing_is_copied():
 def test_constants_are_made_once():
     assert constants(CPU, (1.0, 2.0)).tolist() == [[1, 2]]
     assert constants(CPU, (1.0, 2.0)) is constants(CPU, (1.0, 2.0))
+
+
+# ---------------------------------------------------------------- one module knows kinds of devices
+
+
+def named_kinds(tree: ast.AST) -> list[int]:
+    """Lines that name a kind of device in code: `torch.cuda`, "cuda" or "cuda:0". Texts that mention one do not."""
+    lines = []
+    for node in ast.walk(tree):
+        names = [getattr(node, part, None) for part in ("id", "attr", "arg", "name")]
+        text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+        if (text.partition(":")[0] in KINDS and " " not in text) or any(name in KINDS for name in names):
+            lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ('torch.cuda.synchronize()\nx.type == "cuda"\nx.cuda()', [1, 2, 3]),
+        ('"cuda:0"\nf"cuda:{n}"\nmps = 1', [1, 2, 3]),
+        ('"""Docs: cuda:N"""\nhelp = "auto, cpu, cuda, cuda:N, mps"\n# cuda', []),
+    ],
+)
+def test_what_counts_as_naming_a_kind(code, found):
+    assert sorted(named_kinds(ast.parse(code))) == found
+
+
+@pytest.mark.parametrize("folder", ["textregion", "eval", "utils"])
+def test_no_other_module_names_a_kind_of_device(folder):
+    files = [path for path in (ROOT / folder).rglob("*.py") if path != ROOT / "textregion" / "devices.py"]
+    named = {str(path.relative_to(ROOT)): named_kinds(ast.parse(path.read_text("utf-8"))) for path in files}
+    assert {path: lines for path, lines in named.items() if lines} == {}

@@ -21,6 +21,8 @@ def test_training(few, tiny_sam2, monkeypatch, tmp_path):
     torch.manual_seed(1)
     head = RegionSpotHead(32, 24, 64, 16, 1, dropout=0.0)
     runs = {}
+    # accelerate asks for the address of every weight before it copies it to a file; these have none.
+    monkeypatch.setattr("utils.regionspot.training.save_state", lambda *_: None)
     with fake_accelerator(float64=False):
         for name, device in (("cpu", torch.device("cpu")), ("acc", DEVICE)):
             monkeypatch.setattr(accelerate.Accelerator, "device", device)  # it knows CUDA, MPS and others, not this one
@@ -40,7 +42,10 @@ def test_training(few, tiny_sam2, monkeypatch, tmp_path):
     assert next(acc.parameters()).device == acc_text.device == DEVICE
     torch.testing.assert_close(acc_text.cpu(), cpu_text, rtol=0, atol=1e-6)
     for name, value in cpu.state_dict().items():
-        torch.testing.assert_close(acc.state_dict()[name].cpu(), value, rtol=1e-4, atol=1e-4, msg=name)
+        ours, seen = acc.state_dict()[name].cpu(), torch.ones(len(value), dtype=torch.bool)
+        if name.endswith("in_proj_bias"):  # softmax does not see the keys' bias: its gradient is rounding, made large
+            seen[len(value) // 3 : len(value) * 2 // 3] = False
+        torch.testing.assert_close(ours[seen], value[seen], rtol=1e-4, atol=1e-4, msg=name)
     for ours, theirs in zip(acc_log, cpu_log, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)
     assert len(acc_log) == STEPS
