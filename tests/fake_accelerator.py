@@ -17,7 +17,7 @@ above it and works as ever. Not covered: what is CUDA's own (textregion/devices.
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from textregion import devices
@@ -54,9 +53,9 @@ FROM_HOST = ("tensor", "as_tensor", "asarray", "scalar_tensor")  # functions tha
 
 
 class OnDevice(Tensor):
-    """A tensor on the device. values: what it holds, on the CPU."""
+    """A tensor on the device. held: what it holds, on the CPU."""
 
-    values: Tensor
+    held: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -71,11 +70,11 @@ class OnDevice(Tensor):
             device=DEVICE,
             requires_grad=values.requires_grad,
         )
-        made.values = values
+        made.held = values
         return made
 
     def __repr__(self) -> str:
-        return f"OnDevice({self.values})"
+        return f"OnDevice({self.held})"
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -112,8 +111,7 @@ TRAFFIC: list[Traffic] = []  # of the block that is being counted, the innermost
 
 def run(func: Any, args: tuple, kwargs: dict) -> Any:
     """One operation, on the CPU tensors within; its results are where CUDA's would be."""
-    name, flat = func._schema.name, tree_flatten((args, kwargs))[0]
-    tensors = [value for value in flat if isinstance(value, Tensor)]
+    name, tensors = func._schema.name, list(_tensors((args, kwargs)))
     here = [tensor for tensor in tensors if isinstance(tensor, OnDevice)]
     scalars = name not in JOINING  # those of the host may be operands
     elsewhere = [t for t in tensors if not isinstance(t, OnDevice) and not (scalars and t.ndim == 0)]
@@ -124,7 +122,7 @@ def run(func: Any, args: tuple, kwargs: dict) -> Any:
         raise RuntimeError(f"indices should be either on cpu or on the same device as the indexed tensor ({name})")
     _count(name, args, here, elsewhere, wanted)
 
-    plain, options = tree_map(lambda value: value.values if isinstance(value, OnDevice) else value, (args, kwargs))
+    plain, options = _mapped(lambda tensor: tensor.held if isinstance(tensor, OnDevice) else tensor, (args, kwargs))
     if wanted is not None and wanted.type == NAME:
         options = {**options, "device": torch.device("cpu")}
     result = func(*plain, **options)
@@ -137,11 +135,31 @@ def run(func: Any, args: tuple, kwargs: dict) -> Any:
         return result
     is_view = first is not None and first.alias_info is not None and isinstance(args[0], Tensor)
     with torch.inference_mode(args[0].is_inference() if is_view else torch.is_inference_mode_enabled()):
-        return tree_map(_wrap, result)
+        return _mapped(_wrap, result)
 
 
-def _wrap(value: Any) -> Any:
-    if not isinstance(value, Tensor) or isinstance(value, OnDevice):
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors among an operation's arguments (torch's own pytrees take most of the time here)."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
+
+
+def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Arguments or results with a function applied to all tensors."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {name: _mapped(function, part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_mapped(function, part) for part in value])
+    return value
+
+
+def _wrap(value: Tensor) -> Tensor:
+    if isinstance(value, OnDevice):
         return value
     if value.dtype == torch.float64 and TRAFFIC and not TRAFFIC[-1].float64:
         raise TypeError("this device has no float64, as MPS has none; use float32 instead")
@@ -164,8 +182,10 @@ def _count(name: str, args: tuple, here: list[Tensor], elsewhere: list[Tensor], 
         uploads = sum(not isinstance(tensor, OnDevice) for tensor in elsewhere)
     elif name in READING and here:
         reads = name != "aten::repeat_interleave" or len(args) < 2
-    TRAFFIC[-1].reads += [f"{_place()} {name}"] * int(reads)
-    TRAFFIC[-1].uploads += [f"{_place()} {name}"] * int(uploads)
+    if reads or uploads:
+        place = f"{_place()} {name}"
+        TRAFFIC[-1].reads += [place] * int(reads)
+        TRAFFIC[-1].uploads += [place] * int(uploads)
 
 
 def _place() -> str:
@@ -188,7 +208,7 @@ class _Operations(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
         asked = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == NAME
-        if asked or any(isinstance(value, OnDevice) for value in tree_flatten((args, kwargs))[0]):
+        if asked or any(isinstance(value, OnDevice) for value in _tensors((args, kwargs))):
             return run(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -235,7 +255,7 @@ def _empty(size, dtype=None, layout=None, device=None, pin_memory=None, memory_f
 
 def _copy_from(self, dst, non_blocking=False) -> Tensor:
     _count("aten::copy_", (dst, self), [], [], None)
-    source, target = (tensor.values if isinstance(tensor, OnDevice) else tensor for tensor in (self, dst))
+    source, target = (tensor.held if isinstance(tensor, OnDevice) else tensor for tensor in (self, dst))
     target.copy_(source)
     return dst
 

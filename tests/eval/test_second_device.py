@@ -1,6 +1,7 @@
 """The evaluations' shells on a second device (tests/fake_accelerator.py) without float64: the CPU's numbers."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import task_worlds
@@ -63,7 +64,7 @@ def test_tasks(name, both, tmp_path):
     task = getattr(task_worlds, f"{name}_task")(world)
 
     def answer(device):
-        run = task_worlds.run(tmp_path / device, save_predictions=True, limit=1)
+        run = replace(task_worlds.run(tmp_path / device, save_predictions=True, limit=1), model={"points_per_side": 4})
         segmenter = build_segmenter(task, run, device)
         results, skipped = evaluate_with(segmenter, task, run, Processes(device=device))
         assert describe_device(segmenter.device)["type"] == device
