@@ -72,14 +72,16 @@ def to_device(array: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
 
 
 def move(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
-    """Small tensors of any shapes and types, all on one device, on another by one copy; as given where they are there.
+    """Small tensors of any shapes and types on a device: by one copy from one other, as given where they are there.
 
-    What is moved shares memory.
+    What is moved shares memory. From several devices each is copied on its own.
     """
     device = torch.device(device)
     here = {tensor.device for tensor in tensors}
     if all(one.type == device.type and device.index in (None, one.index) for one in here):
         return list(tensors)
+    if len(here) > 1:
+        return [tensor.to(device) for tensor in tensors]
     packed = _packed(tensors)
     return _unpack(to_device(packed, device) if packed.device.type == "cpu" else packed.to(device), tensors)
 

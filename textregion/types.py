@@ -210,7 +210,8 @@ class RegionMasks:
         part, group, count: the only parts wanted, of which of `count` regions each is (`parts_of`); default all.
         """
         soft = self.soft if part is None else self.soft[part]
-        group, count = self.group if group is None else group, len(self) if count is None else count
+        owner = self.group if group is None else group
+        count = len(self) if count is None else count
         needed, y_lower, y_upper, y_weight, *x_taps = crossings
         if count == 0:
             return torch.zeros(0, len(y_lower), len(x_taps[0]), device=soft.device)
@@ -218,8 +219,8 @@ class RegionMasks:
         parts = lerp_rows(lerp_columns(clamped, x_taps), (y_lower, y_upper, y_weight))
         if soft.dtype == torch.float16:  # what vanishes in half is outside the mask (method 9.6)
             parts = parts.half().float()
-        group = group[:, None, None].expand_as(parts)
-        full = parts.new_zeros(count, *parts.shape[1:]).scatter_reduce(0, group, parts, "amax")
+        owner = owner[:, None, None].expand_as(parts)
+        full = parts.new_zeros(count, *parts.shape[1:]).scatter_reduce(0, owner, parts, "amax")
         return (full > 0).float() if self.hard else full
 
     def full(self) -> Float32[Tensor, "R h1 w1"]:
