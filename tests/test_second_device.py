@@ -17,7 +17,7 @@ from fake_accelerator import fake_accelerator
 from textregion.boxes import as_boxes
 from textregion.labels import LabelPrompts, region_scores
 from textregion.masks import Sam2MaskGenerator, SlicMasks
-from textregion.masks.filters import without_overlap
+from textregion.masks.filters import fusion_groups, without_overlap
 from textregion.masks.given import PrecomputedMasks
 from textregion.masks.prompts import PointMaskGenerator
 from textregion.outputs.annotations import coco_json, region_rows
@@ -149,6 +149,24 @@ def _whole(masks: np.ndarray) -> np.ndarray:
     padded = np.zeros((len(masks), 83, 131), bool)
     padded[:, : masks.shape[1], : masks.shape[2]] = masks
     return padded
+
+
+@pytest.mark.parametrize("count", [4, 14])
+def test_fusion_of_pairs_that_are_decided_at_full_size(count, traffic):
+    """Borders that cross between stored pixels, where neither bound settles a pair: the share decides."""
+    soft = torch.zeros(count, 4, 4)
+    soft[::2, :, :2] = soft[1::2, :, 2:] = 1.0
+    boxes, size = torch.tensor([[0, 0, 3, 3]] * count), (32, 32)
+    full = RegionMasks(soft[:2], size, size).full()
+    share = float(torch.minimum(*full).sum() / full.sum((1, 2)).min())
+    groups = []
+    for device in ("cpu", "acc"):
+        masks, places = RegionMasks(soft, size, size).to(device), boxes.to(device)
+        traffic.clear()
+        groups.append([fusion_groups(masks, places, share + apart) for apart in (-0.01, 0.01)])
+        assert all(n <= 2 * 3 for n in traffic.counts), str(traffic)
+    assert groups[0] == groups[1]
+    assert [len(found) for found in groups[1]] == [1, 2]
 
 
 # ---------------------------------------------------------------- every public method

@@ -10,12 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textregion.devices import (
+    AVAILABLE,
     _packed,
     _unpack,
     autocast,
     constants,
+    device_facts,
     free_memory,
+    peak_memory,
+    process_device,
     read,
+    reset_peak_memory,
     resolve_device,
     resolve_dtype,
     to_device,
@@ -128,6 +133,31 @@ def test_on_a_cpu_nothing_is_copied():
 def test_constants_are_made_once():
     assert constants(CPU, (1.0, 2.0)).tolist() == [[1, 2]]
     assert constants(CPU, (1.0, 2.0)) is constants(CPU, (1.0, 2.0))
+
+
+def test_mps_takes_the_plain_paths(monkeypatch):
+    mps = torch.device("mps")
+    monkeypatch.setitem(AVAILABLE, "cuda", lambda: False)
+    monkeypatch.setitem(AVAILABLE, "mps", lambda: True)
+    assert resolve_device("mps") == resolve_device("auto") == mps
+    assert resolve_dtype("auto", mps) == torch.float32
+    assert isinstance(autocast(mps, torch.bfloat16), nullcontext)
+    assert free_memory(mps) is reset_peak_memory(mps) is peak_memory(mps) is None
+    assert device_facts(mps)["type"] == "mps"
+    assert process_device("mps", 1, 2) == ("mps", "gloo")
+
+
+def test_devices_of_several_processes(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(chosen))
+    assert process_device("auto", 1, 2) == ("cpu", "gloo")
+    chosen.append("a GPU is there now")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert process_device("auto", 3, 2) == ("cuda:1", "nccl")
+    assert process_device("cuda", 0, 3) == ("cuda:0", "gloo"), "nccl wants a GPU for each process"
+    assert process_device("cpu", 0, 3) == ("cpu", "gloo")
+    assert chosen[1:] == ["cuda:1", "cuda:0"]
 
 
 # ---------------------------------------------------------------- one module knows kinds of devices
