@@ -22,12 +22,12 @@ from itertools import count
 from pathlib import Path
 from typing import Self, TypeVar
 
-import torch
 from mmengine import dist
 from torch import distributed
 
 from eval.run_folder import RUN_FILES, differences, held, set_run_aside
 from textregion.config import fingerprint
+from textregion.devices import process_device
 from textregion.errors import InputError, one_of
 from textregion.storage import flush_to_disk, reading
 
@@ -76,14 +76,7 @@ def processes(launcher: str = "none", device: str = "auto", local_rank: int | No
     if count == 1:
         yield Processes(device=device)
         return
-    if device in ("auto", "cuda"):
-        there = torch.cuda.is_available()
-        device = f"cuda:{local % torch.cuda.device_count()}" if there else device.replace("auto", "cpu")
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
-    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    own_gpu = device.startswith("cuda") and neighbours <= torch.cuda.device_count()  # nccl wants one each
-    backend = "nccl" if own_gpu else "gloo"
+    device, backend = process_device(device, local, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     distributed.init_process_group(backend, rank=number, world_size=count, timeout=PATIENCE)
     try:
         yield Processes(number, count, device)

@@ -22,6 +22,7 @@ from eval.data import read_classes
 from eval.mask_cache import CachedMasks
 from eval.mm import MODELS, SegDataSample
 from textregion.backbones import FAMILIES, ClipBackbone, find_spec
+from textregion.devices import resolve_device
 from textregion.errors import InputError, one_of, out_of_memory
 from textregion.images import load_image
 from textregion.labels import LabelPrompts
@@ -29,7 +30,6 @@ from textregion.masks import automatic_sources, find_source
 from textregion.masks.given import label_masks
 from textregion.presets import TINY_WORLD, find_preset
 from textregion.render import palette
-from textregion.runtime import resolve_device
 from textregion.segmenter import TextRegionSegmenter
 from textregion.types import RegionTokens
 

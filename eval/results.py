@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import platform
 import socket
 import subprocess
 import sys
@@ -20,9 +19,10 @@ import torch
 
 from eval.run_folder import keep_other_results
 from textregion.config import fingerprint
+from textregion.devices import device_facts, resolve_device
 from textregion.errors import InputError
 from textregion.render import markdown_table
-from textregion.runtime import package_versions, resolve_device
+from textregion.runtime import package_versions
 from textregion.storage import write_atomically
 from textregion.yaml_files import read_yaml
 
@@ -196,10 +196,7 @@ def git_commit(root: Path = ROOT) -> dict:
 
 def describe_device(device: str | torch.device = "auto") -> dict:
     """{"type", "name", "threads"} of where the numbers were made."""
-    device = resolve_device(device)
-    if device.type == "cuda":
-        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    return {"type": device.type, "name": platform.machine(), "threads": torch.get_num_threads()}
+    return device_facts(resolve_device(device))
 
 
 def sum_seconds(stages: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 from torch import Tensor
 
+from textregion.devices import read, upload
 from textregion.errors import InputError
 from textregion.labels import LabelPrompts, as_labels, as_sentence, label_probabilities
 from textregion.resampling import bilinear_taps, lerp_columns, lerp_rows, taps_at
 from textregion.runtime import in_parts
-from textregion.types import RegionMasks, RegionTokens, Segmentation
+from textregion.types import RegionMasks, RegionTokens, Segmentation, parts_of
 
 MEMORY_BUDGET = 256 * 2**20  # bytes of one band's working set on an accelerator, where few large bands are best
 CPU_BUDGET = 64 * 2**20  # on a CPU smaller bands are faster: they stay nearer to its caches
@@ -63,9 +64,9 @@ def label_pixels(
     probabilities = np.empty((len(prompts.names), *size), np.float32) if return_probabilities else None
     budget = memory_budget or (CPU_BUDGET if device.type == "cpu" else MEMORY_BUDGET)
     step = _rows_per_band(len(masks), len(prompts.queries), masks.mask_size, size, budget)
-    extents, per_label = _row_extents(masks), prompts.best_query(region_logits).T
-    ys, xs = (torch.arange(side, device=device) for side in size)
-    y_taps, x_taps = (bilinear_taps(*sides, device) for sides in zip(masks.mask_size, size, strict=True))
+    (extents, group), per_label = _row_extents(masks), prompts.best_query(region_logits).T
+    ys, xs = (torch.arange(side) for side in size)
+    y_taps, x_taps = (bilinear_taps(*sides) for sides in zip(masks.mask_size, size, strict=True))
     resized = (mask_height, mask_width) != (height, width)
 
     def label_band(start: int, stop: int) -> None:
@@ -73,22 +74,31 @@ def label_pixels(
         mask_rows, row_taps = taps_at(y_taps, rows) if resized else (ys[rows], [])
         top, bottom = start / height - 1 / mask_height, stop / height + 1 / mask_height
         reaching = [r for r, (first, last) in enumerate(extents) if first <= bottom and last >= top]
-        regions = torch.tensor(reaching, dtype=torch.long, device=device)
-        soft = masks.pixels(mask_rows, torch.arange(mask_width, device=device), regions).clamp_(max=1)
+        regions = torch.tensor(reaching, dtype=torch.long)
+        (regions, *parts), crossings, output_crossings, row_taps, columns, elsewhere_taps = upload(
+            device,
+            [regions, *parts_of(regions, group)],
+            masks.crossings(mask_rows, torch.arange(mask_width)),
+            masks.crossings(ys[rows] * mask_height // height, xs * mask_width // width) if resized else [],
+            row_taps,
+            x_taps,
+            _uncovered_taps(uncovered, masks.mask_size, mask_rows),
+        )
+        soft = masks.pixels_at(crossings, *parts, len(regions)).clamp_(max=1)
         logits = (region_logits[regions].T @ soft.flatten(1)).unflatten(1, soft.shape[1:])
         if uncovered is not None:
-            elsewhere = _uncovered_logits(uncovered, masks.mask_size, mask_rows)
+            elsewhere = uncovered[:, None, None] if uncovered.ndim == 1 else _resized(uncovered, elsewhere_taps)
             logits = torch.where((soft > 0).any(0), logits, elsewhere)
         if resized:
-            logits = lerp_rows(lerp_columns(logits, x_taps), row_taps)
-            soft = masks.pixels(ys[rows] * mask_height // height, xs * mask_width // width, regions).clamp_(max=1)
+            logits = lerp_rows(lerp_columns(logits, columns), row_taps)
+            soft = masks.pixels_at(output_crossings, *parts, len(regions)).clamp_(max=1)
         probability = label_probabilities(logits, prompts)
         best, label = probability.max(0)
         if probability_threshold > 0:
             label = label.masked_fill(best < probability_threshold, 0)
         region = _region_behind(per_label[:, regions], soft, label, regions)
-        for target, value in ((label_map, label), (confidence, best), (region_map, region)):
-            target[rows] = value.cpu().numpy()
+        for target, value in zip((label_map, confidence, region_map), read(label, best, region), strict=True):
+            target[rows] = value.numpy()
         if probabilities is not None:
             probabilities[:, rows] = probability.cpu().numpy()
 
@@ -103,24 +113,32 @@ def _rows_per_band(regions: int, queries: int, mask_size: tuple[int, int], size:
     return max(int(budget / max(bytes_per_row, 1)), 1)
 
 
-def _row_extents(masks: RegionMasks) -> list[tuple[float, float]]:
-    """Between which shares of the height (0 top, 1 bottom) each region lies after resizing; one device read."""
+def _row_extents(masks: RegionMasks) -> tuple[list[tuple[float, float]], Int[Tensor, " M"]]:
+    """Between which shares of the height (0 top, 1 bottom) each region lies after resizing, and the region of each
+    part; one device read.
+    """
     height = masks.soft.shape[1]
     on = (masks.soft > 0).any(2).to(torch.uint8)
     ends = torch.stack([on.argmax(1).float() - 0.5, on.flip(1).argmax(1) - height - 0.5], 1) / height
     extents = ends.new_full((len(masks), 2), torch.inf)
     extents = extents.scatter_reduce(0, masks.group[:, None].expand(-1, 2), ends, "amin")
-    return [(first, -last) for first, last in extents.tolist()]
+    extents, group = read(extents, masks.group)
+    return [(first, -last) for first, last in extents.tolist()], group
 
 
-def _uncovered_logits(
-    uncovered: Float32[Tensor, "Q ..."], mask_size: tuple[int, int], rows: Int[Tensor, " y"]
-) -> Float32[Tensor, "Q #y #w"]:
-    """Logits of pixels that no region covers, on some rows at mask size."""
-    if uncovered.ndim == 1:
-        return uncovered[:, None, None]
-    y_taps = [tap[rows] for tap in bilinear_taps(uncovered.shape[1], mask_size[0], rows.device)]
-    return lerp_rows(lerp_columns(uncovered, bilinear_taps(uncovered.shape[2], mask_size[1], rows.device)), y_taps)
+def _uncovered_taps(
+    uncovered: Float32[Tensor, "Q ..."] | None, mask_size: tuple[int, int], rows: Int[Tensor, " y"]
+) -> list[Tensor]:
+    """Three taps of rows and three of columns that bring a map of logits to some rows at mask size; [] for no map."""
+    if uncovered is None or uncovered.ndim == 1:
+        return []
+    y_taps = [tap[rows] for tap in bilinear_taps(uncovered.shape[1], mask_size[0])]
+    return [*y_taps, *bilinear_taps(uncovered.shape[2], mask_size[1])]
+
+
+def _resized(values: Float32[Tensor, "Q Ph Pw"], taps: Sequence[Tensor]) -> Float32[Tensor, "Q y w"]:
+    """A map at the crossings of taps of rows (three) and columns (three)."""
+    return lerp_rows(lerp_columns(values, taps[3:]), taps[:3])
 
 
 def _region_behind(

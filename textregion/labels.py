@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from textregion.devices import constants, read
 from textregion.errors import InputError
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class LabelPrompts:
         if len(self.queries) == len(self.names):
             return values
         values = values.movedim(dim, 0)
-        label = torch.tensor(self.query_label, device=values.device).view(-1, *[1] * (values.ndim - 1))
+        label = constants(values.device, self.query_label, dtype=torch.long).view(-1, *[1] * (values.ndim - 1))
         best = values.new_full((len(self.names), *values.shape[1:]), -torch.inf)
         return best.scatter_reduce(0, label.expand_as(values), values, "amax").movedim(0, dim)
 
@@ -152,4 +153,5 @@ def region_scores(
         raise InputError(f"got {len(text)} text embeddings for {len(prompts.queries)} queries; encode the queries")
     cosine = prompts.best_query(tokens.similarity(text))
     probability = label_probabilities(tokens.logits(text).T[:, :, None], prompts)[:, :, 0].T
-    return cosine.float().cpu().numpy(), probability.float().cpu().numpy()
+    cosine, probability = read(cosine.float(), probability.float())
+    return cosine.numpy(), probability.numpy()

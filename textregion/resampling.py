@@ -12,14 +12,18 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from textregion.devices import read, upload
+
 if TYPE_CHECKING:
     from textregion.types import RegionMasks
 else:
     RegionMasks = Any  # stands above this module
 
+READ_AT_ONCE = 2**24  # pixels of regions that wait on a device until they are read together
 
-def bilinear_taps(size_in: int, size_out: int, device: torch.device | str = "cpu") -> list[Tensor]:
-    """Both source indices and the weight of the second, per output position (align_corners=False).
+
+def bilinear_taps(size_in: int, size_out: int) -> list[Tensor]:
+    """Both source indices and the weight of the second, per output position (align_corners=False), on the host.
 
     Returns [lower (size_out,) int64, upper (size_out,) int64, weight (size_out,) float32 in [0, 1)].
     """
@@ -29,7 +33,7 @@ def bilinear_taps(size_in: int, size_out: int, device: torch.device | str = "cpu
     position = position.clamp(0, size_in - 1)
     lower = position.floor().long()
     upper = (lower + 1).clamp(max=size_in - 1)
-    return [lower.to(device), upper.to(device), (position - lower).to(device)]
+    return [lower, upper, position - lower]
 
 
 def taps_at(taps: Sequence[Tensor], where: slice | Int[Tensor, " n"]) -> tuple[Int[Tensor, " m"], list[Tensor]]:
@@ -86,28 +90,37 @@ class RegionCrop:
 def crop_regions(masks: RegionMasks) -> list[RegionCrop]:
     """Every region at the image's size, as `RegionMasks.binary` has it, within its own box.
 
-    Memory: the parts of one region within its box in float32 at a time, then a bit per pixel of the box.
+    Memory: the parts of one region within its box in float32 at a time, a byte per pixel of some boxes, and a bit per
+    pixel of every box. The device is read once for about every `READ_AT_ONCE` pixels.
     """
+    boxes, group = read(replace(masks, boxes=None).boxes, masks.group)  # the masks' own boxes may be wider
     sizes = zip(masks.soft.shape[1:], masks.image_size, strict=True)
-    y_taps, x_taps = (bilinear_taps(*pair, masks.soft.device) for pair in sizes)
-    crops = []
-    for r, (rows, columns) in enumerate(_extents(masks)):
-        parts = masks.select(torch.tensor([r])).soft
+    y_taps, x_taps = (bilinear_taps(*pair) for pair in sizes)
+    extents, needed = list(_extents(boxes, masks)), []
+    for r, (rows, columns) in enumerate(extents):
         (y, y_at), (x, x_at) = taps_at(y_taps, rows), taps_at(x_taps, columns)
-        values = lerp_rows(lerp_columns(parts[:, y][:, :, x].float(), x_at), y_at)
-        crops.append(RegionCrop.pack(rows, columns, (values > masks.cut).any(0).cpu().numpy()))
+        needed.append([(group == r).nonzero()[:, 0], y, *y_at, x, *x_at])
+    crops, waiting = [], []
+    for part, y, *y_at, x, x_lower, x_upper, x_weight in upload(masks.soft.device, *needed):
+        values = lerp_columns(masks.soft[part][:, y][:, :, x].float(), (x_lower, x_upper, x_weight))
+        waiting.append((lerp_rows(values, y_at) > masks.cut).any(0))
+        last = len(crops) + len(waiting) == len(masks)
+        if last or sum(mask.numel() for mask in waiting) >= READ_AT_ONCE:
+            for mask in read(*waiting):
+                crops.append(RegionCrop.pack(*extents[len(crops)], mask.numpy()))
+            waiting = []
     return crops
 
 
-def _extents(masks: RegionMasks) -> Iterator[tuple[slice, slice]]:
+def _extents(boxes: Float[Tensor, "R 4"], masks: RegionMasks) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of the image that each region can reach once resized, with a little room.
 
-    A resized value is above the cut less than one stored sample beyond a stored value that is.
+    boxes: on the host, tight. A resized value is above the cut less than one stored sample beyond a stored value that
+    is.
     """
     room_y, room_x = (size / stored + 1 for size, stored in zip(masks.image_size, masks.soft.shape[1:], strict=True))
-    tight = replace(masks, boxes=None)  # the masks' own boxes may be wider
     (height, width), empty = masks.image_size, slice(0, 0)
-    for x1, y1, x2, y2 in tight.boxes.tolist():
+    for x1, y1, x2, y2 in boxes.tolist():
         rows = slice(max(floor(y1 - room_y), 0), min(ceil(y2 + room_y), height))
         columns = slice(max(floor(x1 - room_x), 0), min(ceil(x2 + room_x), width))
         yield (rows, columns) if x2 > 0 else (empty, empty)  # x2 is 0 for a region without a pixel

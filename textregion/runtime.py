@@ -1,19 +1,18 @@
-"""Devices, arithmetic, memory, compilation, stage timings, versions of packages."""
+"""Memory, compilation, stage timings, versions of packages."""
 
-import gc
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 import cv2
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from textregion.devices import free_cache, synchronise
 from textregion.errors import InputError, first_line, out_of_memory
 
 Part = TypeVar("Part")
@@ -24,58 +23,6 @@ PACKAGES = (  # whose versions decide the numbers
     *("pycocotools", "segment-anything", "lvis", "mmsegmentation", "mmengine", "mmcv-lite", "mmcv"),
     *("onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv"),
 )
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Resolve a name; "auto" is the first of CUDA, MPS, CPU that exists. InputError for an unknown or absent device."""
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(device) if isinstance(device, (str, torch.device)) else torch.device("")
-    except RuntimeError as error:
-        raise InputError(f"got device {device!r}, expected auto, cpu, cuda, cuda:N or mps") from error
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present.get(device.type, False):
-        raise InputError(f"device {device} is not available here; use --device auto or cpu")
-    return device
-
-
-def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """Resolve a name; "auto" is float16 on CUDA (as published), float32 elsewhere. InputError for an unknown name."""
-    if dtype == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    names = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "half": "float16"}
-    name = str(dtype).removeprefix("torch.")
-    name = names.get(name, name)
-    if name not in DTYPES:
-        raise InputError(f"got dtype {dtype!r}, expected auto, {', '.join(DTYPES)}, fp32, fp16 or bf16")
-    if name == "float16" and device.type == "cpu":
-        raise InputError("float16 is too slow and inexact on a CPU; use --dtype float32 or bfloat16")
-    return DTYPES[name]
-
-
-def autocast(device: torch.device, dtype: torch.dtype):
-    """Mixed precision where it was published (CUDA, half types), plain float32 elsewhere."""
-    if device.type == "cuda" and dtype != torch.float32:
-        return torch.autocast("cuda", dtype)
-    return nullcontext()
-
-
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as tensor on a device; for CUDA through pinned memory, so that the copy does not hold up the host."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on a CUDA device, torch's own unused reserve included; None elsewhere."""
-    if device.type != "cuda":
-        return None
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def in_parts(work: Callable[[int, int], Part], total: int, at_once: int, device: torch.device) -> list[Part]:
@@ -122,15 +69,6 @@ def enough_memory(device: torch.device) -> Iterator[None]:
         raise InputError(f"out of memory on {device} ({first_line(error)}); {MEMORY_REMEDY}") from error
 
 
-def free_cache(device: torch.device) -> None:
-    """Give back what torch keeps in reserve on a device."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
-
-
 def compile_backend(value: bool | str) -> str | None:
     """True is torch.compile's default, a string one of its backends by name, False none; InputError otherwise."""
     if isinstance(value, bool):
@@ -163,20 +101,14 @@ class Timer:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Time the body under `name`."""
-        self._synchronise()
+        synchronise(self.device)
         start = time.perf_counter()
         try:
             yield
         finally:
-            self._synchronise()
+            synchronise(self.device)
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
             self.calls[name] = self.calls.get(name, 0) + 1
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
 
 
 def package_versions() -> dict[str, str]:

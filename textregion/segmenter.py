@@ -26,6 +26,7 @@ from textregion.backbones import Backbone
 from textregion.backbones.base import CropFeatures
 from textregion.config import SegmenterConfig
 from textregion.crops import CropGrid, cut_crops, fuse_crops
+from textregion.devices import read, resolve_device, resolve_dtype, to_device
 from textregion.errors import InputError, at_least, one_of
 from textregion.images import ImageInput, load_image, resize_keep_ratio
 from textregion.labeling import GroundingResult, label_pixels, label_target, largest_component_box, target_prompts
@@ -43,9 +44,6 @@ from textregion.runtime import (
     compile_blocks,
     enough_memory,
     in_parts,
-    resolve_device,
-    resolve_dtype,
-    to_device,
 )
 from textregion.text import TEMPLATES, TextCache, fills_context
 from textregion.types import RegionMasks, RegionTokens, Segmentation
@@ -232,8 +230,11 @@ class TextRegionSegmenter:
         dense = torch.cat([part.dense for part in parts]) if config.dense_fallback else None
         features, start = [], 0
         for own, grid in zip(boxes, grids, strict=True):
-            order = torch.tensor([start + own.index(box) for box in grid.crops], device=self.device)
-            features.append(CropFeatures(pooled[order], None if dense is None else dense[order]))
+            order = [start + own.index(box) for box in grid.crops]
+            pooled_of, dense_of = (
+                None if maps is None else torch.stack([maps[n] for n in order]) for maps in (pooled, dense)
+            )
+            features.append(CropFeatures(pooled_of, dense_of))
             start += len(own)
         return features
 
@@ -252,7 +253,7 @@ class TextRegionSegmenter:
         if config.global_patch_threshold is not None:
             scores = difference_scores(patches, weights)
             weights = remove_patches(weights, scores, config.global_patch_threshold)
-            left = nonempty(weights)
+            left = nonempty(weights).nonzero()[:, 0]
             weights, kept = weights[left], kept[left]
         unit_values = config.recipe.unit_values and scores is not None and grid.tiles
         tokens = self.backbone.pool(patches, weights, config.recipe, unit_values, config.pool_feature)
@@ -331,7 +332,7 @@ class TextRegionSegmenter:
         sentence, regions = as_sentence(sentence), self._regions(image)
         if len(regions) == 0:
             return GroundingResult(None, np.zeros(regions.masks.image_size, bool), None, None)
-        scores = regions.similarity(self.encode_text([sentence.lower()]))[:, 0]
+        (scores,) = read(regions.similarity(self.encode_text([sentence.lower()]))[:, 0])
         best = int(scores.argmax())
         chosen = regions.masks.select(torch.tensor([best]))
         mask = (chosen.published() if published else chosen.binary())[0].cpu().numpy()

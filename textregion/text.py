@@ -70,10 +70,10 @@ def prompt_vectors(model: nn.Module, tokens: PromptTokens, batch: int = PROMPTS_
         return torch.cat(parts).float()
     lengths = prompt_lengths(model, tokens)
     order = torch.argsort(lengths, stable=True)
+    longest = lengths[order].tolist()  # one read of the device for all batches
 
     def embed(start: int, stop: int) -> Tensor:
-        chunk = order[start:stop]
-        return _embed_short(model, tokens[chunk, : int(lengths[chunk[-1]])])
+        return _embed_short(model, tokens[order[start:stop], : longest[stop - 1]])
 
     vectors = torch.cat(in_parts(embed, len(tokens), batch, tokens.device)).float()
     return torch.empty_like(vectors).index_copy_(0, order, vectors)

@@ -11,7 +11,7 @@ Glossary of axes
 """
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from textregion import render
+from textregion.devices import move, read, upload
 from textregion.errors import InputError, first_line, sides
 from textregion.labels import LabelPrompts, region_scores
 from textregion.mask_arrays import mask_stack
@@ -35,6 +36,7 @@ MAX_SOFT_VALUE = 3.0
 LOGIT_CUT = 0.0  # SAM's logits are positive inside a mask
 LONGEST_TOKEN = 1.01  # unit vectors, rounded
 LARGEST_SCALE = 10_000  # of logits, and of where they are cut; the largest published are about 120
+NOT_FINITE = "got masks with NaN or infinite values, expected numbers in [0, 3]"
 PIXELS_AT_ONCE = 2**24  # of masks enlarged in one step
 
 if TYPE_CHECKING:
@@ -86,7 +88,8 @@ class RegionMasks:
         if self.mask_size == (0, 0):
             set_(self, "mask_size", tuple(self.soft.shape[1:]))
         sides(self.mask_size, "mask_size")
-        if self.group is None:
+        own_groups = self.group is None
+        if own_groups:
             set_(self, "group", torch.arange(len(self.soft), device=self.soft.device))
             if self.boxes is not None and len(self.boxes) != len(self.soft):
                 raise InputError(f"got {len(self.boxes)} boxes for {len(self.soft)} regions")
@@ -98,7 +101,8 @@ class RegionMasks:
         if not isinstance(self.cut, Real) or not abs(self.cut) <= LARGEST_SCALE:
             raise InputError(f"got cut {self.cut!r}, expected a number: 0 for logits, 0.5 for soft values")
         if self.boxes is None:
-            set_(self, "boxes", self._boxes_of_parts())
+            count = len(self.soft) if own_groups else self._number_of_groups()
+            set_(self, "boxes", boxes_around(self.soft > self.cut, self.group, count, self.image_size))
         for name in ("predicted_iou", "stability"):
             if getattr(self, name) is None:
                 set_(self, name, torch.ones(len(self), device=self.soft.device))
@@ -118,9 +122,12 @@ class RegionMasks:
         """Itself, once its values are known to be finite and its groups to be R; InputError otherwise. Waits for the
         device, so it is called once, where masks come from outside.
         """
-        if self._groups() != len(self):
-            raise InputError(f"got {len(self)} boxes for {self._groups()} regions")
-        _check_finite(self.soft)
+        groups = self.group.max() + 1 if len(self.group) else self.group.sum()
+        groups, finite = (value.item() for value in read(groups, self.soft.isfinite().all()))
+        if groups != len(self):
+            raise InputError(f"got {len(self)} boxes for {groups} regions")
+        if not finite:
+            raise InputError(NOT_FINITE)
         return self
 
     @classmethod
@@ -152,27 +159,14 @@ class RegionMasks:
             masks = (masks if masks.is_floating_point() else masks.float()).clamp(0, MAX_SOFT_VALUE).float()
         return cls(masks.to(device), image_size)
 
-    def _boxes_of_parts(self) -> Float32[Tensor, "R 4"]:
-        """Tight boxes around `soft > cut`, in image pixels, the union over a region's parts; zeros if empty."""
-        (height, width), (h, w) = self.image_size, self.soft.shape[1:]
-        on = self.soft > self.cut
-        rows, columns = on.any(2), on.any(1)
-        scale = torch.tensor([width / w, height / h] * 2, device=self.soft.device)
-        edges = [_first(columns), _first(rows), w - _first(columns.flip(1)), h - _first(rows.flip(1))]
-        edges = torch.stack(edges, 1) * scale
-        boxes = torch.zeros(self._groups(), 4, device=self.soft.device)
-        filled = on.flatten(1).any(1)
-        group = self.group[filled, None].expand(-1, 2)
-        boxes[:, :2] = boxes[:, :2].scatter_reduce(0, group, edges[filled, :2], "amin", include_self=False)
-        boxes[:, 2:] = boxes[:, 2:].scatter_reduce(0, group, edges[filled, 2:], "amax", include_self=False)
-        return boxes
-
-    def _groups(self) -> int:
+    def _number_of_groups(self) -> int:
         return int(self.group.max()) + 1 if len(self.group) else 0
 
     def to(self, device: torch.device | str) -> "RegionMasks":
         """The same masks on another device."""
-        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
+        names, small = zip(*list(self._tensors().items())[1:], strict=True)
+        moved = dict(zip(names, move(small, device), strict=True))
+        return replace(self, soft=self.soft.to(device), **moved)
 
     def select(self, index: Int[Tensor, " K"]) -> "RegionMasks":
         """The regions named by `index`, in that order."""
@@ -192,36 +186,66 @@ class RegionMasks:
         bilinearly (align_corners=False, no antialias, float32, rounded to the parts' own precision), taking the maximum
         over a region's parts and indexing; only the crossings are computed.
         """
-        device, soft, group, count = self.soft.device, self.soft, self.group, len(self)
+        taps, some = self.crossings(rows.cpu(), columns.cpu()), []
         if regions is not None:
-            wanted = torch.isin(group, regions)
-            soft, group, count = soft[wanted], torch.searchsorted(regions, group[wanted]), len(regions)
+            some = parts_of(regions.cpu(), self.group.cpu())
+        taps, some = upload(self.soft.device, taps, some)
+        return self.pixels_at(taps, *some, count=None if regions is None else len(regions))
+
+    def crossings(self, rows: Int[Tensor, " y"], columns: Int[Tensor, " x"]) -> list[Tensor]:
+        """What `pixels_at` needs of some rows and columns of `mask_size`; all on the host."""
+        x_taps = [tap[columns] for tap in bilinear_taps(self.soft.shape[2], self.mask_size[1])]
+        needed, y_taps = taps_at(bilinear_taps(self.soft.shape[1], self.mask_size[0]), rows)
+        return [needed, *y_taps, *x_taps]
+
+    def pixels_at(
+        self,
+        crossings: Sequence[Tensor],
+        part: Int[Tensor, " m"] | None = None,
+        group: Int[Tensor, " m"] | None = None,
+        count: int | None = None,
+    ) -> Float32[Tensor, "R y x"]:
+        """`pixels` without a word between host and device. crossings: of the method of that name, on the masks' device.
+
+        part, group, count: the only parts wanted, of which of `count` regions each is (`parts_of`); default all.
+        """
+        soft = self.soft if part is None else self.soft[part]
+        owner = self.group if group is None else group
+        count = len(self) if count is None else count
+        needed, y_lower, y_upper, y_weight, *x_taps = crossings
         if count == 0:
-            return torch.zeros(0, len(rows), len(columns), device=device)
-        x_taps = [tap[columns.to(device)] for tap in bilinear_taps(soft.shape[2], self.mask_size[1], device)]
-        needed, y_taps = taps_at(bilinear_taps(soft.shape[1], self.mask_size[0], device), rows.to(device))
+            return torch.zeros(0, len(y_lower), len(x_taps[0]), device=soft.device)
         clamped = soft[:, needed].float().clamp_(0, MAX_SOFT_VALUE)  # indexing copies
-        parts = lerp_rows(lerp_columns(clamped, x_taps), y_taps)
+        parts = lerp_rows(lerp_columns(clamped, x_taps), (y_lower, y_upper, y_weight))
         if soft.dtype == torch.float16:  # what vanishes in half is outside the mask (method 9.6)
             parts = parts.half().float()
-        group = group[:, None, None].expand_as(parts)
-        full = parts.new_zeros(count, *parts.shape[1:]).scatter_reduce(0, group, parts, "amax")
+        owner = owner[:, None, None].expand_as(parts)
+        full = parts.new_zeros(count, *parts.shape[1:]).scatter_reduce(0, owner, parts, "amax")
         return (full > 0).float() if self.hard else full
 
     def full(self) -> Float32[Tensor, "R h1 w1"]:
         """All soft masks at full size, values 0..3; R * h' * w' * 4 bytes."""
-        device = self.soft.device
-        return self.pixels(*(torch.arange(n, device=device) for n in self.mask_size))
+        return self.pixels(*map(torch.arange, self.mask_size))
+
+    def each_full(self) -> Iterator[Float32[Tensor, "h1 w1"]]:
+        """Every region's soft mask at full size, one after another, so that memory holds one. The groups are read."""
+        group = self.group.cpu()
+        parts = [[(group == r).nonzero()[:, 0]] for r in range(len(self))]
+        taps, *parts = upload(self.soft.device, self.crossings(*map(torch.arange, self.mask_size)), *parts)
+        for (part,) in parts:
+            yield self.pixels_at(taps, part, torch.zeros_like(part), count=1)[0]
 
     def patch_grid(self, grid: tuple[int, int]) -> Float32[Tensor, "R Ph Pw"]:
         """Full-size masks resized once more, bilinearly without antialias, to the patch grid (method 5.1)."""
-        device = self.soft.device
-        y0, y1, y = bilinear_taps(self.mask_size[0], grid[0], device)
-        x0, x1, x = bilinear_taps(self.mask_size[1], grid[1], device)
-        crossings = self.pixels(torch.cat([y0, y1]), torch.cat([x0, x1]))
-        y_index, x_index = torch.arange(grid[0], device=device), torch.arange(grid[1], device=device)
-        columns = lerp_columns(crossings, (x_index, x_index + grid[1], x))
-        return lerp_rows(columns, (y_index, y_index + grid[0], y))
+        (y0, y1, y), (x0, x1, x) = (bilinear_taps(*sides) for sides in zip(self.mask_size, grid, strict=True))
+        y_index, x_index = torch.arange(grid[0]), torch.arange(grid[1])
+        taps, x_taps, y_taps = upload(
+            self.soft.device,
+            self.crossings(torch.cat([y0, y1]), torch.cat([x0, x1])),
+            [x_index, x_index + grid[1], x],
+            [y_index, y_index + grid[0], y],
+        )
+        return lerp_rows(lerp_columns(self.pixels_at(taps), x_taps), y_taps)
 
     def binary(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "R H W"]:
         """The regions at `size` (default: the image's own): stored parts resized bilinearly, > `cut`, their union.
@@ -230,9 +254,8 @@ class RegionMasks:
         """
         height, width = size or self.image_size
         out = torch.zeros(len(self), height, width, dtype=torch.uint8, device=self.soft.device)
-        y_taps, x_taps = (
-            bilinear_taps(*sides, out.device) for sides in zip(self.soft.shape[1:], (height, width), strict=True)
-        )
+        sizes = zip(self.soft.shape[1:], (height, width), strict=True)
+        y_taps, x_taps = upload(out.device, *(bilinear_taps(*sides) for sides in sizes))
         step = max(1, PIXELS_AT_ONCE // (height * width))
         for soft, group in zip(self.soft.split(step), self.group.split(step), strict=True):
             on = lerp_rows(lerp_columns(soft.float(), x_taps), y_taps) > self.cut
@@ -246,11 +269,10 @@ class RegionMasks:
         once more. One region at a time, to bound memory.
         """
         out = torch.zeros(len(self), *self.image_size, dtype=torch.bool, device=self.soft.device)
-        for r in range(len(self)):
-            full = self.select(torch.tensor([r])).full()
+        for r, full in enumerate(self.each_full()):
             if self.mask_size != self.image_size:
-                full = F.interpolate(full[None], self.image_size, mode="bilinear")[0]
-            out[r] = full[0] > 0
+                full = F.interpolate(full[None, None], self.image_size, mode="bilinear")[0, 0]
+            out[r] = full > 0
         return out
 
     def save(self, path: str | Path) -> None:
@@ -279,9 +301,34 @@ class RegionMasks:
         return cls(**tensors, **sizes, hard=meta["hard"], cut=cut).checked()
 
 
+def boxes_around(
+    on: Bool[Tensor, "M h w"], group: Int[Tensor, " M"], count: int, image_size: tuple[int, int]
+) -> Float32[Tensor, "R 4"]:
+    """Tight boxes around stored parts, in pixels of the image, the union over each of `count` regions' parts.
+
+    on: where the parts lie. group: the region of each, below `count`. Zeros for a region without a pixel.
+    """
+    (height, width), (h, w) = image_size, on.shape[1:]
+    rows, columns = on.any(2), on.any(1)
+    low = torch.stack([_first(columns) * (width / w), _first(rows) * (height / h)], 1)
+    high = [(w - _first(columns.flip(1))) * (width / w), (h - _first(rows.flip(1))) * (height / h)]
+    high, empty = torch.stack(high, 1), ~rows.any(1, keepdim=True)
+    group = group.long()[:, None].expand(-1, 2)
+    least = low.new_full((count, 2), torch.inf)
+    least = least.scatter_reduce(0, group, low.masked_fill(empty, torch.inf), "amin")
+    most = high.new_zeros(count, 2).scatter_reduce(0, group, high.masked_fill(empty, 0), "amax")
+    return torch.cat([least.masked_fill(least == torch.inf, 0), most], 1)
+
+
+def parts_of(regions: Int[Tensor, " K"], group: Int[Tensor, " M"]) -> list[Tensor]:
+    """The parts of some regions, ascending, and of which of the K each is: two (m,) int64. All on the host."""
+    part = torch.isin(group, regions).nonzero()[:, 0]
+    return [part, torch.searchsorted(regions, group[part])]
+
+
 def _check_finite(soft: Tensor) -> None:
     if soft.is_floating_point() and not bool(soft.isfinite().all()):
-        raise InputError("got masks with NaN or infinite values, expected numbers in [0, 3]")
+        raise InputError(NOT_FINITE)
 
 
 def _as_tensor(masks: Any) -> Tensor:
@@ -351,13 +398,15 @@ class RegionTokens:
         """Itself, once its numbers are known to be finite and as they should be; InputError otherwise. It waits for the
         device.
         """
-        for name in ("tokens", "patch_scores", "dense"):
-            tensor = getattr(self, name)
-            if tensor is not None and not bool(tensor.float().norm(dim=0).isfinite().all()):
-                raise InputError(
-                    f"got {name} of {tensor.dtype} with NaN, infinite or huge values, expected finite numbers"
-                )
-        longest = float(self.tokens.float().norm(dim=1).amax()) if len(self) else 0.0
+        given = [name for name in ("tokens", "patch_scores", "dense") if getattr(self, name) is not None]
+        finite = [getattr(self, name).float().norm(dim=0).isfinite().all() for name in given]
+        lengths = self.tokens.float().norm(dim=1)
+        *finite, longest = read(*finite, lengths.amax() if len(self) else lengths.sum())
+        for name, is_finite in zip(given, finite, strict=True):
+            if not is_finite:
+                dtype = getattr(self, name).dtype
+                raise InputError(f"got {name} of {dtype} with NaN, infinite or huge values, expected finite numbers")
+        longest = float(longest)
         if not longest <= LONGEST_TOKEN:
             raise InputError(f"got a token of length {longest:.3g}, expected unit vectors")
         if not max(abs(self.logit_scale), abs(self.logit_bias)) <= LARGEST_SCALE:  # NaN as well
@@ -398,9 +447,10 @@ class RegionTokens:
 
     def to(self, device: torch.device | str) -> "RegionTokens":
         """The same tokens on another device."""
-        moved = {n: getattr(self, n).to(device) for n in ("tokens", "masks", "source_index")}
-        optional = {n: t.to(device) for n in ("patch_scores", "dense") if (t := getattr(self, n)) is not None}
-        return replace(self, **moved, **optional)
+        names = [n for n in ("tokens", "source_index", "patch_scores") if getattr(self, n) is not None]
+        moved = dict(zip(names, move([getattr(self, n) for n in names], device), strict=True))
+        dense = None if self.dense is None else self.dense.to(device)
+        return replace(self, masks=self.masks.to(device), dense=dense, **moved)
 
     def save(self, path: str | Path) -> None:
         """Write tokens, masks and origin as one safetensors file (no pickle)."""

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 
 from eval.bench.comparisons import COMPARISONS, Comparison, Facts, Options
+from textregion import devices
 from textregion.cli.command_line import Parser, Sides, positive, run_program
+from textregion.devices import device_facts, resolve_device, synchronise
 from textregion.errors import InputError
 from textregion.render import markdown_table, text_table
-from textregion.runtime import resolve_device
 from textregion.storage import write_atomically
 
 HELP = """\
@@ -200,17 +201,14 @@ def measured(function: Callable[[], object], device: torch.device) -> tuple[floa
     before = reset_peak(device)
     start = time.perf_counter()
     result = function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronise(device)
     return time.perf_counter() - start, max(peak_memory(device) - before, 0), result
 
 
 def reset_peak(device: torch.device) -> float:
     """Start a new peak; bytes in use now. On Linux the kernel's own mark is reset, elsewhere a process's only grows."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
+    if (in_use := devices.reset_peak_memory(device)) is not None:
+        return in_use
     if (PROCESS / "clear_refs").exists():
         if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
             trim(0)  # what was freed before goes back to the kernel, or a run that reuses it seems to need nothing
@@ -221,8 +219,8 @@ def reset_peak(device: torch.device) -> float:
 
 def peak_memory(device: torch.device) -> float:
     """Largest number of bytes in use since `reset_peak`: of the device for CUDA, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    if (peak := devices.peak_memory(device)) is not None:
+        return peak
     if (PROCESS / "status").exists():
         return _status("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes
@@ -277,8 +275,9 @@ def _memory(megabytes: float) -> str:
 
 def machine(device: str, threads: int | None) -> str:
     """What the figures were measured on."""
-    if device.startswith("cuda"):
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    facts = device_facts(torch.device(device))
+    if "threads" not in facts:  # no CPU
+        return f"{facts['name']}, torch {torch.__version__}"
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.is_file() else []
     processor = names[0] if names else platform.processor() or platform.machine()

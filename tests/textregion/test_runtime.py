@@ -1,5 +1,4 @@
 import time
-from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -9,74 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textregion.errors import InputError
-from textregion.runtime import Timer, autocast, enough_memory, in_parts, resolve_device, resolve_dtype
+from textregion.runtime import Timer, enough_memory, in_parts
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-
-
-def test_automatic_device_exists():
-    device = resolve_device("auto")
-    assert (device.type == "cuda") == torch.cuda.is_available()
-    assert resolve_device() == device
-    torch.zeros(1, device=device)
-
-
-def test_named_devices():
-    assert resolve_device("cpu") == resolve_device(CPU) == CPU
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "cpu0"])
-def test_unknown_devices(name):
-    with pytest.raises(InputError, match="expected auto, cpu, cuda, cuda:N or mps"):
-        resolve_device(name)
-
-
-@pytest.mark.parametrize("name", ["xpu", "meta", "mps", "cuda"])
-def test_absent_devices(name):
-    present = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
-    if present.get(name):
-        assert resolve_device(name).type == name
-        return
-    with pytest.raises(InputError, match=f"device {name} is not available here"):
-        resolve_device(name)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "device", "expected"),
-    [
-        ("auto", CPU, torch.float32),
-        ("auto", CUDA, torch.float16),
-        ("fp32", CUDA, torch.float32),
-        ("bf16", CPU, torch.bfloat16),
-        ("bfloat16", CPU, torch.bfloat16),
-        ("half", CUDA, torch.float16),
-        ("fp16", CUDA, torch.float16),
-        (torch.float32, CUDA, torch.float32),
-    ],
-)
-def test_dtypes(dtype, device, expected):
-    assert resolve_dtype(dtype, device) == expected
-
-
-@pytest.mark.parametrize("dtype", ["float64", "int8", "", "FP16"])
-def test_unknown_dtypes(dtype):
-    with pytest.raises(InputError, match="expected auto, float32, float16, bfloat16"):
-        resolve_dtype(dtype, CPU)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "fp16", torch.float16])
-def test_half_precision_on_a_cpu_is_refused(dtype):
-    with pytest.raises(InputError, match="CPU"):
-        resolve_dtype(dtype, CPU)
-
-
-def test_only_floating_dtypes():
-    with pytest.raises(InputError, match="expected auto, float32"):
-        resolve_dtype(torch.int64, CPU)
-
-
-def test_autocast_on_a_cpu_does_nothing():
-    assert isinstance(autocast(CPU, torch.bfloat16), nullcontext)
+CPU = torch.device("cpu")
 
 
 def test_stages_sum_seconds_and_calls():

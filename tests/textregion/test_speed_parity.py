@@ -15,7 +15,7 @@ from textregion.labels import LabelPrompts
 from textregion.masks import filters
 from textregion.masks.sam2 import CPU_PROMPTS, Sam2MaskGenerator
 from textregion.pooling import RECIPES, difference_scores
-from textregion.runtime import compile_backend, compile_blocks, free_memory, to_device
+from textregion.runtime import compile_backend, compile_blocks
 from textregion.text import TEMPLATES, embed_prompts, prompt_lengths, reads_end_of_text
 from textregion.types import RegionMasks
 from TextRegionSegmenter import TextRegionSegmenter
@@ -67,7 +67,7 @@ def test_shared_mass_lies_between_its_bounds(seed, height, width, size):
     soft = soft_masks(seed, 7, (height, width))
     pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
     boxes = filters.inclusive_boxes(soft > 0).tolist()
-    y, x = (filters.Axis.of(*sizes, soft.device) for sizes in zip((height, width), size, strict=True))
+    y, x = (filters.Axis.of(*sizes) for sizes in zip((height, width), size, strict=True))
     below, above = filters.bounds(soft, pairs, boxes, y, x)
     full = oracles.full_size(soft, size).double()
     exact = torch.stack([torch.minimum(full[i], full[j]).sum() for i, j in pairs]).float()
@@ -262,10 +262,3 @@ def test_what_compile_may_be():
     assert compile_backend(True) == "inductor"
     with pytest.raises(InputError, match="expected True, False or a backend"):
         compile_backend("fast")
-
-
-def test_pinned_memory_changes_nothing_on_a_cpu():
-    cpu = torch.device("cpu")
-    array = torch.arange(12, dtype=torch.uint8).view(3, 4).numpy()
-    assert torch.equal(to_device(array, cpu), torch.from_numpy(array))
-    assert free_memory(cpu) is None

@@ -13,6 +13,7 @@ from open_clip.utils import to_2tuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from textregion.devices import constants
 from textregion.errors import InputError
 from textregion.pooling import PoolingRecipe
 from textregion.text import TEMPLATES, embed_prompts
@@ -148,11 +149,15 @@ class Backbone(ABC):
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Backbone":
         """Move the model; returns self."""
         self.model.to(device=device, dtype=dtype)
+        self._mean_and_std()  # uploaded with the model, not with the first image
         return self
+
+    def _mean_and_std(self) -> Float32[Tensor, "2 3 1 1"]:
+        return constants(self.device, tuple(self.mean), tuple(self.std))[..., None, None]
 
     def normalise(self, crops: Crops) -> Crops:
         """RGB in [0, 1] to the model's input range."""
-        mean, std = (torch.tensor(value, device=crops.device)[:, None, None] for value in (self.mean, self.std))
+        mean, std = self._mean_and_std()
         return ((crops - mean) / std).to(self.dtype)
 
     def check_crop_size(self, crop_size: int) -> None:

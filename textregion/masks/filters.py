@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torchvision.ops import nms
 
+from textregion.devices import move, read, upload
 from textregion.resampling import bilinear_taps
-from textregion.types import MAX_SOFT_VALUE, RegionMasks
+from textregion.types import MAX_SOFT_VALUE, RegionMasks, boxes_around
 
 STABILITY_OFFSET = 1.0
 BOX_OVERLAP = 0.2  # least box IoU for two masks to be compared for fusion
@@ -75,7 +76,11 @@ def box_overlaps(boxes: Int[Tensor, "M 4"]) -> Float32[Tensor, "M M"]:
 
 def overlapping_pairs(boxes: Int[Tensor, "M 4"]) -> list[tuple[int, int]]:
     """Pairs i < j, sorted, whose boxes overlap enough to be compared (method 9.8); one read from the device."""
-    return [tuple(pair) for pair in (box_overlaps(boxes) > BOX_OVERLAP).triu(1).nonzero().tolist()]
+    return _pairs(*read(box_overlaps(boxes) > BOX_OVERLAP))
+
+
+def _pairs(overlap: Bool[Tensor, "M M"]) -> list[tuple[int, int]]:
+    return [tuple(pair) for pair in overlap.triu(1).nonzero().tolist()]
 
 
 def fusion_groups(masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: float = 0.8) -> list[list[int]]:
@@ -85,8 +90,7 @@ def fusion_groups(masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: floa
     inclusive xyxy. All-zero masks belong to no group. The pairs are decided together on the device (`share_most`),
     the walk over the decisions is on the host.
     """
-    support = inclusive_boxes(masks.soft > 0)
-    filled, joined = share_most(masks, support, overlapping_pairs(boxes), threshold)
+    filled, joined = share_most(masks, boxes, threshold)
     followers: dict[int, list[int]] = {}
     for i, j in joined:
         followers.setdefault(i, []).append(j)
@@ -102,12 +106,14 @@ def merge(masks: RegionMasks, groups: list[list[int]]) -> RegionMasks:
     """Every group as one region, its members' maximum at full size, with the scores of its seed (method 9.8)."""
     if not groups:
         return masks.select(torch.zeros(0, dtype=torch.long))
-    device = masks.soft.device
-    members = torch.tensor([i for group in groups for i in group], device=device)
-    region = torch.tensor([r for r, group in enumerate(groups) for _ in group], device=device)
-    seeds = torch.tensor([group[0] for group in groups], device=device)
+    members = torch.tensor([i for group in groups for i in group])
+    region = torch.tensor([r for r, group in enumerate(groups) for _ in group])
+    seeds = torch.tensor([group[0] for group in groups])
+    members, region, seeds = move([members, region, seeds], masks.soft.device)
     sizes, scores = (masks.image_size, masks.mask_size), (masks.predicted_iou[seeds], masks.stability[seeds])
-    return RegionMasks(masks.soft[members], *sizes, region, None, *scores, cut=masks.cut)
+    soft = masks.soft[members]
+    boxes = boxes_around(soft > masks.cut, region, len(groups), masks.image_size)  # unasked, it would read the device
+    return RegionMasks(soft, *sizes, region, boxes, *scores, cut=masks.cut)
 
 
 def without_overlap(masks: RegionMasks, min_size: int) -> RegionMasks:
@@ -118,12 +124,12 @@ def without_overlap(masks: RegionMasks, min_size: int) -> RegionMasks:
     """
     free = torch.ones(masks.mask_size, dtype=torch.bool, device=masks.soft.device)
     kept, index = [], []
-    for i in range(len(masks)):
-        if int(free.sum()) < min_size:
-            break
-        full = masks.select(torch.tensor([i])).full()[0]
+    for i, full in enumerate(masks.each_full()):
         part = full * free
-        if int((part > 0).sum()) >= min_size:
+        left, own = (int(area) for area in read(free.sum(), (part > 0).sum()))
+        if left < min_size:
+            break
+        if own >= min_size:
             kept.append(part)
             index.append(i)
             free &= full <= 0
@@ -150,7 +156,8 @@ def without_overlap(masks: RegionMasks, min_size: int) -> RegionMasks:
 class Axis:
     """One direction of the resize: taps per output position (on the host), and what each input position gives in sum.
 
-    total: column sums of the resize. first, second: what a cell's outputs take from its lower and upper position.
+    total: column sums of the resize. first, second: what a cell's outputs take from its lower and upper position; made
+    on the host.
     """
 
     taps: list[Tensor]
@@ -159,14 +166,18 @@ class Axis:
     second: Float32[Tensor, " n"]
 
     @classmethod
-    def of(cls, size_in: int, size_out: int, device: torch.device) -> "Axis":
+    def of(cls, size_in: int, size_out: int) -> "Axis":
         """From size_in to size_out positions."""
         lower, upper, weight = taps = bilinear_taps(size_in, size_out)
         weight = torch.where(upper > lower, weight, 0)  # at the border both are the same position
         zeros = torch.zeros(size_in)
         first, second = zeros.index_add(0, lower, 1 - weight), zeros.index_add(0, lower, weight)
         total = first.index_add(0, upper, weight)
-        return cls(taps, total.to(device), first.to(device), second.to(device))
+        return cls(taps, total, first, second)
+
+    def sums(self) -> list[Tensor]:
+        """What is computed with."""
+        return [self.total, self.first, self.second]
 
     def cells(self, x: Float32[Tensor, "M a b"], start: int, dim: int) -> Float32[Tensor, "M a b"]:
         """Sums of the resized values in the cells that start at positions start, start + 1, … of a dimension.
@@ -188,27 +199,33 @@ class Axis:
 
 
 def share_most(
-    masks: RegionMasks, boxes: Int[Tensor, "M 4"], pairs: Pairs, threshold: float
+    masks: RegionMasks, boxes: Int[Tensor, "M 4"], threshold: float
 ) -> tuple[list[bool], list[tuple[int, int]]]:
-    """Which masks have any mass, and which of the pairs share more than `threshold` of the smaller one's mass.
+    """Which masks have any mass, and which pairs (i, j), sorted, share more than `threshold` of the smaller one's mass.
 
-    masks: single-part, compared as soft values at their `mask_size`. boxes: low-res inclusive xyxy around mask > 0.
-    pairs: (i, j) sorted by i. A handful of reads from the device, whatever the number of pairs. Memory: some tens of
-    low-res masks or full-size rectangles. Cost: per pair the low-res rectangle of its first mask.
+    masks: single-part, compared as soft values at their `mask_size`. boxes: low-res inclusive xyxy; only pairs whose
+    boxes overlap enough are compared. Three reads of the device and three uploads, whatever the number of pairs, and a
+    few more for masks fainter than `FAINT`. Memory: some tens of low-res masks or full-size rectangles. Cost: per pair
+    the low-res rectangle of its first mask.
     """
-    soft, rectangles = masks.soft.clamp(0, MAX_SOFT_VALUE), boxes.tolist()
-    y, x = (Axis.of(*sizes, soft.device) for sizes in zip(soft.shape[1:], masks.mask_size, strict=True))
-    parts = [part.float() @ x.total @ y.total for part in soft.split(AT_ONCE)]
-    mass = torch.cat(parts or [torch.zeros(0)]).tolist()
-    below, above = bounds(soft, pairs, rectangles, y, x)
-    smaller = torch.tensor([min(mass[i], mass[j]) for i, j in pairs], device=soft.device)
+    soft, device = masks.soft.clamp(0, MAX_SOFT_VALUE), masks.soft.device
+    y, x = (Axis.of(*sizes) for sizes in zip(soft.shape[1:], masks.mask_size, strict=True))
+    y, x = (Axis(axis.taps, *sums) for axis, sums in zip((y, x), upload(device, y.sums(), x.sums()), strict=True))
+    mass = torch.cat([part.float() @ x.total @ y.total for part in soft.split(AT_ONCE)])
+    overlap, support, mass = read(box_overlaps(boxes) > BOX_OVERLAP, inclusive_boxes(masks.soft > 0), mass)
+    pairs, rectangles, mass = _pairs(overlap), support.tolist(), mass.tolist()
+    below, above = read(*bounds(soft, pairs, rectangles, y, x))
+    smaller = torch.tensor([min(mass[i], mass[j]) for i, j in pairs])
     certain = below > (threshold + SLACK) * smaller
     unsure = ~certain & (above >= (threshold - SLACK) * smaller) & (smaller > 0)
     verdict, doubtful = certain.tolist(), unsure.nonzero()[:, 0].tolist()
     smaller_first = [tuple(sorted(pairs[k], key=mass.__getitem__)) for k in doubtful]
     for k, joined in zip(doubtful, at_full_size(masks, smaller_first, rectangles, y, x, threshold), strict=True):
         verdict[k] = joined
-    filled = [m > FAINT or (m > 0 and bool(masks.select(torch.tensor([i])).full().any())) for i, m in enumerate(mass)]
+    filled, faint = [m > FAINT for m in mass], [i for i, m in enumerate(mass) if 0 < m <= FAINT]
+    if faint:
+        for i, full in zip(faint, masks.select(torch.tensor(faint)).each_full(), strict=True):
+            filled[i] = bool(full.any())
     return filled, [pair for pair, joined in zip(pairs, verdict, strict=True) if joined]
 
 
@@ -224,11 +241,12 @@ def bounds(
     soft: Float[Tensor, "M h w"], pairs: Pairs, boxes: Rectangles, y: Axis, x: Axis
 ) -> tuple[Float32[Tensor, " N"], Float32[Tensor, " N"]]:
     """What the full-size sum of each pair's minimum lies between; computed around the first one's rectangle."""
-    found = [torch.zeros(2, 0, device=soft.device)]
-    for first, others in _runs(pairs):
+    found, runs = [torch.zeros(2, 0, device=soft.device)], list(_runs(pairs))
+    indices = move([torch.tensor([first, *others]) for first, others in runs], soft.device)
+    for (first, _), index in zip(runs, indices, strict=True):
         x1, y1, x2, y2 = boxes[first]
         y1, x1 = max(y1 - 1, 0), max(x1 - 1, 0)  # cells start one position before what they hold
-        part = soft[[first, *others], y1 : y2 + 2, x1 : x2 + 2].float()
+        part = soft[index, y1 : y2 + 2, x1 : x2 + 2].float()
         least = torch.minimum(part[:1], part[1:]) @ x.total[x1 : x2 + 2]
         cells = x.cells(y.cells(part, y1, 1), x1, 2)
         most = torch.minimum(cells[:1], cells[1:]).sum((1, 2))
@@ -239,13 +257,14 @@ def bounds(
 def at_full_size(masks: RegionMasks, pairs: Pairs, boxes: Rectangles, y: Axis, x: Axis, threshold: float) -> list[bool]:
     """sum(min(A, B)) / sum(A) > threshold at full size for pairs (smaller A, larger B), on A's rectangle; one read."""
     by_first = sorted(range(len(pairs)), key=lambda k: pairs[k])
-    shares = []
+    rectangles, shares = [], []
     for small, others in _runs([pairs[k] for k in by_first]):
         x1, y1, x2, y2 = boxes[small]
-        index = sorted({small, *others})
-        full = masks.pixels(y.span(y1, y2), x.span(x1, x2), torch.tensor(index, device=masks.soft.device))
-        full = full[[index.index(k) for k in (small, *others)]]
+        parts = [torch.tensor([small, *others]), torch.arange(1 + len(others))]
+        rectangles.append([*parts, *masks.crossings(y.span(y1, y2), x.span(x1, x2))])
+    for index, each, *crossings in upload(masks.soft.device, *rectangles):
+        full = masks.pixels_at(crossings, index, each, len(each))
         both = torch.cat([full[:1], torch.minimum(full[:1], full[1:])]).sum((1, 2))  # alike summed, so 1 is exact
         shares.append(both[1:] / both[0] > threshold)
-    values = torch.cat(shares).tolist() if shares else []
+    values = torch.cat(read(*shares)).tolist() if shares else []
     return [value for _, value in sorted(zip(by_first, values, strict=True))]

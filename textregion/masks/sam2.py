@@ -20,11 +20,12 @@ from torch.nn import functional as F
 
 from textregion.checkpoints import load_strictly, read_state
 from textregion.config import option
+from textregion.devices import autocast, constants, free_memory, move, to_device
 from textregion.errors import InputError, at_least, one_of
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source, speed_option
 from textregion.masks.click_decoder import SharedImageDecoder
-from textregion.runtime import autocast, compile_backend, free_memory, in_parts, to_device
+from textregion.runtime import compile_backend, in_parts
 from textregion.types import LOGIT_CUT, RegionMasks
 from textregion.weights import SAM2_VARIABLE, Asset
 from textregion.yaml_files import read_yaml
@@ -227,13 +228,16 @@ class Candidates:
 
     def logits(self) -> Float[Tensor, "K h w"]:
         """Low-res logits of all candidates, in their order."""
-        order = self.place.argsort()
-        counts = [len(batch) for batch in self.batches]
-        batch_of = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(order.device)
-        starts = [0, *accumulate(counts)]
-        places = self.place[order]
-        found = [batch[places[batch_of[places] == n] - starts[n]] for n, batch in enumerate(self.batches)]
-        return torch.cat(found)[order.argsort()]
+        if len(self.batches) == 1:
+            return self.batches[0][self.place]
+        place = self.place.cpu()
+        ends = torch.tensor(list(accumulate(map(len, self.batches))))
+        batch_of = torch.searchsorted(ends, place, right=True)
+        of_batch = [(batch_of == n).nonzero()[:, 0] for n in range(len(ends))]
+        starts = [0, *ends.tolist()]
+        inside = [place[which] - start for which, start in zip(of_batch, starts, strict=False)]
+        *inside, order = move([*inside, torch.cat(of_batch).argsort()], self.place.device)
+        return torch.cat([batch[which] for batch, which in zip(self.batches, inside, strict=True)])[order]
 
 
 @register_mask_source("sam2", needs="a SAM 2 model of the sam2 package")
@@ -323,6 +327,7 @@ class Sam2MaskGenerator:
     def to(self, device: torch.device | str) -> "Sam2MaskGenerator":
         """Move the model; returns self."""
         self.model.to(device)
+        constants(self.device, MEAN, STD)  # uploaded with the model, not with the first image
         return self
 
     @torch.inference_mode()
@@ -346,7 +351,7 @@ class Sam2MaskGenerator:
         pixels = to_device(image, device).permute(2, 0, 1)[None].float() / 255
         side = model.image_size
         pixels = F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False, antialias=False)
-        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
+        mean, std = constants(device, MEAN, STD)[..., None, None]
         with autocast(device, self.dtype):
             *high_resolution, embedding = model.forward_image((pixels - mean) / std)["backbone_fpn"]
             if model.directly_add_no_mem_embed:
@@ -386,7 +391,8 @@ class Sam2MaskGenerator:
     ) -> list[Part]:
         """[work(start, decoded), …] over batches of prompts, as many at once as fit; else as decode_with_tokens."""
         labels = torch.ones(points.shape[:2], dtype=torch.int) if labels is None else labels
-        points, labels = points.to(self.device) * self.model.image_size, labels.to(self.device)
+        points, labels = move([points, labels], self.device)
+        points = points * self.model.image_size
         ask = self._ask_package if self._shared is None else self._ask_shared(features, self._shared)
 
         def batch(start: int, stop: int) -> Part:

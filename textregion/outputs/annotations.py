@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from textregion.boxes import GivenBoxes
+from textregion.devices import read
 from textregion.errors import InputError
 from textregion.labels import LabelPrompts, region_scores
 from textregion.regionspot.model import probabilities
@@ -120,11 +121,12 @@ def region_rows(
     prompts, masks = LabelPrompts.parse(labels), tokens.masks
     cosine, probability = region_scores(tokens, text, prompts)
     crops = crop_regions(masks) if crops is None else crops
-    predicted_iou, stability = masks.predicted_iou.tolist(), masks.stability.tolist()
+    told = read(tokens.source_index, masks.predicted_iou, masks.stability)
+    source_index, predicted_iou, stability = (values.tolist() for values in told)
     return [
         {
             "region": r,
-            "mask": int(tokens.source_index[r]),
+            "mask": source_index[r],
             "box": crop_box(crops[r]),
             "area": crops[r].area,
             "predicted_iou": round(predicted_iou[r], DIGITS),

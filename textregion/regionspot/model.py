@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from textregion.backbones import Backbone, ClipBackbone
+from textregion.devices import to_device
 from textregion.errors import InputError, at_least
 from textregion.images import ImageInput, load_image
 from textregion.labels import as_labels
 from textregion.regionspot.box_tokens import BoxTokenSource
-from textregion.runtime import to_device
 from textregion.text import TEMPLATES as IMAGENET_TEMPLATES
 from textregion.text import prompt_vectors
 from textregion.types import RegionTokens

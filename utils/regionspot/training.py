@@ -29,6 +29,7 @@ from tqdm import tqdm
 from eval.run_folder import differences
 from textregion.cli.command_line import positive
 from textregion.config import option
+from textregion.devices import read
 from textregion.errors import InputError, first_line
 from textregion.images import load_image
 from textregion.regionspot.model import RegionSpot, clip_map, squash, unit
@@ -266,12 +267,13 @@ class Trainer:
         self.optimizer.step()
         right = ((logits.argmax(-1) == batch.labels) & ~batch.padding).sum()
         counts = loss.new_tensor(len(batch.labels)), right, (~batch.padding).sum()
-        self._unlogged.append(torch.stack([loss.detach(), *counts]).double())
+        self._unlogged.append(torch.stack([loss.detach(), *counts]))
         return norm
 
     def _log(self, step: int, norm: Tensor) -> dict[str, float]:
         """One line of the log: mean loss per image and share of boxes recognised since the last, over all processes."""
-        sums = torch.stack(self._unlogged).sum(0).float()
+        (unlogged,) = read(torch.stack(self._unlogged))
+        sums = unlogged.double().sum(0).float().to(self.accelerator.device)  # on the host: not every device has float64
         self._unlogged.clear()
         loss, images, right, boxes = self.accelerator.reduce(sums, "sum").tolist()
         line = {"step": step, "loss": loss / images, "accuracy": right / boxes}
