@@ -30,7 +30,7 @@ from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import file_hash, read_text
 from textregion.yaml_files import read_yaml
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 FORMAT = 3  # of the output folder; a new one makes all earlier results count as different
 WEIGHTS = ("clip_checkpoint", "sam2_checkpoint", "regionspot_checkpoint", "sam1_checkpoint")
 EXTRAS = ("visualize_global_patch", "similarity_maps", "save_tokens")  # flags that ask for further files
