@@ -128,7 +128,8 @@ def _read(image: Encoded, max_pixels: int) -> tuple[bytes, str]:
             raise InputError(f"no image file at {name}; give the path of a PNG, JPEG, WebP, … file")
         try:
             with Path(name).open("rb") as file:
-                data = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)  # that much memory is asked for at once
+                size = os.fstat(file.fileno()).st_size
+                data = file.read(min(size, most) + 1)  # asks for so much memory at once
         except OSError as error:
             raise InputError(f"cannot read {name} ({error.strerror or error})") from error
     elif isinstance(image, Readable):

@@ -261,7 +261,8 @@ def test_what_lies_between_and_behind_the_scans_of_a_jpeg_does_not_decide():
     buffer = io.BytesIO()
     PICTURE.resize((90, 70)).save(buffer, "JPEG", restart_marker_blocks=2)
     data = buffer.getvalue()
-    assert b"\xff\xd0" in data and b"\xff\0" in data
+    assert b"\xff\xd0" in data
+    assert b"\xff\0" in data
     assert without_metadata(data, "JPEG") == (data, 1)
 
 
