@@ -155,7 +155,8 @@ class RegionMasks:
     def _boxes_of_parts(self) -> Float32[Tensor, "R 4"]:
         """Tight boxes around `soft > cut`, in image pixels, the union over a region's parts; zeros if empty."""
         (height, width), (h, w) = self.image_size, self.soft.shape[1:]
-        on = self.soft > self.cut
+        is_mask = self.soft.dtype == torch.bool and 0 <= self.cut < 1
+        on = self.soft if is_mask else self.soft > self.cut  # which takes 4 bytes a pixel in between
         rows, columns = on.any(2), on.any(1)
         scale = torch.tensor([width / w, height / h] * 2, device=self.soft.device)
         edges = [_first(columns), _first(rows), w - _first(columns.flip(1)), h - _first(rows.flip(1))]
