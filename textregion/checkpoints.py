@@ -178,7 +178,9 @@ def _read_pytorch(path: Path) -> object:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):  # torch.save writes none
                     return _read_torchscript(path, archive)
         with path.open("rb") as file:  # given a path, torch would decide by its ending
-            return torch.load(file, map_location="cpu", weights_only=True)
+            # In memory, nothing beyond the file can be asked for: torch's older format has lengths of strings in it.
+            source = file if zipfile.is_zipfile(path) else io.BytesIO(file.read())
+            return torch.load(source, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except pickle.UnpicklingError as error:
