@@ -39,6 +39,7 @@ COUNTERS = ("n_averaged", "num_updates", "decay", "initted", "step")  # what ave
 # What torch puts into the middle of names: torch.compile, checkpointed activations, FSDP.
 TORCH_SEGMENTS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 MOST_UNPACKED = 10  # how many times larger than the file a scripted archive's content may be, from 1 GB on
+MOST_CLAIMED = 10, 1e8  # how many times larger than the file its tensors may be, from how many bytes on
 LARGEST_HEADER = 100_000_000  # bytes of a safetensors header, as the format says
 # How torch's weights-only reader says that a file names classes or functions.
 CODE_PHRASES = ("GLOBAL", "Can only create new object", "Can only build", "reduce for unrecognized function")
@@ -62,14 +63,28 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     path: safetensors, a PyTorch file holding tensors only, or a TorchScript archive as OpenAI published CLIP (read, not
     run), whatever its ending. The weights may be wrapped as `unwrap` says.
     Raises InputError in one line: missing, unreadable, empty, truncated, not a weight file (a web page, a Git LFS
-    pointer), a pickle with code in it, or weights of which it is not clear which are meant.
+    pointer), a pickle with code in it, tensors that claim more than is there, or weights of which it is not clear which
+    are meant.
     """
     path = Path(path)
     if not isfile(path):
         raise InputError(f"no weight file at {path}; check the path")
     with reading(path):
         content = _read_safetensors(path) if _is_safetensors(path) else _read_pytorch(path)
-    return unwrap(content, path)
+    state = unwrap(content, path)
+    _check_claims(path, state)
+    return state
+
+
+def _check_claims(path: Path, state: dict[str, Tensor]) -> None:
+    """InputError for tensors that are no plain ones, or that repeat numbers: a copy would be larger than the file."""
+    for name, value in state.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_nested:
+            kind = "quantized" if value.is_quantized else "nested" if value.is_nested else value.layout
+            raise InputError(f"{path} holds {name} as {kind} on {value.device}, expected a plain tensor of the CPU")
+    claimed, (times, least) = sum(value.nbytes for value in state.values()), MOST_CLAIMED
+    if claimed > max(least, times * path.stat().st_size):
+        raise InputError(f"{path} claims tensors of {claimed / 1e9:.1f} GB, far more than it holds; get it anew")
 
 
 def unwrap(content: object, path: str | Path) -> dict[str, Tensor]:
@@ -163,7 +178,9 @@ def _read_pytorch(path: Path) -> object:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):  # torch.save writes none
                     return _read_torchscript(path, archive)
         with path.open("rb") as file:  # given a path, torch would decide by its ending
-            return torch.load(file, map_location="cpu", weights_only=True)
+            # In memory, nothing beyond the file can be asked for: torch's older format has lengths of strings in it.
+            source = file if zipfile.is_zipfile(path) else io.BytesIO(file.read())
+            return torch.load(source, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except pickle.UnpicklingError as error:

@@ -9,9 +9,14 @@ import struct
 from collections.abc import Iterator
 from struct import pack, unpack_from
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
+# Of each of these the size that is stated in the file bounds what decoding takes. That of AVIF and JPEG 2000 does not:
+# the pictures within an AVIF's items have sizes of their own, and a JPEG 2000 of 150 bytes can ask for millions of
+# code blocks.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM")
 ORIENTATION = 274  # the tag, of EXIF and TIFF alike
 EXIF = b"Exif\0\0"
+MOST_SCANS = 60  # of a progressive JPEG, each of which visits all its pixels however few bytes it has; 24 are usual
+JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of segments and of the end; others have no content
 FIELD_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 # Sizes, bits, compression, colours, strips, fax options, predictor, tiles, extra samples, old JPEG, YCbCr, black level
 TIFF_TAGS = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, *range(322, 326), 332, 338, 339}
@@ -39,7 +44,7 @@ def without_metadata(data: bytes, form: str, directory: int | None = None) -> tu
 
     form: one of FORMATS. directory: of a TIFF, the place of another page's. An orientation of None is still to be
     found in the block that Pillow hands out. A damaged file keeps its damage, for the decoder to find.
-    struct.error, IndexError: damage where the structure of the file is read here.
+    struct.error, IndexError, ValueError: damage where the structure of the file is read here.
     """
     if form == "PNG":
         return _png(data)
@@ -49,8 +54,6 @@ def without_metadata(data: bytes, form: str, directory: int | None = None) -> tu
         return _gif(data), 1
     if form == "TIFF":
         return _tiff(data, directory)
-    if form == "AVIF":  # the item's type is made an unknown one; the turn is not EXIF's, but stated in the container
-        return re.sub(rb"(infe[\2\3].{3}(?:.{4}|.{6}))Exif", rb"\1none", data, flags=re.DOTALL), None
     return data, None
 
 
@@ -73,30 +76,32 @@ def _png(data: bytes) -> tuple[bytes, int]:
 
 
 def _jpeg(data: bytes) -> tuple[bytes, int]:
-    """All but the application segments and comments; JFIF's and Adobe's stay, which tell the colours apart."""
+    """All but the application segments and comments; JFIF's and Adobe's stay, which tell the colours apart.
+
+    ValueError for more than MOST_SCANS scans in what is left, which is all that the decoder sees.
+    """
     kept, orientation, place = [data[:2]], None, 2
-    while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
-        marker = data[place + 1]
-        if marker == 0xFF:  # filling
-            place += 1
-            continue
-        if marker < 2 or 0xD0 <= marker <= 0xD8:  # no marker, or one without content
-            place += 2
-            continue
+    while (found := JPEG_MARKER.search(data, place)) and found.end() + 2 <= len(data):
+        place, marker = found.start(), data[found.end() - 1]
         (length,) = unpack_from(">H", data, place + 2)
-        if marker in (0xD9, 0xDA) or length < 2:  # the end; the pixels, in which markers mean something else
+        if marker == 0xD9 or length < 2:
             break
-        content = data[place + 4 : place + 2 + length]
+        content, end = data[place + 4 : place + 2 + length], place + 2 + length
+        if marker == 0xDA:  # the pixels follow, up to the next marker
+            following = JPEG_MARKER.search(data, end)
+            end = following.start() if following else len(data)
         is_jfif = marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14
         is_adobe = marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12
         if is_jfif or is_adobe or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-            kept.append(data[place : place + 2 + length])
+            kept.append(data[place:end])
         elif marker == 0xE1 and content.startswith(EXIF) and orientation is None:
             orientation = exif_orientation(content)
-        place += 2 + length
-    if place >= 0:
-        kept.append(data[place:])
-    return b"".join(kept), orientation or 1
+        place = end
+    kept.append(data[place : place + 2])  # the end, without another picture that may follow
+    left = b"".join(kept)
+    if (scans := left.count(b"\xff\xda")) > MOST_SCANS:
+        raise ValueError(f"{scans} scans, more than the limit of {MOST_SCANS}")
+    return left, orientation or 1
 
 
 def _gif(data: bytes) -> bytes:

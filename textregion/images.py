@@ -20,6 +20,7 @@ from textregion.image_files import FORMATS, exif_orientation, without_metadata
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_535  # pixels, what a JPEG can have; strips take time and memory that their pixels do not tell
+SLOW_PIXELS = 4_000_000  # of what Pillow decodes in Python, at up to 2 s a million pixels
 BYTES_PER_PIXEL, SPARE_BYTES = 16, 2**26  # of a file: more than pixels without compression and their metadata take
 
 
@@ -127,7 +128,8 @@ def _read(image: Encoded, max_pixels: int) -> tuple[bytes, str]:
             raise InputError(f"no image file at {name}; give the path of a PNG, JPEG, WebP, … file")
         try:
             with Path(name).open("rb") as file:
-                data = file.read(most + 1)
+                size = os.fstat(file.fileno()).st_size
+                data = file.read(min(size, most) + 1)  # asks for so much memory at once
         except OSError as error:
             raise InputError(f"cannot read {name} ({error.strerror or error})") from error
     elif isinstance(image, Readable):
@@ -169,6 +171,9 @@ def _open(data: bytes, name: str, max_pixels: int, directory: int | None) -> tup
     content, orientation = without_metadata(data, form, directory)
     image = open_file(io.BytesIO(content), "")
     _check_size(image.height, image.width, name, max_pixels)
+    if image.height * image.width > SLOW_PIXELS and any(part[0] in Image.DECODERS for part in image.tile):
+        found, limit = f"{image.width} x {image.height} pixels", f"{SLOW_PIXELS / 1e6:g} million"
+        raise InputError(f"{name} has {found}, more than the limit of {limit} of its kind of {form}; save it as PNG")
     if form == "TIFF":
         tags = image.tag_v2
         if TiffImagePlugin.TILEWIDTH in tags and TiffImagePlugin.TILELENGTH in tags:

@@ -7,7 +7,7 @@ from torch import Tensor
 from textregion.errors import InputError
 
 WHITE = (1, 255, 65535)  # "in the mask", as 0/1 arrays, 8-bit and 16-bit pictures say it
-MOST_BYTES = 2**33  # of masks that a file or a label map may ask for: 8 GiB
+MOST_BYTES = 2**30  # of masks that a file or a label map may ask for: 1 GiB, up to three times of which are in use
 LARGEST_LABEL = 2**31  # whole numbers of floats beyond this are large values, no labels
 
 

@@ -102,7 +102,9 @@ class RegionMasks:
             raise InputError(f"got cut {self.cut!r}, expected a number: 0 for logits, 0.5 for soft values")
         if self.boxes is None:
             count = len(self.soft) if own_groups else self._number_of_groups()
-            set_(self, "boxes", boxes_around(self.soft > self.cut, self.group, count, self.image_size))
+            is_mask = self.soft.dtype == torch.bool and 0 <= self.cut < 1
+            on = self.soft if is_mask else self.soft > self.cut  # which takes 4 bytes a pixel in between
+            set_(self, "boxes", boxes_around(on, self.group, count, self.image_size))
         for name in ("predicted_iou", "stability"):
             if getattr(self, name) is None:
                 set_(self, name, torch.ones(len(self), device=self.soft.device))

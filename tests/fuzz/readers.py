@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, features
+from PIL import Image
 from torch import nn
 
 from eval.journal import Journal
@@ -116,9 +116,6 @@ def images() -> list[Seed]:
     files += [("a.bmp", encoded(picture, "BMP")), ("b.bmp", encoded(palette, "BMP"))]
     files += [("a.ppm", encoded(picture, "PPM")), ("d.pgm", encoded(deep, "PPM"))]
     files += [("b.pgm", b"P2 3 2 255\n1 2 3 4 5 6\n"), ("c.pbm", b"P1 3 2\n1 0 1 0 1 1\n")]
-    files += [("a.jp2", encoded(picture, "JPEG2000")), ("b.j2k", encoded(grey, "JPEG2000", no_jp2=True))]
-    if features.check("avif"):
-        files += [("a.avif", encoded(picture, "AVIF")), ("b.avif", encoded(picture.convert("RGBA"), "AVIF", exif=exif))]
     seeds = [(name, data, change) for name, data in files for change in (mutations.damage, mutations.sizes(SIZE))]
     return seeds + [(name, data, mutations.png) for name, data in files if name.endswith("png")]
 

@@ -456,3 +456,32 @@ def test_an_archive_that_unpacks_beyond_measure_is_refused_unread(tmp_path, monk
 def test_strict_loading_names_what_stands_before_all_names(state, advice):
     with pytest.raises(InputError, match=advice):
         load_strictly(nn.Linear(5, 3), {name: torch.zeros(1) for name in state}, "the model", "file.pt")
+
+
+def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path):
+    """One number of a file can stand for a matrix of any size, which a copy would make real."""
+    path = tmp_path / "a.pt"
+    torch.save({"a.b": torch.zeros(1).expand(10_000, 3_000)}, path)
+    with pytest.raises(InputError, match=r"a\.pt claims tensors of 0\.1 GB, far more than it holds; get it anew"):
+        read_state(path)
+    shared = torch.zeros(100, 100)
+    torch.save({f"a.{n}": shared for n in range(2501)}, path)
+    with pytest.raises(InputError, match=r"claims tensors of 0\.1 GB"):
+        read_state(path)
+    torch.save({"a.b": shared, "c.d": shared.T}, path)  # tied weights
+    assert read_state(path)["c.d"].shape == (100, 100)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda: torch.eye(3).to_sparse(),
+        lambda: torch.zeros(3, 3, device="meta"),
+        lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_no_plain_ones_are_refused(tmp_path, odd):
+    torch.save({"a.b": odd()}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"a\.pt holds a\.b as [\w.]+ on \w+, expected a plain tensor of the CPU"):
+        read_state(tmp_path / "a.pt")

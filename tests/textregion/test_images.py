@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -121,7 +123,7 @@ def test_sixteen_bits_are_scaled_to_eight(mode):
     image = Image.frombytes(mode, (4, 1), values.tobytes())
     assert load_image(image).tolist() == grey(0, 1, 128, 255)
     if mode == "I;16":
-        for form in ("PNG", "TIFF", "JPEG2000", "PPM"):
+        for form in ("PNG", "TIFF", "PPM"):
             assert load_image(encoded(image, format=form)).tolist() == grey(0, 1, 128, 255)
             assert load_image(Image.open(io.BytesIO(encoded(image, format=form)))).tolist() == grey(0, 1, 128, 255)
 
@@ -425,6 +427,91 @@ def test_an_enormous_tile_of_a_small_tiff_is_refused():
     assert "a tile of the given image has 40000 x 40000 pixels" in refused(Image.open(io.BytesIO(data)))
 
 
+def two_sizes(small: int, large: int) -> dict[str, bytes]:
+    """Files that state a small size in one place and a large one in another; the pixels, if any, are of the small."""
+    image, sides = Image.new("L", (small, small), 7), (large, large)
+    jpeg, vp8, gif, png = (encoded(image, format=form) for form in ("JPEG", "WEBP", "GIF", "PNG"))
+    frame = jpeg.index(b"\xff\xc0")
+    other = jpeg[frame : frame + 5] + struct.pack(">HH", *sides) + jpeg[frame + 9 : frame + 13]
+    files = {"JPEG, the second": jpeg[: frame + 13] + other + jpeg[frame + 13 :]}
+    files["JPEG, the first"] = jpeg[:frame] + other + jpeg[frame:]
+    picture = vp8[12:]
+    lie = picture[:14] + struct.pack("<HH", *sides) + picture[18:]  # behind "VP8 ", its length, its tag and its start
+
+    def three_bytes(*numbers: int) -> bytes:
+        return b"".join((number - 1).to_bytes(3, "little") for number in numbers)
+
+    def webp(flags: int, canvas: int, content: bytes) -> bytes:
+        body = b"WEBPVP8X\x0a\0\0\0" + bytes([flags, 0, 0, 0]) + three_bytes(canvas, canvas) + content
+        return b"RIFF" + struct.pack("<L", len(body)) + body
+
+    def animated(side: int, content: bytes) -> bytes:
+        told = bytes(6) + three_bytes(side, side) + bytes(4) + content
+        return b"ANIM\6\0\0\0" + bytes(6) + b"ANMF" + struct.pack("<L", len(told)) + told
+
+    files["WebP, the frame"], files["WebP, the canvas"] = webp(0, small, lie), webp(0, large, picture)
+    files["WebP, the moving frame"] = webp(2, small, animated(small, lie))
+    files["WebP, the moving frame and its header"] = webp(2, small, animated(large, lie))
+    files["WebP, the moving canvas"] = webp(2, large, animated(small, picture))
+    files["GIF, the screen"] = gif[:6] + struct.pack("<HH", *sides) + gif[10:]
+    place = gif.index(b",")
+    files["GIF, the frame"] = gif[: place + 5] + struct.pack("<HH", *sides) + gif[place + 9 :]
+    header = png[12:16] + struct.pack(">LL", *sides) + png[24:29]
+    second = png[8:12] + header + struct.pack(">L", zlib.crc32(header))
+    files["PNG, the first"], files["PNG, the second"] = png[:8] + second + png[8:], png[:33] + second + png[33:]
+    within = encoded(image, format="TIFF", compression="jpeg")
+    place = within.index(b"\xff\xc0") + 5
+    files["TIFF, its JPEG"] = within[:place] + struct.pack(">HH", *sides) + within[place + 4 :]
+    return files
+
+
+WITH_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from textregion.errors import InputError
+from textregion.images import load_image
+load_image(sys.argv[1])
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 80_000_000,) * 2)
+for path in sys.argv[2:]:
+    try:
+        print(load_image(path, max_pixels=1_000_000).shape)
+    except InputError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="bounds memory as Linux can")
+def test_no_second_size_in_a_file_is_decoded(tmp_path):
+    """As large as stated in one place they would take 81 MB and more; there is less."""
+    files = {"whole": encoded(Image.new("RGB", (16, 16)), format="PNG"), **two_sizes(16, 9000)}
+    paths = [tmp_path / str(number) for number in range(len(files))]
+    for path, data in zip(paths, files.values(), strict=True):
+        path.write_bytes(data)
+    command = [sys.executable, "-c", WITH_LITTLE_MEMORY, *map(str, paths)]
+    root = Path(__file__).parents[2]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=60)
+    answers = run.stdout.splitlines()
+    assert len(answers) == len(files) - 1, run.stderr
+    for name, answer in zip(list(files)[1:], answers, strict=True):
+        is_stated = name in ("JPEG, the second", "PNG, the second", "GIF, the screen", "GIF, the frame")
+        expected = "9000 x 9000 pixels, more than the limit" if is_stated else "damaged or truncated"
+        assert expected in answer or (name, answer) == ("PNG, the first", "(16, 16, 3)"), f"{name}: {answer}"
+
+
+def test_what_pillow_decodes_in_python_may_be_less_large():
+    """RLE of BMP fills the rest of each row byte by byte; a PPM whose white is 254 is scaled number by number."""
+    width, height = 4000, 1001
+    rows = b"\1\5\0\0" * height
+    told = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(rows), 0, 0, 256, 0) + bytes(1024)
+    bmp = b"BM" + struct.pack("<IHHI", 14 + len(told) + len(rows), 0, 0, 14 + len(told)) + told + rows
+    for data in (bmp, b"P6 4000 1001 254 ", b"P3 4000 1001 255 "):
+        assert "4000 x 1001 pixels, more than the limit of 4 million of its kind of" in refused(data)
+    assert load_image(bmp[:18] + struct.pack("<ii", 5, 4) + bmp[26:]).shape == (4, 5, 3)
+    assert load_image(b"P3 1 1 254 254 0 127").tolist() == [[[255, 0, 128]]]
+    assert "damaged" in refused(b"P6 4000 1001 255 ")
+
+
 def test_a_file_too_long_for_an_image_is_not_read_whole():
     class Endless(io.RawIOBase):
         asked = 0
@@ -523,7 +610,7 @@ def test_no_program_is_started_for_a_drawing():
     assert f"expected one of {', '.join(FORMATS)}" in refused(eps)
 
 
-@pytest.mark.parametrize("form", ["ICO", "ICNS", "BLP", "TGA", "DDS", "PCX"])
+@pytest.mark.parametrize("form", ["ICO", "ICNS", "BLP", "TGA", "DDS", "PCX", "JPEG2000"])
 def test_formats_that_are_not_stated_are_refused(form):
     """An icon's picture is decoded while it is opened, before anybody has seen its size."""
     data = encoded(Image.new("P" if form == "BLP" else "RGB", (16, 16)), format=form)

@@ -21,6 +21,7 @@ from textregion.boxes import ANY_IMAGE, BoxesFile, GivenBoxes, read_boxes
 from textregion.cli.flags import REGIONSPOT, given_options
 from textregion.config import fingerprint
 from textregion.errors import InputError
+from textregion.images import format_and_orientation
 from textregion.labels import merge_labels, split_labels
 from textregion.masks import automatic_sources
 from textregion.masks.given import mask_file
@@ -30,7 +31,7 @@ from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import file_hash, read_text
 from textregion.yaml_files import read_yaml
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 FORMAT = 3  # of the output folder; a new one makes all earlier results count as different
 WEIGHTS = ("clip_checkpoint", "sam2_checkpoint", "regionspot_checkpoint", "sam1_checkpoint")
 EXTRAS = ("visualize_global_patch", "similarity_maps", "save_tokens")  # flags that ask for further files
@@ -80,6 +81,26 @@ def distinct(labels: Sequence[str], whose: str = "") -> tuple[str, ...]:
         told = ", ".join(repeated[:5]) + ", …" * (len(repeated) > 5)
         print(f"note: {whose}labels named more than once, taken once: {told}", file=sys.stderr)
     return merged
+
+
+def check_images(jobs: Sequence[ImageJob]) -> None:
+    """InputError when no image has a header that can be read and a size within the bounds; a line for each of several.
+
+    Looks only until one is found that does: the others are told in their turn.
+    """
+    errors = []
+    for job in jobs:
+        try:
+            format_and_orientation(job.image)
+            return
+        except InputError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    for error in errors:
+        print(f"skipped: {error}", file=sys.stderr)
+    if errors:
+        raise InputError(f"{len(jobs)} of {len(jobs)} images could not be labelled; see the lines above")
 
 
 def find_images(sources: Sequence[str]) -> list[Path]:

@@ -7,8 +7,6 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os.path import isdir, isfile
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 
 from textregion.config import option
 from textregion.errors import InputError, one_of
+from textregion.images import open_image
 from textregion.mask_arrays import MOST_BYTES, same_aspect
 from textregion.masks.base import Pixels, Size, SourceWithoutModel, register_mask_source, speed_option
 from textregion.masks.coco_masks import read_coco
@@ -32,16 +31,12 @@ PARTS = ("class", "component")
 SUFFIXES = (".safetensors", ".npz", ".npy", ".json", ".png")
 
 
-@contextmanager
-def _opened_png(path: str | Path) -> Iterator[Image.Image]:
-    """The PNG at a path, not yet decoded; InputError when it is none, or when the body cannot decode it."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            yield image
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not a readable PNG; expected one whose pixel values are labels") from error
+def _open_png(path: str | Path) -> Image.Image:
+    """The PNG at a path, decoded within the bounds of images; InputError when it is none."""
+    image = open_image(path)
+    if image.format != "PNG":
+        raise InputError(f"{path} is not a PNG but {image.format}; expected one whose pixel values are labels")
+    return image
 
 
 def _plane(image: Image.Image, path: str | Path) -> Shaped[np.ndarray, "H W"]:
@@ -58,8 +53,7 @@ def read_label_map(path: str | Path) -> Int[np.ndarray, "H W"]:
     """A single-channel PNG (1, 8 or 16 bits, or palette) as integers; InputError for anything else."""
     if not isfile(path):
         raise InputError(f"no label map at {path}; give the path of a PNG whose pixel values are labels")
-    with _opened_png(path) as image:
-        return _plane(image, path).astype(np.int64)
+    return _plane(_open_png(path), path).astype(np.int64)
 
 
 def label_masks(
@@ -181,14 +175,14 @@ def read_masks(path: str | Path, image_size: Size, name: str | Path | None = Non
 
 def _read_png(path: Path, image_size: Size) -> Shaped[np.ndarray, "H W"]:
     """Booleans of a picture in black and white, else the integers it holds."""
-    with _opened_png(path) as image:
-        size = (image.height, image.width)
-        if not same_aspect(size, image_size):
-            raise InputError(f"{path} has size {size}, expected the image's {image_size} or the same aspect")
-        values = _plane(image, path)
-        if image.mode != "P":
-            return values
-        palette = image.getpalette("RGB") or []
+    image = _open_png(path)
+    size = (image.height, image.width)
+    if not same_aspect(size, image_size):
+        raise InputError(f"{path} has size {size}, expected the image's {image_size} or the same aspect")
+    values = _plane(image, path)
+    if image.mode != "P":
+        return values
+    palette = image.getpalette("RGB") or []
     colours, used = np.array(palette, np.uint8).reshape(-1, 3), np.unique(values)
     if (
         used[-1] < len(colours)

@@ -1,6 +1,7 @@
 """SAM 2.1: models, on the `sam2` package's own classes and YAML files, and their automatic masks (method 9)."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.resources import files
@@ -17,6 +18,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from textregion.checkpoints import load_strictly, read_state
 from textregion.config import option
@@ -36,6 +39,9 @@ LOGIT_LIMIT = 32.0
 BYTES_PER_LOW_RES_PIXEL = 448  # of the decoder's working set per prompt, measured in float32 (28 MiB at 256 x 256)
 MEMORY_SHARE = 0.7  # of the free memory of a CUDA device that the decoder may take
 ALLOWED_TARGETS = ("torch.nn.Identity",)  # besides those of sam2: what a model for images puts in place of its memory
+MOST_NUMBERS = 500_000_000  # of a model of an own YAML: parameters and what else is computed; SAM 2.1 large has 224 M
+SPARE_NUMBERS = 20_000_000  # besides those of the weights that are to be loaded; SAM 2.1 needs 7 M
+MOST_STEPS = 20_000  # of torch, while such a model is made; SAM 2.1 large needs 2,069
 CPU_PROMPTS = 4  # on a CPU more at once are slower and take more memory
 DECODERS = ("shared", "sam2")
 UPSCALED_AT_ONCE = 1  # prompts, on a CPU: their maps stay near its caches
@@ -103,18 +109,21 @@ def config_path(model_cfg: str | Path) -> Path:
     )
 
 
-def build_sam2(model_cfg: str | Path = "large") -> nn.Module:
+def build_sam2(model_cfg: str | Path = "large", most_numbers: int = MOST_NUMBERS) -> nn.Module:
     """A SAM 2 with random weights from a configuration; single clicks are never re-decided by stability (method 9.2).
 
-    Raises InputError when the YAML cannot be read or does not describe a sam2 model (`_check_targets`).
+    most_numbers: how large the model of an own YAML may be (`_Bounded`).
+    Raises InputError when the YAML cannot be read, does not describe a sam2 model (`_check_targets`), or a larger one.
     """
     path = config_path(model_cfg)
+    is_own = Path(str(files("sam2"))) not in path.parents
     try:
         read_yaml(path, "sam2's YAML form")  # within its bounds
         config = OmegaConf.load(path)
         described = OmegaConf.to_container(config.model, resolve=True)  # so that what is checked is what is made
         _check_targets(described)
-        return instantiate(described, _recursive_=True).eval()
+        with _Bounded(most_numbers) if is_own else nullcontext():
+            return instantiate(described, _recursive_=True).eval()
     except (OmegaConfBaseException, InstantiationException, ImportError, AttributeError, ValueError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
@@ -122,7 +131,40 @@ def build_sam2(model_cfg: str | Path = "large") -> nn.Module:
         if isinstance(cause, (ImportError, OSError)) and not isinstance(cause, ModuleNotFoundError):
             raise cause from None  # a library that cannot be loaded tells its own story
         reason = " ".join(str(error).split()).replace(f"{path} ", "")[:160]
+        if isinstance(cause, _TooLargeError):
+            reason = str(cause)
         raise InputError(f"{path} is not a SAM 2 configuration ({reason}); expected sam2's YAML form") from error
+
+
+class _TooLargeError(ValueError):
+    """A configuration describes a model beyond its bounds."""
+
+
+class _Bounded(TorchDispatchMode):
+    """While it is on, at most `left` numbers are made, in MOST_STEPS steps at most; _TooLargeError otherwise.
+
+    Each step is tried on shapes alone first, so that what is too large is never asked for.
+    """
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.most, self.left, self.steps = left, left, MOST_STEPS
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Called by torch for every step."""
+        kwargs = kwargs or {}
+        self.steps -= len(args[0]) if func is torch.ops.aten.unbind.int else 1
+        returns = func._schema.returns
+        if any(str(made.type) == "Tensor" and made.alias_info is None for made in returns):  # no view, nor in place
+            shapes, named = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+            try:
+                made = func(*shapes, **named | ({"device": torch.device("meta")} if "device" in named else {}))
+            except NotImplementedError:  # its shape depends on values, which are few then
+                made = None
+            self.left -= made.numel() if isinstance(made, Tensor) else 0
+        if self.left < 0 or self.steps < 0:
+            raise _TooLargeError(f"its model has more than {self.most} numbers, or takes too long to make")
+        return func(*args, **kwargs)
 
 
 def _check_targets(described: Any) -> None:
@@ -158,7 +200,9 @@ def load_sam2(path: str | Path, model_cfg: str | Path | None = None) -> nn.Modul
     Raises InputError: missing, truncated, unsafe, or of another architecture.
     """
     state = read_state(path)
-    model = build_sam2(model_cfg if model_cfg is not None else matching_size(state, path))
+    numbers = sum(value.numel() for value in state.values())
+    most = min(MOST_NUMBERS, numbers + SPARE_NUMBERS)
+    model = build_sam2(model_cfg if model_cfg is not None else matching_size(state, path), most)
     load_strictly(model, state, f"SAM 2 ({model_cfg})" if model_cfg is not None else "SAM 2.1", path)
     return model
 

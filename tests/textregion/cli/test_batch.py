@@ -128,6 +128,19 @@ def test_given_masks_count_as_a_setting(tmp_path, capsys, scenes, encoded):
     assert len(encoded) == 2
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_images_of_which_none_can_be_read_are_told_before_a_model_is_loaded(tmp_path, capsys, monkeypatch, number):
+    """A strip whose header alone is there: more pixels on a side than are taken."""
+    monkeypatch.setattr(TextRegionSegmenter, "from_preset", None)
+    strip = tmp_path / "strip.pgm"
+    strip.write_bytes(b"P5 1 100000000 255 ")
+    others = [tmp_path / f"absent{n}.png" for n in range(1, number)]
+    code, _, err = run(capsys, strip, tmp_path / "out", *(["--image_list", *others] if others else []))
+    assert code == 2
+    assert f"{strip} has 1 x 100000000 pixels, more than the limit of 65535 on a side; cut it into pieces first" in err
+    assert len(err.splitlines()) == (1 if number == 1 else 4)
+
+
 def test_one_bad_image_does_not_stop_the_others(tmp_path, capsys, scenes, monkeypatch):
     calls, encode = [], ClipBackbone.encode_labels
     monkeypatch.setattr(

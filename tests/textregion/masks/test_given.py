@@ -1,5 +1,7 @@
 import io
+import struct
 import zipfile
+import zlib
 from contextlib import suppress
 
 import numpy as np
@@ -102,15 +104,24 @@ def test_pictures_of_several_channels_are_refused(tmp_path, mode):
 def test_what_is_no_png_is_refused(tmp_path):
     Image.fromarray((THING * 255).astype(np.uint8)).save(tmp_path / "a.jpg")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.jpg").read_bytes())
-    with pytest.raises(InputError, match="not a readable PNG"):
+    with pytest.raises(InputError, match="is not a PNG but JPEG; expected one whose pixel values are labels"):
         read_masks(tmp_path / "a.png", SIZE)
 
 
-def test_a_png_of_the_same_aspect_is_taken_and_of_another_refused_undecoded(tmp_path, monkeypatch):
+def test_a_png_has_the_bounds_of_images(tmp_path):
+    """The header alone claims more than the limit; no pixel of it is there to decode."""
+    header = b"IHDR" + struct.pack(">LLBBBBB", 70_000, 2, 8, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">L", 13) + header + struct.pack(">L", zlib.crc32(header))
+    (tmp_path / "a.png").write_bytes(data + struct.pack(">L", 9) + b"IDAT")
+    for read in (read_label_map, lambda path: read_masks(path, SIZE)):
+        with pytest.raises(InputError, match="has 70000 x 2 pixels, more than the limit of 65535 on a side"):
+            read(tmp_path / "a.png")
+
+
+def test_a_png_of_the_same_aspect_is_taken_and_of_another_refused(tmp_path):
     Image.fromarray(np.kron(LABELS, np.ones((2, 2))).astype(np.uint8)).save(tmp_path / "a.png")
     masks = read_masks(tmp_path / "a.png", SIZE)
     assert (masks.soft.shape, masks.image_size) == ((4, 62, 86), SIZE)
-    monkeypatch.setattr(Image.Image, "load", None)
     with pytest.raises(InputError, match=r"has size \(62, 86\), expected the image's \(86, 62\) or the same aspect"):
         read_masks(tmp_path / "a.png", (86, 62))
 

@@ -1,5 +1,6 @@
 """SAM 2.1 by size, by file and by configuration; strict, and one line for what does not fit."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from textregion.errors import InputError
 from textregion.masks.sam2 import (
+    MOST_NUMBERS,
     SIZES,
     _check_targets,
     build_sam2,
@@ -20,6 +22,7 @@ from textregion.masks.sam2 import (
     sam2_asset,
     size_of,
 )
+from textregion.tiny.models import SAM2_CONFIG
 
 
 def without_memory(name):
@@ -170,3 +173,43 @@ def test_a_configuration_that_multiplies_is_refused(tmp_path):
     (tmp_path / "own.yaml").write_text(f"k0: &k0 [1]\n{lines}model: *k11\n")
     with pytest.raises(InputError, match=r"is not a SAM 2 configuration \(stands for more than"):
         build_sam2(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize(
+    ("line", "most"),
+    [
+        ("embed_dim: 30_000_000", MOST_NUMBERS),  # one matrix of many
+        ("stages: [1, 1, 30_000, 1]", MOST_NUMBERS),  # modules, each of many steps
+        ("stages: [1, 2, 40, 2]", 8_000_000),  # of which each is within the bound, 200,000
+        ("window_pos_embed_bkg_spatial_size: [100_000, 100_000]", MOST_NUMBERS),
+        ("num_maskmem: 100_000_000", MOST_NUMBERS),
+    ],
+)
+def test_a_configuration_of_an_enormous_model_is_refused_before_it_is_made(tmp_path, line, most):
+    key = line.partition(":")[0]
+    lines = SAM2_CONFIG.read_text().splitlines()
+    (place,) = [number for number, old in enumerate(lines) if old.strip().startswith(f"{key}:")]
+    lines[place] = lines[place].partition(key)[0] + line
+    (tmp_path / "own.yaml").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=f"its model has more than {most} numbers, or takes too long to make"):
+        build_sam2(tmp_path / "own.yaml", most)
+
+
+def test_a_model_larger_than_its_weights_is_refused_before_it_is_made(tmp_path):
+    """One block is 25 M numbers and more; the file has one."""
+    text = SAM2_CONFIG.read_text().replace("embed_dim: 32", "embed_dim: 2048")
+    (tmp_path / "own.yaml").write_text(text)
+    torch.save({"a.b": torch.zeros(1)}, tmp_path / "own.pt")
+    with pytest.raises(InputError, match="its model has more than 20000001 numbers"):
+        load_sam2(tmp_path / "own.pt", tmp_path / "own.yaml")
+
+
+def test_making_within_bounds_gives_the_same_model(monkeypatch):
+    """The bounds only watch: the same random numbers are drawn."""
+    states = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        states.append(build_sam2(tiny_models.SAM2_CONFIG).state_dict())
+        monkeypatch.setattr("textregion.masks.sam2._Bounded", nullcontext)
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -181,7 +181,7 @@ def test_bad_label_maps_are_one_line(tmp_path):
     with pytest.raises(InputError, match="has 3 channels"):
         read_label_map(tmp_path / "rgb.png")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(InputError, match="not a readable PNG"):
+    with pytest.raises(InputError, match="is not an image that can be read"):
         read_label_map(tmp_path / "text.png")
 
 
