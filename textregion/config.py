@@ -60,6 +60,9 @@ class SegmenterConfig:
     dense_fallback: bool = option(
         False, "label pixels outside all regions from CLIP's dense features (method 8.4a); off: the first label"
     )
+    mode_per_mask: bool = option(
+        False, "every mask takes the most frequent label of its pixels, the smallest first (method 8.7)"
+    )
     box_masks: str = option(
         "sam", "which patches of a box encode_boxes pools: those of SAM 2's mask, or all", choices=("sam", "box")
     )
@@ -70,6 +73,7 @@ class SegmenterConfig:
         set_(self, "scale", sides(self.scale))
         set_(self, "global_splits", sides(self.global_splits, "global_splits"))
         set_(self, "antialias", bool(self.antialias))
+        set_(self, "mode_per_mask", bool(self.mode_per_mask))
         for f in fields(self):
             if f.name != "recipe" and (choices := f.metadata["flag"].get("choices")):
                 one_of(f.name, getattr(self, f.name), choices)

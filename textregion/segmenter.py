@@ -29,7 +29,14 @@ from textregion.crops import CropGrid, cut_crops, fuse_crops
 from textregion.devices import read, resolve_device, resolve_dtype, to_device
 from textregion.errors import InputError, at_least, one_of
 from textregion.images import ImageInput, load_image, resize_keep_ratio
-from textregion.labeling import GroundingResult, label_pixels, label_target, largest_component_box, target_prompts
+from textregion.labeling import (
+    GroundingResult,
+    label_pixels,
+    label_target,
+    largest_component_box,
+    mode_per_mask,
+    target_prompts,
+)
 from textregion.labels import LabelPrompts, as_labels, as_sentence
 from textregion.masks.base import MaskGenerator, describe_source
 from textregion.masks.prompts import masks_from_boxes, rectangle_masks
@@ -318,9 +325,10 @@ class TextRegionSegmenter:
             logits, masks, uncovered = regions.logits(text), regions.masks, None
             if self.config.dense_fallback and regions.dense is not None:
                 uncovered = torch.einsum("qd,dyx->qyx", text, regions.dense)
-            return label_pixels(
+            result = label_pixels(
                 logits, masks, prompts, output_size, uncovered, probability_threshold, return_probabilities
             )
+            return mode_per_mask(result, masks) if self.config.mode_per_mask else result
 
     @torch.inference_mode()
     def refer(self, image: "ImageInput | RegionTokens", sentence: str, published: bool = False) -> GroundingResult:

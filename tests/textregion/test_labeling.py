@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textregion.errors import InputError
-from textregion.labeling import label_pixels, mean_iou
+from textregion.labeling import label_pixels, mean_iou, mode_per_mask
 from textregion.labels import LabelPrompts, label_probabilities
-from textregion.types import RegionMasks
+from textregion.types import RegionMasks, Segmentation
 
 GROUP = (0, 1, 1, 2, 3)
 PROMPTS = LabelPrompts.parse(["sky; wall; floor", "cat", "cup; mug"])
@@ -166,3 +166,32 @@ def test_logits_of_another_shape(shape):
 def test_mean_iou_by_hand():
     truth, prediction = np.array([[0, 0, 1, 1]]), np.array([[0, 1, 1, 2]])
     assert mean_iou(prediction, truth, 3) == pytest.approx((1 / 2 + 1 / 3) / 2)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([(37, 41), (29, 23), (11, 7), (1, 1)]))
+def test_mode_per_mask_is_larger_masks_painted_first(seed, size):
+    logits, masks = problem(seed)
+    result = label_pixels(logits, masks, PROMPTS, size)
+    inside = masks.binary(size).numpy()
+    label_map, region_map = result.label_map.copy(), result.region_map.copy()
+    for region in sorted(range(len(masks)), key=lambda r: (-inside[r].sum(), -r)):
+        if (pixels := result.label_map[inside[region]]).size:
+            label_map[inside[region]] = max(sorted(set(pixels.tolist())), key=pixels.tolist().count)
+            region_map[inside[region]] = region
+    found = mode_per_mask(result, masks)
+    np.testing.assert_array_equal(found.label_map, label_map)
+    np.testing.assert_array_equal(found.region_map, region_map)
+    np.testing.assert_array_equal(found.confidence, result.confidence)
+
+
+def test_a_speck_goes_a_part_keeps_its_own_label():
+    soft = torch.zeros(2, 5, 7)
+    soft[0, :, :6], soft[1, 1:4, 1:3] = 1, 1
+    masks = RegionMasks(soft, (5, 7))
+    label_map = np.array(
+        [[0, 0, 0, 0, 0, 1, 2], [0, 1, 1, 0, 0, 0, 2], [0, 1, 1, 0, 0, 0, 2]] + [[0, 1, 0, 0, 0, 0, 2]] * 2
+    )
+    result = Segmentation(label_map, np.ones((5, 7), np.float32), np.zeros((5, 7), np.int64), PLAIN.names)
+    expected = np.zeros((5, 7), np.int64)
+    expected[:, 6], expected[1:4, 1:3] = 2, 1
+    np.testing.assert_array_equal(mode_per_mask(result, masks).label_map, expected)
