@@ -4,13 +4,13 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
+from warm_start import run_warm
 
 from textregion.tiny.scenes import draw_scene
 
@@ -46,11 +46,10 @@ def folder(tmp_path):
 
 def run(command: str, folder: Path, **environment) -> subprocess.CompletedProcess:
     """Run a README command from `folder` with this Python and the checkout's programs."""
-    words = shlex.split(command)
-    words = [sys.executable if word == ".venv/bin/python" else word for word in words]
-    words = [str(ROOT / word) if (ROOT / word).is_file() and word.endswith((".py", ".sh")) else word for word in words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    python, *words = shlex.split(command)
+    assert python == ".venv/bin/python"
+    words = [str(ROOT / word) if (ROOT / word).is_file() and word.endswith(".py") else word for word in words]
+    return run_warm(words, folder, {**os.environ, "PYTHONPATH": str(ROOT), **environment})
 
 
 def cheap(command: str) -> str:
