@@ -60,6 +60,12 @@ class SegmenterConfig:
     dense_fallback: bool = option(
         False, "label pixels outside all regions from CLIP's dense features (method 8.4a); off: the first label"
     )
+    templates: int = option(
+        80,
+        "prompts a label is put into and averaged over: OpenAI's 80, which results were published with, open_clip's 7 "
+        "simple ones, or 1, 'a photo of a …'; the time that words take grows with them (method 8.1)",
+        choices=(80, 7, 1),
+    )
     box_masks: str = option(
         "sam", "which patches of a box encode_boxes pools: those of SAM 2's mask, or all", choices=("sam", "box")
     )

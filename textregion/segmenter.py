@@ -47,12 +47,13 @@ from textregion.runtime import (
     resolve_dtype,
     to_device,
 )
-from textregion.text import TEMPLATES, TextCache, fills_context
+from textregion.text import TEMPLATE_SETS, TextCache, fills_context
+from textregion.text_tower import Progress
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
 AnyMasks = RegionMasks | np.ndarray | Tensor | None
-LABELS_PER_BATCH = 2048 // len(TEMPLATES)
+PROMPTS_PER_BATCH = 2048  # of whole labels, after which the cache on disk is told
 
 
 class TextRegionSegmenter:
@@ -101,7 +102,8 @@ class TextRegionSegmenter:
                 mask_generator.compile_model(compiler)
         self.timer = Timer(device=self.device)
         self.remembered_labels: LRUCache = LRUCache(REMEMBERED_LABELS)
-        self.text_cache = TextCache(text_cache, self.backbone) if text_cache is not None else None
+        self.templates = TEMPLATE_SETS[self.config.templates]
+        self.text_cache = TextCache(text_cache, self.backbone, self.templates) if text_cache is not None else None
 
     def settings(self) -> dict[str, Any]:
         """All that decides the results but images and words, as JSON has it: the record of a run, and its identity."""
@@ -264,30 +266,32 @@ class TextRegionSegmenter:
     # ------------------------------------------------------------------ words -> vectors
 
     @torch.inference_mode()
-    def encode_text(self, labels: Sequence[str]) -> Float32[Tensor, "L D"]:
-        """Unit text embeddings: the 80 ImageNet templates of every label, averaged (method 8.1).
+    def encode_text(self, labels: Sequence[str], progress: Progress | None = None) -> Float32[Tensor, "L D"]:
+        """Unit text embeddings: every label in the templates of the option `templates`, averaged (method 8.1).
 
-        The REMEMBERED_LABELS used last are kept in memory, so asking again costs nothing. InputError for an empty list
-        or a blank label; a label longer than the model's context is cut with a warning.
+        The REMEMBERED_LABELS used last are kept in memory, so asking again costs nothing. progress: called with the
+        number of prompts done since the last call, of `new_prompts` in all. InputError for an empty list or a blank
+        label; a label longer than the model's context is cut with a warning.
         """
         labels = as_labels(labels)
         found = {label: self.remembered_labels[label] for label in labels if label in self.remembered_labels}
         new = [label for label in dict.fromkeys(labels) if label not in found]
         for label in new:
-            if fills_context(label, self.backbone.tokenizer):
+            if fills_context(label, self.backbone.tokenizer, self.templates):
                 warnings.warn(f"the label {label[:40]!r}… is longer than the model reads; its end is cut", stacklevel=2)
         with self.timer("text"):
-            found.update(self._embed_new(new))
+            found.update(self._embed_new(new, progress))
         self.remembered_labels.update(found)
         return torch.stack([found[label] for label in labels])
 
-    def _embed_new(self, labels: Sequence[str]) -> Mapping[str, Tensor]:
+    def _embed_new(self, labels: Sequence[str], progress: Progress | None) -> Mapping[str, Tensor]:
         """Embeddings from the cache on disk where it has them, else from the model, which the cache is then told."""
         found = self.text_cache.load(labels) if self.text_cache is not None else {}
         new = [label for label in labels if label not in found]
-        for start in range(0, len(new), LABELS_PER_BATCH):
-            batch = new[start : start + LABELS_PER_BATCH]
-            embeddings = self.backbone.encode_labels(batch)
+        at_once = PROMPTS_PER_BATCH // len(self.templates)
+        for start in range(0, len(new), at_once):
+            batch = new[start : start + at_once]
+            embeddings = self.backbone.encode_labels(batch, self.templates, progress)
             found.update({label: row.clone() for label, row in zip(batch, embeddings, strict=True)})
             if self.text_cache is not None:
                 self.text_cache.save(batch, embeddings)

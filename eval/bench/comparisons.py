@@ -25,7 +25,8 @@ from textregion.masks.sam2 import ImageFeatures
 from textregion.pooling import RECIPES, difference_scores, nonempty, patch_weights
 from textregion.presets import build, find_preset
 from textregion.segmenter import TextRegionSegmenter
-from textregion.text import TEMPLATES, prompt_lengths, reads_end_of_text
+from textregion.text import TEMPLATES
+from textregion.text_tower import prompt_lengths, reads_end_of_text, shares_prefixes
 from textregion.types import RegionMasks
 
 ORACLES = Path(__file__).parents[2] / "tests" / "oracles.py"
@@ -380,35 +381,59 @@ def postprocess(options: Options) -> Formulations:
 
 
 def text(options: Options) -> Formulations:
-    """Text embeddings (L, D) in large batches without padding, against one label at a time at the full context.
-
-    Both are linear in labels: run on a few and scaled.
+    """Text embeddings (L, D) without padding and with what templates share, against one label at a time at the full
+    context. Both are linear in labels: run on a few and scaled.
     """
     backbone = backbone_of(options)
     model = backbone.model
-    words = [f"{word} {i}" if i >= len(WORDS) else word for i, word in enumerate(WORDS * (options.labels // 8 + 1))]
-    labels = words[: min(options.labels, MEASURED_LABELS)]
-    few = labels[:OBVIOUS_LABELS]
-    weights = sum(p.numel() for n, p in model.named_parameters() if "resblocks" in n and not n.startswith("visual."))
-    tokens = backbone.tokenizer([template(label) for label in few for template in TEMPLATES])
-    short = reads_end_of_text(model)
-    length = float(prompt_lengths(model, tokens).float().mean()) if short else float(tokens.shape[1])
-    context = f"{length:.1f} of {tokens.shape[1]} positions a prompt on average" if short else "full context needed"
+    few = label_words(min(options.labels, OBVIOUS_LABELS))
 
     def embed(label: str) -> Tensor:
         prompts = [template(label) for template in TEMPLATES]
         return oracles().label_embedding(model, lambda texts: backbone.tokenizer(texts).to(backbone.device), prompts)
 
-    facts = Facts(
+    facts = text_facts(options, backbone, len(few))
+    labels = label_words(min(options.labels, MEASURED_LABELS))
+    return lambda: backbone.encode_labels(labels), lambda: torch.stack([embed(label) for label in few]), facts
+
+
+def prefixes(options: Options) -> Formulations:
+    """The same, against large batches without padding in which every prompt is computed from its first token."""
+    backbone, labels = backbone_of(options), label_words(min(options.labels, MEASURED_LABELS))
+
+    def whole() -> Tensor:
+        prompts = [template(label) for label in labels for template in TEMPLATES]
+        unit = backbone.encode_prompts(prompts).unflatten(0, (len(labels), len(TEMPLATES)))
+        return F.normalize(unit.mean(1), dim=-1)
+
+    return lambda: backbone.encode_labels(labels), whole, text_facts(options, backbone, len(labels))
+
+
+def label_words(count: int) -> list[str]:
+    """So many labels of one to four words."""
+    return [f"{WORDS[i % len(WORDS)]} {i}" if i >= len(WORDS) else WORDS[i] for i in range(count)]
+
+
+def text_facts(options: Options, backbone: Backbone, obvious_labels: int) -> Facts:
+    """What is known of both comparisons of text."""
+    model, labels = backbone.model, label_words(min(options.labels, MEASURED_LABELS))
+    weights = sum(p.numel() for n, p in model.named_parameters() if "resblocks" in n and not n.startswith("visual."))
+    tokens = backbone.tokenizer([template(label) for label in labels for template in TEMPLATES])
+    short = reads_end_of_text(model)
+    length = float(prompt_lengths(model, tokens).float().mean()) if short else float(tokens.shape[1])
+    context = f"{length:.1f} of {tokens.shape[1]} positions a prompt on average" if short else "full context needed"
+    if shares_prefixes(model):
+        shared = float(backbone.prefixes_of(TEMPLATES).lengths.float().mean())
+        context, length = f"{context}, {shared:.1f} of them shared by all labels", length - shared
+    return Facts(
         operations=2.0 * weights * options.labels * len(TEMPLATES) * length,
         traffic=float(weights * backbone.dtype.itemsize),
         note=f"{options.labels} labels x {len(TEMPLATES)} templates "
-        f"(run on {len(labels)}, obvious form on {len(few)}); {context}",
-        share=len(few) / options.labels,
+        f"(run on {len(labels)}, the other form on {obvious_labels}); {context}",
+        share=obvious_labels / options.labels,
         own_share=len(labels) / options.labels,
         memory_scales=False,
     )
-    return lambda: backbone.encode_labels(labels), lambda: torch.stack([embed(label) for label in few]), facts
 
 
 FUSION = Comparison("fusion", fusion, of_preset=False)
@@ -421,6 +446,6 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
     "encode": (ENCODE,),
     "pool": (POOL, REMOVAL),
     "postprocess": (POSTPROCESS,),
-    "text": (Comparison("text", text),),
+    "text": (Comparison("text", text), Comparison("text, prefixes shared", prefixes)),
     "end2end": (Comparison("SAM 2 network", sam2, compared=False), FUSION, ENCODE, REMOVAL, POOL, POSTPROCESS),
 }

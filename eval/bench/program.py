@@ -38,7 +38,8 @@ An obvious form that would not fit into --limit is run on a part and scaled; the
   encode       all crops of an image in one batch            | crop by crop
   pool         masked mean or soft sum; global-patch scores  | patches repeated per region; all pairs of patches
   postprocess  a matrix product in bands of rows             | the product of labels, regions and pixels
-  text         large batches, no padding where exact         | 80 prompts of one label at a time
+  text         no padding, what templates share computed once, where exact | 80 prompts of one label at a time; the
+               same without sharing
   end2end      all stages of one image, with SAM 2's network, and their sum (text is computed once per label list)
   all          everything but decoder and end2end
 """

@@ -20,7 +20,7 @@ from textregion.labels import as_labels
 from textregion.regionspot.box_tokens import BoxTokenSource
 from textregion.runtime import to_device
 from textregion.text import TEMPLATES as IMAGENET_TEMPLATES
-from textregion.text import prompt_vectors
+from textregion.text_tower import prompt_vectors
 from textregion.types import RegionTokens
 
 HEADS = 8
