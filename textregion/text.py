@@ -1,4 +1,4 @@
-"""From words to unit text embeddings: templates, class files, a cache on disk (method 8.1). The tower: text_tower.py."""
+"""From words to unit text embeddings: templates, class files, a cache on disk (method 8.1)."""
 
 import hashlib
 import json

@@ -43,7 +43,7 @@ def prompt_vectors(
 ) -> Float32[Tensor, "N D"]:
     """What the text tower says of tokenised prompts, not normalised.
 
-    model: an open_clip model. batch: most prompts at once, at least 1; fewer on a CPU and where memory does not suffice.
+    model: an open_clip model. batch: most prompts at once, at least 1; fewer on a CPU, or where memory is short.
     prefixes: of `encode_prefixes`; which: the prefix of every prompt, -1 for none; a prompt that does not begin with
     its prefix after all is computed whole. progress: told of the prompts of every batch that is done. Equal to
     `model.encode_text` at the full context up to float rounding.

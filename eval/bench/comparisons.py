@@ -43,7 +43,8 @@ class Options:
 
     preset: whose architecture. size: (H, W) of the resized image. regions, labels: R and L. device: torch's name.
     random_weights: real architecture, no file. threads: of the CPU, 0 for all. points: clicks a side. limit: bytes the
-    obvious form may take; a larger one is measured on the part that fits and scaled.
+    obvious form may take; a larger one is measured on the part that fits and scaled. sam2: a size of SAM 2.1, None for
+    the preset's.
     """
 
     preset: str
@@ -55,6 +56,7 @@ class Options:
     threads: int = 0
     limit: int = 2 * 2**30
     points: int = 16
+    sam2: str | None = None
 
     @property
     def spec(self) -> BackboneSpec:
@@ -127,7 +129,12 @@ def oracles() -> SimpleNamespace:
 def segmenter_of(options: Options, **parts) -> TextRegionSegmenter:
     """The preset as everybody gets it: random weights, or those that textregion/weights.py finds."""
     return build(
-        TextRegionSegmenter, options.preset, device=options.device, random_weights=options.random_weights, **parts
+        TextRegionSegmenter,
+        options.preset,
+        device=options.device,
+        random_weights=options.random_weights,
+        model_cfg=options.sam2,
+        **parts,
     )
 
 
@@ -156,12 +163,19 @@ def pooling_inputs(options: Options) -> tuple[Backbone, Float32[Tensor, "P C"], 
         fan_in = parameter.shape[-1] if parameter.ndim else 1
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
     backbone = wrap(options.spec, model, stand_in_tokenizer(model))
-    width = model.visual.conv1.out_channels if trunk is None else trunk.embed_dim
+    return backbone, *patches_of(backbone, options)
+
+
+def patches_of(backbone: Backbone, options: Options) -> tuple[Float32[Tensor, "P C"], Float32[Tensor, "R P"]]:
+    """Patch features as `pooling_inputs` has them, and patch weights."""
+    visual = backbone.model.visual
+    trunk = getattr(visual, "trunk", None)
+    width = visual.conv1.out_channels if trunk is None else trunk.embed_dim
     grid = CropGrid(*options.size, backbone.crop_size).patch_shape(backbone.crop_size // backbone.patch_size)
     generator = torch.Generator().manual_seed(SEED)
     features = torch.randn(grid[0] * grid[1], width, generator=generator) + torch.randn(width, generator=generator)
     weights = patch_weights(region_masks(options).patch_grid(grid))
-    return backbone, features.to(options.device), weights[nonempty(weights)]
+    return features.to(options.device), weights[nonempty(weights)]
 
 
 def soft_masks(count: int, side: int = LOW_RES, seed: int = SEED) -> Float16[Tensor, "M side side"]:
@@ -224,7 +238,11 @@ def fusion(options: Options) -> Formulations:
 
 def encode(options: Options) -> Formulations:
     """Patch features of all crops of an image in one batch, (T, C, g, g), against one crop at a time."""
-    backbone = backbone_of(options)
+    return encode_with(backbone_of(options), options)
+
+
+def encode_with(backbone: Backbone, options: Options) -> Formulations:
+    """The same with a model that is there."""
     grid = CropGrid(*options.size, backbone.crop_size)
     image = torch.rand(3, *options.size, generator=torch.Generator().manual_seed(0)).to(options.device)
     crops = backbone.normalise(cut_crops(image, grid.crops, backbone.crop_size, backbone.interpolation))
@@ -287,10 +305,17 @@ def candidates(options: Options) -> Formulations:
     Random weights pass no filter, so the thresholds are set at what half of the clicks' masks reach: predicted IoU
     only. Difference: of the survivors' predicted IoU.
     """
-    generator, points, features = clicks_on_noise(options, options.points)
-    some = generator.decode_with_tokens(features, points[:: max(1, len(points) // 16)])[1]
-    generator.pred_iou_thresh, generator.stability_score_thresh = float(some.median()), 0.0
-    package = Sam2MaskGenerator(generator.model, decoder="sam2")
+    return candidates_from(*clicks_on_noise(options, options.points), half_pass=True)
+
+
+def candidates_from(
+    generator: Sam2MaskGenerator, points: Tensor, features: ImageFeatures, half_pass: bool
+) -> Formulations:
+    """The same for clicks on an image that is encoded. half_pass: with thresholds set so, else with the generator's."""
+    if half_pass:
+        some = generator.decode_with_tokens(features, points[:: max(1, len(points) // 16)])[1]
+        generator.pred_iou_thresh, generator.stability_score_thresh = float(some.median()), 0.0
+    package = Sam2MaskGenerator(generator.model, decoder="sam2", dtype=generator.dtype)
 
     def ours() -> Tensor:
         return generator.candidates_of(features, points).predicted_iou
@@ -305,7 +330,7 @@ def candidates(options: Options) -> Formulations:
     facts = Facts(
         operations=OPERATIONS_PER_CLICK * len(points),
         traffic=0.0,
-        note=f"{len(points)} clicks, half of whose masks pass",
+        note=f"{len(points)} clicks{', half of whose masks pass' * half_pass}",
     )
     return ours, whole, facts
 
@@ -320,7 +345,11 @@ def clicks_on_noise(options: Options, side: int) -> tuple[Sam2MaskGenerator, Ten
 
 def pool(options: Options) -> Formulations:
     """Region vectors (R, D) by masked mean or soft sum, against patches repeated for every region."""
-    backbone, features, weights = pooling_inputs(options)
+    return pool_with(*pooling_inputs(options), options)
+
+
+def pool_with(backbone: Backbone, features: Tensor, weights: Tensor, options: Options) -> Formulations:
+    """The same for patches that are there."""
     visual = backbone.model.visual
     trunk = getattr(visual, "trunk", None)  # what pools by attention
     (regions, patches), width = weights.shape, features.shape[1]
@@ -344,7 +373,11 @@ def pool(options: Options) -> Formulations:
 
 def removal(options: Options) -> Formulations:
     """Difference scores of all patches (method 6), against the P x P matrix of similarities."""
-    _, features, weights = pooling_inputs(options)
+    return removal_with(*pooling_inputs(options)[1:])
+
+
+def removal_with(features: Tensor, weights: Tensor) -> Formulations:
+    """The same for patches that are there."""
     (regions, patches), width = weights.shape, features.shape[1]
     note = f"{regions} regions, {patches} patches of {width}"
     facts = Facts(4.0 * regions * patches * width, 4.0 * (patches * width + regions * patches), note)
@@ -384,7 +417,11 @@ def text(options: Options) -> Formulations:
     """Text embeddings (L, D) without padding and with what templates share, against one label at a time at the full
     context. Both are linear in labels: run on a few and scaled.
     """
-    backbone = backbone_of(options)
+    return text_with(backbone_of(options), options)
+
+
+def text_with(backbone: Backbone, options: Options) -> Formulations:
+    """The same with a model that is there."""
     model = backbone.model
     few = label_words(min(options.labels, OBVIOUS_LABELS))
 

@@ -49,6 +49,7 @@ class TextProgress:
         return self
 
     def __call__(self, prompts: int) -> None:
+        """So many more prompts are done."""
         total = self.labels * self.templates
         self.done += prompts
         if self.bar is None and self.done < total:

@@ -128,7 +128,7 @@ def page_content(model: CachedSegmenter, controls: Controls, point: Point | None
 
 
 def words_read(model: CachedSegmenter, controls: Controls) -> Iterator[str]:
-    """Encodes the words that are new; notices with a bar while that takes long. Bad words are left to `page_content`."""
+    """Encode the words that are new; notices with a bar while that takes long. Bad ones are left to `page_content`."""
     try:
         for done, total, seconds in model.embed_new(controls.question):
             if seconds > SLOW_WORDS and done < total:
