@@ -7,10 +7,12 @@ can do just then, which is the floor, not a data sheet. The obvious form of ever
 
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec as find_module
+from itertools import pairwise
 from typing import Any, cast
 
 import cv2
@@ -40,9 +42,11 @@ from textregion.segmenter import TextRegionSegmenter
 from textregion.tiny.scenes import draw_scene
 
 SCENE = 10
+TRANSFORMERS_SIDE = 1024  # of the images that its SAM 2 takes
 MATRIX_SIDE = {"cpu": 1536, "cuda": 8192}  # of the products that measure the machine
 COLUMNS = ("stage", "time", "operations", "of the machine's rate", "obvious form", "faster")
 RIVAL_COLUMNS = ("masks of one image", "time", "ours", "faster", "masks", "ours")
+Clock = Callable[[], float]  # seconds
 MaskMaker = Callable[[], int]  # makes the masks of the image, returns how many
 
 
@@ -130,17 +134,22 @@ def scene(options: Options) -> np.ndarray:
     return cv2.resize(draw_scene(SCENE).image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def measure(name: str, formulations: Formulations, device: torch.device, repeats: int) -> Stage:
+def measure(
+    name: str, formulations: Formulations, device: torch.device, repeats: int, clock: Clock = time.perf_counter
+) -> Stage:
     """Count one run of ours, then time it and the obvious form, the machine's rate measured before and after."""
     ours, obvious, facts = formulations
     operations = count(ours) / facts.own_share
-    before = product_rate(device)
-    seconds = statistics.median(measured(ours, device)[0] for _ in range(repeats)) / facts.own_share
-    rate = (before + product_rate(device)) / 2
-    theirs = None
-    if obvious is not None:
-        theirs = statistics.median(measured(obvious, device)[0] for _ in range(repeats)) / facts.share
+    before = product_rate(device, clock)
+    seconds = median_seconds(ours, device, repeats, clock) / facts.own_share
+    rate = (before + product_rate(device, clock)) / 2
+    theirs = None if obvious is None else median_seconds(obvious, device, repeats, clock) / facts.share
     return Stage(name, seconds, operations, rate, theirs, facts.note)
+
+
+def median_seconds(function: Callable[[], object], device: torch.device, repeats: int, clock: Clock) -> float:
+    """Of several calls."""
+    return statistics.median(measured(function, device, clock)[0] for _ in range(repeats))
 
 
 def count(function: Callable[[], object]) -> float:
@@ -163,18 +172,20 @@ def _multi_head_attention(query: Any, *_: Any, out_shape: Any = None, **__: Any)
     return 2 * batch * length * width * (4 * width + 2 * length)  # four projections, two products of attention
 
 
-def product_rate(device: torch.device, repeats: int = 3) -> float:
+def product_rate(device: torch.device, clock: Clock = time.perf_counter, repeats: int = 3) -> float:
     """Operations a second of products of large square matrices, in half precision on CUDA as the encoders are."""
     side = MATRIX_SIDE.get(device.type, MATRIX_SIDE["cpu"])
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     matrix = torch.rand(side, side, device=device, dtype=dtype)
-    return 2.0 * side**3 / min(measured(lambda: matrix @ matrix, device)[0] for _ in range(repeats))
+    return 2.0 * side**3 / min(measured(lambda: matrix @ matrix, device, clock)[0] for _ in range(repeats))
 
 
 # ---------------------------------------------------------------------- what a user would take instead
 
 
-def rivals(segmenter: TextRegionSegmenter, options: Options, repeats: int) -> tuple[list[Rival], list[str]]:
+def rivals(
+    segmenter: TextRegionSegmenter, options: Options, repeats: int, clock: Clock = time.perf_counter
+) -> tuple[list[Rival], list[str]]:
     """Mask generation against other programs with equal settings, ours at full size too; and who is not installed."""
     generator = cast(Sam2MaskGenerator, segmenter.mask_generator)
     settings = {"fuse_mask": False, "min_size": 0, "points_per_side": options.points}
@@ -185,15 +196,17 @@ def rivals(segmenter: TextRegionSegmenter, options: Options, repeats: int) -> tu
             masks = generator.generate(image)
             return len(masks.binary()) if len(masks) else 0
 
-        own = [measured(ours, device) for _ in range(repeats)]
+        own = [measured(ours, device, clock) for _ in range(repeats)]
         found, missing = [], []
         makers = {"sam2's SAM2AutomaticMaskGenerator": package_generator(generator, image)}
         if find_module("transformers") is None:
             missing.append("transformers' mask-generation pipeline: the package is not installed here")
+        elif generator.model.image_size != TRANSFORMERS_SIDE:
+            missing.append(f"transformers' mask-generation pipeline: for models of {TRANSFORMERS_SIDE} pixels only")
         else:
-            makers["transformers' mask-generation pipeline"] = transformers_pipeline(generator, image, options)
+            makers["transformers' mask-generation pipeline"] = transformers_pipeline(generator, image, device)
         for name, maker in makers.items():
-            runs = [measured(maker, device) for _ in range(repeats)]
+            runs = [measured(maker, device, clock) for _ in range(repeats)]
             times = (statistics.median(run[0] for run in both) for both in (runs, own))
             found.append(Rival(name, *times, runs[0][2], own[0][2]))
     return found, missing
@@ -224,37 +237,49 @@ def package_generator(generator: Sam2MaskGenerator, image: np.ndarray) -> MaskMa
     return lambda: len(package.generate(image))
 
 
-def transformers_pipeline(generator: Sam2MaskGenerator, image: np.ndarray, options: Options) -> MaskMaker:
-    """transformers' SAM 2 of the same size with random weights, its own pipeline; thresholds as ours.
+def transformers_pipeline(generator: Sam2MaskGenerator, image: np.ndarray, device: torch.device) -> MaskMaker:
+    """transformers' SAM 2 of the same size and its own pipeline, thresholds as ours.
 
-    Its weights are of another layout, so its masks are other ones and their number says nothing.
+    Its weights are random (files are in another layout), and random weights pass other thresholds: filters are set so
+    that every mask passes predicted IoU and stability, and the number of masks says nothing.
     """
+    import transformers
     from PIL import Image
-    from transformers import Sam2Config, Sam2ImageProcessorFast, Sam2Model, pipeline
 
-    model = Sam2Model(Sam2Config()).eval()
-    pipe = pipeline("mask-generation", model=model, image_processor=Sam2ImageProcessorFast(), device=options.device)
-    thresholds = {
-        "pred_iou_thresh": generator.pred_iou_thresh,
-        "stability_score_thresh": generator.stability_score_thresh,
-        "crops_nms_thresh": generator.box_nms_thresh,
-        "points_per_crop": generator.points_per_side,
-    }
-    return lambda: len(pipe(Image.fromarray(image), points_per_batch=64, **thresholds)["masks"])
+    trunk = generator.model.image_encoder.trunk
+    widths = trunk.channel_list[::-1]
+    backbone = transformers.Sam2HieraDetConfig(
+        hidden_size=widths[0],
+        num_attention_heads=trunk.blocks[0].attn.num_heads,
+        blocks_per_stage=[end - start for start, end in pairwise([-1, *trunk.stage_ends])],
+        embed_dim_per_stage=widths,
+        num_attention_heads_per_stage=[trunk.blocks[end].attn.num_heads for end in trunk.stage_ends],
+        window_size_per_stage=list(trunk.window_spec),
+        global_attention_blocks=list(trunk.global_att_blocks),
+        window_positional_embedding_background_size=list(trunk.window_pos_embed_bkg_spatial_size),
+    )
+    vision = transformers.Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=trunk.channel_list)
+    model = transformers.Sam2Model(transformers.Sam2Config(vision_config=vision)).eval()
+    processor = getattr(transformers, "Sam2ImageProcessorFast", None) or transformers.Sam2ImageProcessor
+    pipe = transformers.pipeline("mask-generation", model=model, image_processor=processor(), device=device)
+    everything = {"pred_iou_thresh": -1.0, "stability_score_thresh": 0.0, "points_per_batch": 64}
+    more = {"crops_nms_thresh": generator.box_nms_thresh, "points_per_crop": generator.points_per_side}
+    return lambda: len(pipe(Image.fromarray(image), **everything, **more)["masks"])
 
 
 # ---------------------------------------------------------------------- the table
 
 
-def run(options: Options, repeats: int) -> tuple[list[Stage], list[Rival], list[str]]:
+def run(options: Options, repeats: int, clock: Clock = time.perf_counter) -> tuple[list[Stage], list[Rival], list[str]]:
     """Measure one model at one number of labels. Says on stderr how far it is."""
     stages, device, segmenter = [], torch.device(options.device), segmenter_of(options)
     with torch.inference_mode():
         for name, formulations in stages_of(segmenter, options):
             print(f"running {name} …", file=sys.stderr)
-            stages.append(measure(name, formulations, device, repeats))
+            stages.append(measure(name, formulations, device, repeats, clock))
+            print("  ".join(_row(stages[-1])), file=sys.stderr)
         print("running other mask generators …", file=sys.stderr)
-        return stages, *rivals(segmenter, options, repeats)
+        return stages, *rivals(segmenter, options, repeats, clock)
 
 
 def report(title: str, stages: Sequence[Stage], others: Sequence[Rival], missing: Sequence[str], markdown: bool) -> str:

@@ -12,14 +12,16 @@ import torch
 PROCESS = Path("/proc/self")
 
 
-def measured(function: Callable[[], object], device: torch.device) -> tuple[float, float, Any]:
+def measured(
+    function: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, float, Any]:
     """(seconds, peak bytes beyond what was there before, result) of one call, the device waited for."""
     before = reset_peak(device)
-    start = time.perf_counter()
+    start = clock()
     result = function()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start, max(peak_memory(device) - before, 0), result
+    return clock() - start, max(peak_memory(device) - before, 0), result
 
 
 def reset_peak(device: torch.device) -> float:

@@ -5,6 +5,7 @@ import platform
 import re
 import statistics
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.bench import image
+from eval.bench import fast, image
 from eval.bench.comparisons import COMPARISONS, Comparison, Facts, Options
 from eval.bench.measure import measured, shown_seconds
 from textregion.cli.command_line import Parser, Sides, positive, run_program
@@ -45,7 +46,8 @@ An obvious form that would not fit into --limit is run on a part and scaled; the
   end2end      all stages of one image, with SAM 2's network, and their sum (text is computed once per label list)
   image        a whole image, stage by stage: seconds, operations, share of the rate of matrix products that the machine
                reaches just then, and mask generation against what else there is; preset tiny by default, in one process
-  all          everything but decoder, end2end and image
+  fast         the fast mode and its parts on drawn scenes: mean IoU, agreement with the normal mode, seconds
+  all          everything but decoder, end2end, image and fast
 """
 EXAMPLES = """\
 examples:
@@ -71,7 +73,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
     """The command line."""
     parser = Parser(prog="python -m eval.bench", description=HELP, epilog=EXAMPLES)
     add = parser.add_argument
-    add("benchmark", choices=[*COMPARISONS, "image", "all"], metavar="BENCHMARK", help="one of the names above")
+    add("benchmark", choices=[*COMPARISONS, "image", "fast", "all"], metavar="BENCHMARK", help="one of the names above")
     add("--preset", nargs="+", metavar="NAME", help="whose architecture (clip-vit-l14-336; pool: PE-L and SigLIP-L)")
     size = "resized image (672 1008; image with the tiny models: 192 256)"
     add("--size", nargs="+", action=Sides, metavar="H W", help=size)
@@ -79,10 +81,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
     add("--regions", type=positive, metavar="N", help="regions, or masks to fuse (200; pool and end2end: 100)")
     add("--labels", nargs="+", type=positive, metavar="N", help="labels (150; image with the tiny models: 5)")
     add("--points", type=positive, metavar="N", help="clicks a side, of decoder and image (16; tiny models: 4)")
+    add("--scenes", type=positive, default=24, metavar="N", help="drawn scenes, of fast (24)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N (auto)")
     add("--random-weights", action="store_true", help="real architectures without weight files")
     add("--repeats", type=positive, default=3, metavar="N", help="runs of each form, of which the median counts (3)")
     add("--threads", type=positive, metavar="N", help="CPU threads of each form (all; 1 where others work too)")
+    busy = "of image: seconds of one processor, not of the clock, where others work too"
+    add("--processor_time", action="store_true", help=busy)
     add("--limit", type=float, default=2.0, metavar="GB", help="memory the obvious form may take (2)")
     add("--json", type=Path, metavar="FILE", help="also write all figures there")
     add("--markdown", action="store_true", help="print the table as it stands in docs/performance.md")
@@ -162,7 +167,7 @@ class Measured:
         return None if self.obvious is None else self.obvious.megabytes / max(self.ours.megabytes, 1.0)
 
     @property
-    def floorshown_seconds(self) -> float:
+    def floor_seconds(self) -> float:
         """The least time on the named GPU: arithmetic or traffic, whichever takes longer."""
         return max(self.operations / PEAK_OPERATIONS, self.traffic / PEAK_BYTES)
 
@@ -287,6 +292,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(args: Namespace) -> None:
     if args.benchmark == "image":
         return _image(args)
+    if args.benchmark == "fast":
+        return _fast(args)
     chosen, rows = jobs(args), []
     for comparison, options in chosen:
         print(f"running {comparison.title(options)} …", file=sys.stderr)
@@ -301,17 +308,28 @@ def _main(args: Namespace) -> None:
 
 def _image(args: Namespace) -> None:
     figures, jobs_ = [], image_jobs(args)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    where = machine(jobs_[0].device, args.threads)
+    threads = 1 if args.processor_time else args.threads
+    if threads:
+        torch.set_num_threads(threads)
+    clock = time.process_time if args.processor_time else time.perf_counter
+    where = machine(jobs_[0].device, threads) + ", seconds of its processor" * args.processor_time
     for options in jobs_:
-        stages, others, missing = image.run(options, args.repeats)
+        stages, others, missing = image.run(options, args.repeats, clock)
         sam2 = options.sam2 or find_preset(options.preset).sam2
         of_size = f"{options.size[0]} x {options.size[1]} px, {options.points}² clicks, {options.labels} labels"
         title = f"{options.preset}, SAM 2.1 {sam2}, {of_size}; {where}"
         print(image.report(title, stages, others, missing, args.markdown), flush=True)
         figures += [{"model": title, **asdict(each)} for each in (*stages, image.whole(stages), *others)]
     _write(args.json, where, figures)
+
+
+def _fast(args: Namespace) -> None:
+    device = str(resolve_device(args.device))
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    where, modes = machine(device, args.threads), fast.run(args.scenes, device)
+    print(fast.report(modes, where, args.markdown))
+    _write(args.json, where, [asdict(mode) for mode in modes])
 
 
 def _write(path: Path | None, where: str, rows: Sequence[dict]) -> None:

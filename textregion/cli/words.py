@@ -19,7 +19,7 @@ SLOW = 5.0  # seconds from which on it is said how long words take
 
 def templates_option(args: argparse.Namespace, preset: str) -> dict[str, int]:
     """{"templates": CPU_TEMPLATES} on a CPU, where neither a flag nor the preset says how many; else nothing."""
-    chosen = args.templates is not None or "templates" in find_preset(preset).options
+    chosen = args.templates is not None or args.fast or "templates" in find_preset(preset).options
     if chosen or resolve_device(args.device).type != "cpu":
         return {}
     return {"templates": CPU_TEMPLATES}
