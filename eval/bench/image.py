@@ -260,7 +260,7 @@ def transformers_pipeline(generator: Sam2MaskGenerator, image: np.ndarray, devic
     )
     vision = transformers.Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=trunk.channel_list)
     model = transformers.Sam2Model(transformers.Sam2Config(vision_config=vision)).eval()
-    processor = getattr(transformers, "Sam2ImageProcessorFast", None) or transformers.Sam2ImageProcessor
+    processor = getattr(transformers, "Sam2ImageProcessor", None) or transformers.Sam2ImageProcessorFast
     pipe = transformers.pipeline("mask-generation", model=model, image_processor=processor(), device=device)
     everything = {"pred_iou_thresh": -1.0, "stability_score_thresh": 0.0, "points_per_batch": 64}
     more = {"crops_nms_thresh": generator.box_nms_thresh, "points_per_crop": generator.points_per_side}
