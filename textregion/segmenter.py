@@ -53,7 +53,13 @@ from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
 AnyMasks = RegionMasks | np.ndarray | Tensor | None
+CPU_CROPS = 1  # on a CPU more at once are slower and take more memory
 PROMPTS_PER_BATCH = 2048  # of whole labels, after which the cache on disk is told
+
+
+def crops_at_once(device: torch.device, most: int) -> int:
+    """How many crops are encoded together: on a CPU one, which fills the machine and stays nearer its caches."""
+    return min(most, CPU_CROPS) if device.type == "cpu" else most
 
 
 class TextRegionSegmenter:
@@ -62,7 +68,7 @@ class TextRegionSegmenter:
     backbone: ClipBackbone, SiglipBackbone or PerceptionBackbone.
     mask_generator: what proposes regions, e.g. Sam2MaskGenerator; None is fine when masks are always given.
     config: every option that decides the results; options: fields of it by name (scale, recipe, …), which come last.
-    crops_per_batch: most crops encoded at once, at least 1; fewer are taken where memory does not suffice.
+    crops_per_batch: most crops encoded at once, at least 1; fewer are taken on a CPU and where memory does not suffice.
     text_cache: folder that keeps text embeddings between runs, one small file per model and label; None for none.
     compile: torch.compile of the image encoder's blocks and of a Sam2MaskGenerator; the first image then takes minutes
         and results differ in rounding, so it is off by default and for benchmarks. True, False or a backend's name.
@@ -229,7 +235,7 @@ class TextRegionSegmenter:
         def encode(start: int, stop: int) -> CropFeatures:
             return self.backbone.encode_crops(crops[start:stop], config.pool_feature, config.dense_fallback)
 
-        parts = in_parts(encode, len(crops), self.crops_per_batch, self.device)
+        parts = in_parts(encode, len(crops), crops_at_once(self.device, self.crops_per_batch), self.device)
         pooled = torch.cat([part.pooled for part in parts])
         dense = torch.cat([part.dense for part in parts]) if config.dense_fallback else None
         features, start = [], 0

@@ -24,7 +24,7 @@ from textregion.masks.click_decoder import SharedImageDecoder
 from textregion.masks.sam2 import ImageFeatures
 from textregion.pooling import RECIPES, difference_scores, nonempty, patch_weights
 from textregion.presets import build, find_preset
-from textregion.segmenter import TextRegionSegmenter
+from textregion.segmenter import TextRegionSegmenter, crops_at_once
 from textregion.text import TEMPLATES
 from textregion.text_tower import prompt_lengths, reads_end_of_text, shares_prefixes
 from textregion.types import RegionMasks
@@ -237,7 +237,7 @@ def fusion(options: Options) -> Formulations:
 
 
 def encode(options: Options) -> Formulations:
-    """Patch features of all crops of an image in one batch, (T, C, g, g), against one crop at a time."""
+    """Patch features of all crops, (T, C, g, g), as many at once as on this device, against one crop at a time."""
     return encode_with(backbone_of(options), options)
 
 
@@ -250,8 +250,9 @@ def encode_with(backbone: Backbone, options: Options) -> Formulations:
     note = f"{len(crops)} crops of {backbone.crop_size} px, {weights / 1e6:.0f} M weights"
     operations = 2.0 * weights * len(crops) * (backbone.crop_size // backbone.patch_size) ** 2
     facts = Facts(operations, float(weights * backbone.dtype.itemsize), note)
+    at_once = crops_at_once(torch.device(options.device), len(crops))
     return (
-        lambda: backbone.encode_crops(crops).pooled.float(),
+        lambda: torch.cat([backbone.encode_crops(part).pooled for part in crops.split(at_once)]).float(),
         lambda: torch.cat([backbone.encode_crops(crop[None]).pooled for crop in crops]).float(),
         facts,
     )

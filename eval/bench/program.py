@@ -38,7 +38,7 @@ An obvious form that would not fit into --limit is run on a part and scaled; the
 
   masks        fusing masks that contain each other, at full size     | full-size masks, pair by pair
   decoder      what clicks share computed once, batches filtered | SAM 2's own decoder, all logits kept
-  encode       all crops of an image in one batch            | crop by crop
+  encode       all crops in one batch, on a CPU crop by crop | crop by crop
   pool         masked mean or soft sum; global-patch scores  | patches repeated per region; all pairs of patches
   postprocess  a matrix product in bands of rows             | the product of labels, regions and pixels
   text         no padding, what templates share computed once, where exact | 80 prompts of one label at a time; the
