@@ -27,12 +27,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from eval.collect import CELL, WRITERS, as_markdown, read_cell, read_rows, write_table
 from eval.grid import Cell, read_grid
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
+from textregion.devices import any_gpu, visible_gpus
 from textregion.storage import write_atomically
 
 LOG, LOCK = "run.log", ".sweep.lock"
@@ -49,13 +49,6 @@ class Running:
     lock: int
     started: datetime
     log_start: int
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs to spread runs over, as CUDA_VISIBLE_DEVICES names them."""
-    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in chosen.split(",") if name.strip()]
-    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def is_done(cell: Cell, work_dir: Path) -> bool:
@@ -124,7 +117,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def _start(cell: Cell, lock: int, flag: str, work_dir: Path, gpu: str | None) -> Running:
-    folder, chosen = work_dir / cell.name, gpu is not None and cell.device in ("auto", "cuda")
+    folder, chosen = work_dir / cell.name, gpu is not None and any_gpu(cell.device)
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if chosen else {})
     with (folder / LOG).open("ab") as log:
         start, command = log.tell(), [*cell.command, flag]

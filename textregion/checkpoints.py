@@ -39,7 +39,7 @@ COUNTERS = ("n_averaged", "num_updates", "decay", "initted", "step")  # what ave
 # What torch puts into the middle of names: torch.compile, checkpointed activations, FSDP.
 TORCH_SEGMENTS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 MOST_UNPACKED = 10  # how many times larger than the file a scripted archive's content may be, from 1 GB on
-MOST_CLAIMED = 10, 1e8  # how many times larger than the file its tensors may be, from how many bytes on
+MOST_CLAIMED = 10, 1e9  # how many times larger than the file its tensors may be, from how many bytes on
 LARGEST_HEADER = 100_000_000  # bytes of a safetensors header, as the format says
 # How torch's weights-only reader says that a file names classes or functions.
 CODE_PHRASES = ("GLOBAL", "Can only create new object", "Can only build", "reduce for unrecognized function")

@@ -63,6 +63,13 @@ class SegmenterConfig:
     mode_per_mask: bool = option(
         False, "every mask takes the most frequent label of its pixels, the smallest first (method 8.7)"
     )
+    templates: int = option(
+        80,
+        "prompts a label is put into and averaged over: OpenAI's 80, which results were published with, open_clip's 7 "
+        "simple ones, or 1, 'a photo of a …'; the time that words take grows with them (method 8.1). Without this flag "
+        "the demo and the page take 7 on a CPU",
+        choices=(80, 7, 1),
+    )
     box_masks: str = option(
         "sam", "which patches of a box encode_boxes pools: those of SAM 2's mask, or all", choices=("sam", "box")
     )

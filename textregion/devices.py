@@ -7,6 +7,7 @@ microseconds, whatever its size. So what is small is moved together (`upload`, `
 """
 
 import gc
+import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -173,6 +174,18 @@ def device_facts(device: torch.device) -> dict[str, str | int | None]:
     if device.type == "cuda":
         return {"type": "cuda", "name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return {"type": device.type, "name": platform.machine(), "threads": torch.get_num_threads()}
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs to spread processes over, as CUDA_VISIBLE_DEVICES names them."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in chosen.split(",") if name.strip()]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def any_gpu(device: str) -> bool:
+    """Whether a name means whichever GPU a process sees."""
+    return device in ("auto", "cuda")
 
 
 def process_device(device: str, local: int, neighbours: int) -> tuple[str, str]:

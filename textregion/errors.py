@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
+from typing import TypeVar
+
+Choice = TypeVar("Choice", str, int)
 
 
 class InputError(ValueError):
@@ -53,10 +56,10 @@ def needs(what: str, layer: str = "", extra: str = "") -> Iterator[None]:
         raise InputError(f"{what} needs {package}, which is not installed; run: {', or '.join(commands)}") from error
 
 
-def one_of(name: str, value: str, choices: Sequence[str]) -> str:
+def one_of(name: str, value: Choice, choices: Sequence[Choice]) -> Choice:
     """The value if it is one of the choices; InputError naming them otherwise."""
-    if value not in choices:
-        raise InputError(f"got {name} {value!r}, expected one of {', '.join(choices)}")
+    if value not in choices or isinstance(value, bool):
+        raise InputError(f"got {name} {value!r}, expected one of {', '.join(map(str, choices))}")
     return value
 
 

@@ -1,12 +1,13 @@
 """Presets: backbone, SAM 2 size, clicks and recipe under one name (presets.yaml), and the segmenter one stands for."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import open_clip
+import torch
 from torch import nn
 
 from textregion.backbones import SPECS, Backbone, BackboneSpec, ClipBackbone, find_spec
@@ -21,6 +22,7 @@ from textregion.backbones.loading import (
     weight_asset,
 )
 from textregion.config import SegmenterConfig
+from textregion.devices import resolve_device
 from textregion.errors import InputError
 from textregion.masks import MaskGenerator, Sam2MaskGenerator, find_source
 from textregion.masks.sam2 import build_sam2, load_sam2, sam2_asset, size_of
@@ -36,6 +38,8 @@ FILE = read_yaml(Path(__file__).with_name("presets.yaml"), "the table of presets
 GivenPath = str | Path | None
 TINY_WORLD = "tinyworld"
 FROM_PRESET = "preset"
+FAST_SAM2, FAST_CLICKS, FAST_TEMPLATES = "small", 12, 7
+NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # as torch names what a processor can do
 CONFIG_OPTIONS = tuple(f.name for f in fields(SegmenterConfig))
 MASK_FIELDS = tuple(f for f in fields(Sam2MaskGenerator) if f.name not in ("model", "dtype", "compile"))
 MASK_OPTIONS = tuple(f.name for f in MASK_FIELDS)
@@ -91,6 +95,24 @@ def find_preset(name: str) -> Preset:
     return _table()[name]
 
 
+def fast_preset(preset: Preset) -> Preset:
+    """A preset for somebody who waits: a smaller SAM 2.1, 12 x 12 clicks for 16 x 16, 7 prompts a label.
+
+    Results differ from the preset's own: `python -m eval.bench fast` says by how much. Benchmarks never use it. The
+    tiny world keeps its SAM 2, of which there is one size.
+    """
+    clicks = preset.masks.get("points_per_side", 16)
+    masks = {**preset.masks, "points_per_side": FAST_CLICKS if clicks == 16 else clicks}
+    sam2 = preset.sam2 if preset.sam2 == TINY_WORLD else FAST_SAM2
+    return replace(preset, sam2=sam2, masks=masks, options={**preset.options, "templates": FAST_TEMPLATES})
+
+
+def fast_dtype() -> str:
+    """Arithmetic of the image-text model in the fast mode: bfloat16 on a CPU that has it, else as always."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # of older torch: not told
+    return "bfloat16" if any(known.get(name) for name in NATIVE_BFLOAT16) else "auto"
+
+
 def assets_of(name: str) -> list[Asset]:
     """The files a preset needs; none for `tiny`, whose weights are in the package."""
     return [asset for asset, _ in _requests(find_preset(name), wants_sam2=True).values()]
@@ -106,6 +128,7 @@ def build(
     model_cfg: GivenPath = None,
     mask_generator: MaskGenerator | str | None = FROM_PRESET,
     random_weights: bool = False,
+    fast: bool = False,
     **options: Any,
 ) -> "TextRegionSegmenter":
     """A segmenter from a preset; weights are located as textregion/weights.py says, all of them before any is loaded.
@@ -115,6 +138,7 @@ def build(
     mask_generator: "preset" or "sam2" is the preset's SAM 2, "slic" superpixels; None for given masks only; or
         a generator of your own.
     random_weights: the real architectures without any file, the same every time; results mean nothing.
+    fast: other settings that take less time and give other results (`fast_preset`, `fast_dtype`); options win over it.
     options: those of Sam2MaskGenerator (points_per_side, …) and of the segmenter (scale, device, …); they override the
         preset's. For boxes also RegionSpot's (regionspot/loading.py): regionspot_checkpoint, a trained or published
         head; sam1_checkpoint, SAM v1's weights, which published heads need; regionspot_side, 224 or 336, for published
@@ -122,7 +146,9 @@ def build(
         regionspot_use_class_token.
     Raises InputError in one line for anything that does not exist or fit.
     """
-    preset = find_preset(name)
+    preset = fast_preset(find_preset(name)) if fast else find_preset(name)
+    if fast and resolve_device(options.get("device", "auto")).type == "cpu":
+        options = {"dtype": fast_dtype(), **options}
     regionspot = pop_options(options)
     of_masks = {key: options.pop(key) for key in MASK_OPTIONS if key in options}
     own = [name for name, p in signature(segmenter_class).parameters.items() if p.kind is p.KEYWORD_ONLY]

@@ -52,12 +52,19 @@ from textregion.runtime import (
     enough_memory,
     in_parts,
 )
-from textregion.text import TEMPLATES, TextCache, fills_context
+from textregion.text import TEMPLATE_SETS, TextCache, fills_context
+from textregion.text_tower import Progress
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 
 REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
 AnyMasks = RegionMasks | np.ndarray | Tensor | None
-LABELS_PER_BATCH = 2048 // len(TEMPLATES)
+CPU_CROPS = 1  # on a CPU more at once are slower and take more memory
+PROMPTS_PER_BATCH = 2048  # of whole labels, after which the cache on disk is told
+
+
+def crops_at_once(device: torch.device, most: int) -> int:
+    """How many crops are encoded together: on a CPU one, which fills the machine and stays nearer its caches."""
+    return min(most, CPU_CROPS) if device.type == "cpu" else most
 
 
 class TextRegionSegmenter:
@@ -66,7 +73,7 @@ class TextRegionSegmenter:
     backbone: ClipBackbone, SiglipBackbone or PerceptionBackbone.
     mask_generator: what proposes regions, e.g. Sam2MaskGenerator; None is fine when masks are always given.
     config: every option that decides the results; options: fields of it by name (scale, recipe, …), which come last.
-    crops_per_batch: most crops encoded at once, at least 1; fewer are taken where memory does not suffice.
+    crops_per_batch: most crops encoded at once, at least 1; fewer are taken on a CPU and where memory does not suffice.
     text_cache: folder that keeps text embeddings between runs, one small file per model and label; None for none.
     compile: torch.compile of the image encoder's blocks and of a Sam2MaskGenerator; the first image then takes minutes
         and results differ in rounding, so it is off by default and for benchmarks. True, False or a backend's name.
@@ -106,7 +113,8 @@ class TextRegionSegmenter:
                 mask_generator.compile_model(compiler)
         self.timer = Timer(device=self.device)
         self.remembered_labels: LRUCache = LRUCache(REMEMBERED_LABELS)
-        self.text_cache = TextCache(text_cache, self.backbone) if text_cache is not None else None
+        self.templates = TEMPLATE_SETS[self.config.templates]
+        self.text_cache = TextCache(text_cache, self.backbone, self.templates) if text_cache is not None else None
 
     def settings(self) -> dict[str, Any]:
         """All that decides the results but images and words, as JSON has it: the record of a run, and its identity."""
@@ -232,7 +240,7 @@ class TextRegionSegmenter:
         def encode(start: int, stop: int) -> CropFeatures:
             return self.backbone.encode_crops(crops[start:stop], config.pool_feature, config.dense_fallback)
 
-        parts = in_parts(encode, len(crops), self.crops_per_batch, self.device)
+        parts = in_parts(encode, len(crops), crops_at_once(self.device, self.crops_per_batch), self.device)
         pooled = torch.cat([part.pooled for part in parts])
         dense = torch.cat([part.dense for part in parts]) if config.dense_fallback else None
         features, start = [], 0
@@ -272,30 +280,32 @@ class TextRegionSegmenter:
     # ------------------------------------------------------------------ words -> vectors
 
     @torch.inference_mode()
-    def encode_text(self, labels: Sequence[str]) -> Float32[Tensor, "L D"]:
-        """Unit text embeddings: the 80 ImageNet templates of every label, averaged (method 8.1).
+    def encode_text(self, labels: Sequence[str], progress: Progress | None = None) -> Float32[Tensor, "L D"]:
+        """Unit text embeddings: every label in the templates of the option `templates`, averaged (method 8.1).
 
-        The REMEMBERED_LABELS used last are kept in memory, so asking again costs nothing. InputError for an empty list
-        or a blank label; a label longer than the model's context is cut with a warning.
+        The REMEMBERED_LABELS used last are kept in memory, so asking again costs nothing. progress: called with the
+        number of prompts done since the last call, of `new_prompts` in all. InputError for an empty list or a blank
+        label; a label longer than the model's context is cut with a warning.
         """
         labels = as_labels(labels)
         found = {label: self.remembered_labels[label] for label in labels if label in self.remembered_labels}
         new = [label for label in dict.fromkeys(labels) if label not in found]
         for label in new:
-            if fills_context(label, self.backbone.tokenizer):
+            if fills_context(label, self.backbone.tokenizer, self.templates):
                 warnings.warn(f"the label {label[:40]!r}… is longer than the model reads; its end is cut", stacklevel=2)
         with self.timer("text"):
-            found.update(self._embed_new(new))
+            found.update(self._embed_new(new, progress))
         self.remembered_labels.update(found)
         return torch.stack([found[label] for label in labels])
 
-    def _embed_new(self, labels: Sequence[str]) -> Mapping[str, Tensor]:
+    def _embed_new(self, labels: Sequence[str], progress: Progress | None) -> Mapping[str, Tensor]:
         """Embeddings from the cache on disk where it has them, else from the model, which the cache is then told."""
         found = self.text_cache.load(labels) if self.text_cache is not None else {}
         new = [label for label in labels if label not in found]
-        for start in range(0, len(new), LABELS_PER_BATCH):
-            batch = new[start : start + LABELS_PER_BATCH]
-            embeddings = self.backbone.encode_labels(batch)
+        at_once = PROMPTS_PER_BATCH // len(self.templates)
+        for start in range(0, len(new), at_once):
+            batch = new[start : start + at_once]
+            embeddings = self.backbone.encode_labels(batch, self.templates, progress)
             found.update({label: row.clone() for label, row in zip(batch, embeddings, strict=True)})
             if self.text_cache is not None:
                 self.text_cache.save(batch, embeddings)

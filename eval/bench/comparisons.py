@@ -24,8 +24,9 @@ from textregion.masks.click_decoder import SharedImageDecoder
 from textregion.masks.sam2 import ImageFeatures
 from textregion.pooling import RECIPES, difference_scores, nonempty, patch_weights
 from textregion.presets import build, find_preset
-from textregion.segmenter import TextRegionSegmenter
-from textregion.text import TEMPLATES, prompt_lengths, reads_end_of_text
+from textregion.segmenter import TextRegionSegmenter, crops_at_once
+from textregion.text import TEMPLATES
+from textregion.text_tower import prompt_lengths, reads_end_of_text
 from textregion.types import RegionMasks
 
 ORACLES = Path(__file__).parents[2] / "tests" / "oracles.py"
@@ -42,7 +43,8 @@ class Options:
 
     preset: whose architecture. size: (H, W) of the resized image. regions, labels: R and L. device: torch's name.
     random_weights: real architecture, no file. threads: of the CPU, 0 for all. points: clicks a side. limit: bytes the
-    obvious form may take; a larger one is measured on the part that fits and scaled.
+    obvious form may take; a larger one is measured on the part that fits and scaled. sam2: a size of SAM 2.1, None for
+    the preset's.
     """
 
     preset: str
@@ -54,6 +56,7 @@ class Options:
     threads: int = 0
     limit: int = 2 * 2**30
     points: int = 16
+    sam2: str | None = None
 
     @property
     def spec(self) -> BackboneSpec:
@@ -126,7 +129,12 @@ def oracles() -> SimpleNamespace:
 def segmenter_of(options: Options, **parts) -> TextRegionSegmenter:
     """The preset as everybody gets it: random weights, or those that textregion/weights.py finds."""
     return build(
-        TextRegionSegmenter, options.preset, device=options.device, random_weights=options.random_weights, **parts
+        TextRegionSegmenter,
+        options.preset,
+        device=options.device,
+        random_weights=options.random_weights,
+        model_cfg=options.sam2,
+        **parts,
     )
 
 
@@ -155,12 +163,19 @@ def pooling_inputs(options: Options) -> tuple[Backbone, Float32[Tensor, "P C"], 
         fan_in = parameter.shape[-1] if parameter.ndim else 1
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
     backbone = wrap(options.spec, model, stand_in_tokenizer(model))
-    width = model.visual.conv1.out_channels if trunk is None else trunk.embed_dim
+    return backbone, *patches_of(backbone, options)
+
+
+def patches_of(backbone: Backbone, options: Options) -> tuple[Float32[Tensor, "P C"], Float32[Tensor, "R P"]]:
+    """Patch features as `pooling_inputs` has them, and patch weights."""
+    visual = backbone.model.visual
+    trunk = getattr(visual, "trunk", None)
+    width = visual.conv1.out_channels if trunk is None else trunk.embed_dim
     grid = CropGrid(*options.size, backbone.crop_size).patch_shape(backbone.crop_size // backbone.patch_size)
     generator = torch.Generator().manual_seed(SEED)
     features = torch.randn(grid[0] * grid[1], width, generator=generator) + torch.randn(width, generator=generator)
     weights = patch_weights(region_masks(options).patch_grid(grid))
-    return backbone, features.to(options.device), weights[nonempty(weights)]
+    return features.to(options.device), weights[nonempty(weights)]
 
 
 def soft_masks(count: int, side: int = LOW_RES, seed: int = SEED) -> Float16[Tensor, "M side side"]:
@@ -222,8 +237,12 @@ def fusion(options: Options) -> Formulations:
 
 
 def encode(options: Options) -> Formulations:
-    """Patch features of all crops of an image in one batch, (T, C, g, g), against one crop at a time."""
-    backbone = backbone_of(options)
+    """Patch features of all crops, (T, C, g, g), as many at once as on this device, against one crop at a time."""
+    return encode_with(backbone_of(options), options)
+
+
+def encode_with(backbone: Backbone, options: Options) -> Formulations:
+    """The same with a model that is there."""
     grid = CropGrid(*options.size, backbone.crop_size)
     image = torch.rand(3, *options.size, generator=torch.Generator().manual_seed(0)).to(options.device)
     crops = backbone.normalise(cut_crops(image, grid.crops, backbone.crop_size, backbone.interpolation))
@@ -231,8 +250,9 @@ def encode(options: Options) -> Formulations:
     note = f"{len(crops)} crops of {backbone.crop_size} px, {weights / 1e6:.0f} M weights"
     operations = 2.0 * weights * len(crops) * (backbone.crop_size // backbone.patch_size) ** 2
     facts = Facts(operations, float(weights * backbone.dtype.itemsize), note)
+    at_once = crops_at_once(torch.device(options.device), len(crops))
     return (
-        lambda: backbone.encode_crops(crops).pooled.float(),
+        lambda: torch.cat([backbone.encode_crops(part).pooled for part in crops.split(at_once)]).float(),
         lambda: torch.cat([backbone.encode_crops(crop[None]).pooled for crop in crops]).float(),
         facts,
     )
@@ -286,10 +306,17 @@ def candidates(options: Options) -> Formulations:
     Random weights pass no filter, so the thresholds are set at what half of the clicks' masks reach: predicted IoU
     only. Difference: of the survivors' predicted IoU.
     """
-    generator, points, features = clicks_on_noise(options, options.points)
-    some = generator.decode_with_tokens(features, points[:: max(1, len(points) // 16)])[1]
-    generator.pred_iou_thresh, generator.stability_score_thresh = float(some.median()), 0.0
-    package = Sam2MaskGenerator(generator.model, decoder="sam2")
+    return candidates_from(*clicks_on_noise(options, options.points), half_pass=True)
+
+
+def candidates_from(
+    generator: Sam2MaskGenerator, points: Tensor, features: ImageFeatures, half_pass: bool
+) -> Formulations:
+    """The same for clicks on an image that is encoded. half_pass: with thresholds set so, else with the generator's."""
+    if half_pass:
+        some = generator.decode_with_tokens(features, points[:: max(1, len(points) // 16)])[1]
+        generator.pred_iou_thresh, generator.stability_score_thresh = float(some.median()), 0.0
+    package = Sam2MaskGenerator(generator.model, decoder="sam2", dtype=generator.dtype)
 
     def ours() -> Tensor:
         return generator.candidates_of(features, points).predicted_iou
@@ -304,7 +331,7 @@ def candidates(options: Options) -> Formulations:
     facts = Facts(
         operations=OPERATIONS_PER_CLICK * len(points),
         traffic=0.0,
-        note=f"{len(points)} clicks, half of whose masks pass",
+        note=f"{len(points)} clicks{', half of whose masks pass' * half_pass}",
     )
     return ours, whole, facts
 
@@ -319,7 +346,11 @@ def clicks_on_noise(options: Options, side: int) -> tuple[Sam2MaskGenerator, Ten
 
 def pool(options: Options) -> Formulations:
     """Region vectors (R, D) by masked mean or soft sum, against patches repeated for every region."""
-    backbone, features, weights = pooling_inputs(options)
+    return pool_with(*pooling_inputs(options), options)
+
+
+def pool_with(backbone: Backbone, features: Tensor, weights: Tensor, options: Options) -> Formulations:
+    """The same for patches that are there."""
     visual = backbone.model.visual
     trunk = getattr(visual, "trunk", None)  # what pools by attention
     (regions, patches), width = weights.shape, features.shape[1]
@@ -343,7 +374,11 @@ def pool(options: Options) -> Formulations:
 
 def removal(options: Options) -> Formulations:
     """Difference scores of all patches (method 6), against the P x P matrix of similarities."""
-    _, features, weights = pooling_inputs(options)
+    return removal_with(*pooling_inputs(options)[1:])
+
+
+def removal_with(features: Tensor, weights: Tensor) -> Formulations:
+    """The same for patches that are there."""
     (regions, patches), width = weights.shape, features.shape[1]
     note = f"{regions} regions, {patches} patches of {width}"
     facts = Facts(4.0 * regions * patches * width, 4.0 * (patches * width + regions * patches), note)
@@ -380,35 +415,63 @@ def postprocess(options: Options) -> Formulations:
 
 
 def text(options: Options) -> Formulations:
-    """Text embeddings (L, D) in large batches without padding, against one label at a time at the full context.
-
-    Both are linear in labels: run on a few and scaled.
+    """Text embeddings (L, D) without padding and with what templates share, against one label at a time at the full
+    context. Both are linear in labels: run on a few and scaled.
     """
-    backbone = backbone_of(options)
+    return text_with(backbone_of(options), options)
+
+
+def text_with(backbone: Backbone, options: Options) -> Formulations:
+    """The same with a model that is there."""
     model = backbone.model
-    words = [f"{word} {i}" if i >= len(WORDS) else word for i, word in enumerate(WORDS * (options.labels // 8 + 1))]
-    labels = words[: min(options.labels, MEASURED_LABELS)]
-    few = labels[:OBVIOUS_LABELS]
-    weights = sum(p.numel() for n, p in model.named_parameters() if "resblocks" in n and not n.startswith("visual."))
-    tokens = backbone.tokenizer([template(label) for label in few for template in TEMPLATES])
-    short = reads_end_of_text(model)
-    length = float(prompt_lengths(model, tokens).float().mean()) if short else float(tokens.shape[1])
-    context = f"{length:.1f} of {tokens.shape[1]} positions a prompt on average" if short else "full context needed"
+    few = label_words(min(options.labels, OBVIOUS_LABELS))
 
     def embed(label: str) -> Tensor:
         prompts = [template(label) for template in TEMPLATES]
         return oracles().label_embedding(model, lambda texts: backbone.tokenizer(texts).to(backbone.device), prompts)
 
-    facts = Facts(
+    facts = text_facts(options, backbone, len(few))
+    labels = label_words(min(options.labels, MEASURED_LABELS))
+    return lambda: backbone.encode_labels(labels), lambda: torch.stack([embed(label) for label in few]), facts
+
+
+def prefixes(options: Options) -> Formulations:
+    """The same, against large batches without padding in which every prompt is computed from its first token."""
+    backbone, labels = backbone_of(options), label_words(min(options.labels, MEASURED_LABELS))
+
+    def whole() -> Tensor:
+        prompts = [template(label) for label in labels for template in TEMPLATES]
+        unit = backbone.encode_prompts(prompts).unflatten(0, (len(labels), len(TEMPLATES)))
+        return F.normalize(unit.mean(1), dim=-1)
+
+    return lambda: backbone.encode_labels(labels), whole, text_facts(options, backbone, len(labels))
+
+
+def label_words(count: int) -> list[str]:
+    """So many labels of one to four words."""
+    return [f"{WORDS[i % len(WORDS)]} {i}" if i >= len(WORDS) else WORDS[i] for i in range(count)]
+
+
+def text_facts(options: Options, backbone: Backbone, obvious_labels: int) -> Facts:
+    """What is known of both comparisons of text."""
+    model, labels = backbone.model, label_words(min(options.labels, MEASURED_LABELS))
+    weights = sum(p.numel() for n, p in model.named_parameters() if "resblocks" in n and not n.startswith("visual."))
+    tokens = backbone.tokenizer([template(label) for label in labels for template in TEMPLATES])
+    short = reads_end_of_text(model)
+    length = float(prompt_lengths(model, tokens).float().mean()) if short else float(tokens.shape[1])
+    context = f"{length:.1f} of {tokens.shape[1]} positions a prompt on average" if short else "full context needed"
+    if (prefixes := backbone.prefixes_of(TEMPLATES)) is not None:
+        shared = float(prefixes.lengths.float().mean())
+        context, length = f"{context}, {shared:.1f} of them shared by all labels", length - shared
+    return Facts(
         operations=2.0 * weights * options.labels * len(TEMPLATES) * length,
         traffic=float(weights * backbone.dtype.itemsize),
         note=f"{options.labels} labels x {len(TEMPLATES)} templates "
-        f"(run on {len(labels)}, obvious form on {len(few)}); {context}",
-        share=len(few) / options.labels,
+        f"(run on {len(labels)}, the other form on {obvious_labels}); {context}",
+        share=obvious_labels / options.labels,
         own_share=len(labels) / options.labels,
         memory_scales=False,
     )
-    return lambda: backbone.encode_labels(labels), lambda: torch.stack([embed(label) for label in few]), facts
 
 
 FUSION = Comparison("fusion", fusion, of_preset=False)
@@ -421,6 +484,6 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
     "encode": (ENCODE,),
     "pool": (POOL, REMOVAL),
     "postprocess": (POSTPROCESS,),
-    "text": (Comparison("text", text),),
+    "text": (Comparison("text", text), Comparison("text, prefixes shared", prefixes)),
     "end2end": (Comparison("SAM 2 network", sam2, compared=False), FUSION, ENCODE, REMOVAL, POOL, POSTPROCESS),
 }

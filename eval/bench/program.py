@@ -1,19 +1,18 @@
 """The program of python -m eval.bench: both formulations measured in turn, each in a process of its own; a table."""
 
-import ctypes
 import json
 import platform
 import re
-import resource
 import statistics
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict, astuple, dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from eval.bench import fast, image
 from eval.bench.comparisons import COMPARISONS, Comparison, Facts, Options
-from textregion import devices
+from eval.bench.measure import measured, shown_seconds
 from textregion.cli.command_line import Parser, Sides, positive, run_program
-from textregion.devices import device_facts, resolve_device, synchronise
+from textregion.devices import device_facts, resolve_device
 from textregion.errors import InputError
+from textregion.masks.sam2 import SIZES
+from textregion.presets import find_preset
 from textregion.render import markdown_table, text_table
 from textregion.storage import write_atomically
 
@@ -36,12 +38,16 @@ An obvious form that would not fit into --limit is run on a part and scaled; the
 
   masks        fusing masks that contain each other, at full size     | full-size masks, pair by pair
   decoder      what clicks share computed once, batches filtered | SAM 2's own decoder, all logits kept
-  encode       all crops of an image in one batch            | crop by crop
+  encode       all crops in one batch, on a CPU crop by crop | crop by crop
   pool         masked mean or soft sum; global-patch scores  | patches repeated per region; all pairs of patches
   postprocess  a matrix product in bands of rows             | the product of labels, regions and pixels
-  text         large batches, no padding where exact         | 80 prompts of one label at a time
+  text         no padding, what templates share computed once, where exact | 80 prompts of one label at a time; the
+               same without sharing
   end2end      all stages of one image, with SAM 2's network, and their sum (text is computed once per label list)
-  all          everything but decoder and end2end
+  image        a whole image, stage by stage: seconds, operations, share of the rate of matrix products that the machine
+               reaches just then, and mask generation against what else there is; preset tiny by default, in one process
+  fast         the fast mode and its parts on drawn scenes: mean IoU, agreement with the normal mode, seconds
+  all          everything but decoder, end2end, image and fast
 """
 EXAMPLES = """\
 examples:
@@ -49,13 +55,16 @@ examples:
   python -m eval.bench postprocess --labels 150 --regions 200 --size 672 1008
   python -m eval.bench end2end --preset pe-core-l14-336 --random-weights --device cuda --markdown
   python -m eval.bench all --random-weights --json outputs/bench.json
+  python -m eval.bench image
+  python -m eval.bench image --preset clip-vit-l14-336 openclip-vit-h14 pe-core-l14-336 --sam2 large tiny \
+      --labels 21 150 --random-weights --repeats 1
 memory: MB is 2**20 bytes; the process's (Linux: the kernel's peak mark, reset before each run) or CUDA's allocator's.
 floor: operations / 989 TFLOP/s or bytes / 4.8 TB/s, whichever is longer: the nominal figures of an H200 (dense bf16).
 """
-PROCESS = Path("/proc/self")
 PEAK_OPERATIONS, PEAK_BYTES = 989e12, 4.8e12  # a second, of an H200, nominal: dense bf16, HBM3e
 DEFAULT_PRESETS = {"pool": ("pe-core-l14-336", "siglip2-l16-256"), "text": ("clip-vit-b16",)}
 LONG = ("decoder", "end2end")
+IMAGE, IMAGE_OF_TINY = ((672, 1008), 100, 150, 16), ((192, 256), 20, 5, 4)  # size, regions, labels, clicks a side
 DEFAULT_REGIONS = {"pool": 100, "end2end": 100}
 COLUMNS = ("benchmark", "time", "obvious", "faster", "memory", "obvious", "less", "difference", "H200 floor")
 
@@ -64,16 +73,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
     """The command line."""
     parser = Parser(prog="python -m eval.bench", description=HELP, epilog=EXAMPLES)
     add = parser.add_argument
-    add("benchmark", choices=[*COMPARISONS, "all"], metavar="BENCHMARK", help="one of the names above")
+    add("benchmark", choices=[*COMPARISONS, "image", "fast", "all"], metavar="BENCHMARK", help="one of the names above")
     add("--preset", nargs="+", metavar="NAME", help="whose architecture (clip-vit-l14-336; pool: PE-L and SigLIP-L)")
-    add("--size", nargs="+", action=Sides, default=(672, 1008), metavar="H W", help="resized image (672 1008)")
+    size = "resized image (672 1008; image with the tiny models: 192 256)"
+    add("--size", nargs="+", action=Sides, metavar="H W", help=size)
+    add("--sam2", nargs="+", choices=[*SIZES], metavar="SIZE", help="of image: SAM 2.1 sizes (the preset's)")
     add("--regions", type=positive, metavar="N", help="regions, or masks to fuse (200; pool and end2end: 100)")
-    add("--labels", type=positive, default=150, metavar="N", help="labels (150)")
-    add("--points", type=positive, default=16, metavar="N", help="clicks a side, of decoder's candidates (16)")
+    add("--labels", nargs="+", type=positive, metavar="N", help="labels (150; image with the tiny models: 5)")
+    add("--points", type=positive, metavar="N", help="clicks a side, of decoder and image (16; tiny models: 4)")
+    add("--scenes", type=positive, default=24, metavar="N", help="drawn scenes, of fast (24)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N (auto)")
     add("--random-weights", action="store_true", help="real architectures without weight files")
     add("--repeats", type=positive, default=3, metavar="N", help="runs of each form, of which the median counts (3)")
     add("--threads", type=positive, metavar="N", help="CPU threads of each form (all; 1 where others work too)")
+    busy = "of image: seconds of one processor, not of the clock, where others work too"
+    add("--processor_time", action="store_true", help=busy)
     add("--limit", type=float, default=2.0, metavar="GB", help="memory the obvious form may take (2)")
     add("--json", type=Path, metavar="FILE", help="also write all figures there")
     add("--markdown", action="store_true", help="print the table as it stands in docs/performance.md")
@@ -82,19 +96,37 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
 
 def jobs(args: Namespace) -> list[tuple[Comparison, Options]]:
     """Which comparisons at which sizes. InputError for an unknown preset, device or limit, before anything runs."""
-    if args.limit <= 0:
-        raise InputError(f"got --limit {args.limit}, expected gigabytes above 0")
-    device, limit = str(resolve_device(args.device)), int(args.limit * 2**30)
+    device, limit = str(resolve_device(args.device)), limit_of(args)
     names = [name for name in COMPARISONS if name not in LONG] if args.benchmark == "all" else [args.benchmark]
     found = []
     for name in names:
-        sizes = (args.size, args.regions or DEFAULT_REGIONS.get(name, 200), args.labels)
+        sizes = (args.size or (672, 1008), args.regions or DEFAULT_REGIONS.get(name, 200), *(args.labels or [150])[:1])
         presets = args.preset or DEFAULT_PRESETS.get(name, ("clip-vit-l14-336",))
         for preset in presets:
-            options = Options(preset, *sizes, device, args.random_weights, args.threads or 0, limit, args.points)
+            options = Options(preset, *sizes, device, args.random_weights, args.threads or 0, limit, args.points or 16)
             options.spec  # noqa: B018 (an unknown name is said here)
             again = preset != presets[0] and name != "end2end"
             found += [(each, options) for each in COMPARISONS[name] if each.of_preset or not again]
+    return found
+
+
+def limit_of(args: Namespace) -> int:
+    """--limit in bytes. InputError unless it is above 0."""
+    if args.limit <= 0:
+        raise InputError(f"got --limit {args.limit}, expected gigabytes above 0")
+    return int(args.limit * 2**30)
+
+
+def image_jobs(args: Namespace) -> list[Options]:
+    """One for every model and number of labels. InputError for what does not exist, before anything runs."""
+    found = []
+    for preset in args.preset or ["tiny"]:
+        size, regions, labels, points = IMAGE_OF_TINY if preset == "tiny" else IMAGE
+        sizes = (args.size or size, args.regions or regions)
+        find_preset(preset)
+        for sam2, number in product(args.sam2 or [None], args.labels or [labels]):
+            how = (str(resolve_device(args.device)), args.random_weights, args.threads or 0, limit_of(args))
+            found.append(Options(preset, *sizes, number, *how, args.points or points, sam2))
     return found
 
 
@@ -196,41 +228,6 @@ def _result() -> np.ndarray:
     return result.numpy(force=True) if isinstance(result, torch.Tensor) else result
 
 
-def measured(function: Callable[[], object], device: torch.device) -> tuple[float, float, Any]:
-    """(seconds, peak bytes beyond what was there before, result) of one call, the device waited for."""
-    before = reset_peak(device)
-    start = time.perf_counter()
-    result = function()
-    synchronise(device)
-    return time.perf_counter() - start, max(peak_memory(device) - before, 0), result
-
-
-def reset_peak(device: torch.device) -> float:
-    """Start a new peak; bytes in use now. On Linux the kernel's own mark is reset, elsewhere a process's only grows."""
-    if (in_use := devices.reset_peak_memory(device)) is not None:
-        return in_use
-    if (PROCESS / "clear_refs").exists():
-        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-            trim(0)  # what was freed before goes back to the kernel, or a run that reuses it seems to need nothing
-        (PROCESS / "clear_refs").write_text("5")
-        return _status("VmRSS")
-    return peak_memory(device)
-
-
-def peak_memory(device: torch.device) -> float:
-    """Largest number of bytes in use since `reset_peak`: of the device for CUDA, else of the process."""
-    if (peak := devices.peak_memory(device)) is not None:
-        return peak
-    if (PROCESS / "status").exists():
-        return _status("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes
-
-
-def _status(name: str) -> float:
-    lines = (PROCESS / "status").read_text().splitlines()
-    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-
-
 # ---------------------------------------------------------------------- the table
 
 
@@ -253,20 +250,14 @@ def cells(row: Measured) -> list[str]:
     obvious, costs = row.obvious, ["–"] * 5
     if obvious is not None:
         star = "" if obvious.share == 1 else " *"
-        costs = [_seconds(obvious.seconds) + star, _times(row.speed), _memory(obvious.megabytes) + star]
+        costs = [shown_seconds(obvious.seconds) + star, _times(row.speed), _memory(obvious.megabytes) + star]
         costs += [_times(row.saving), f"{row.difference:.1e}"]
-    ours = _seconds(row.ours.seconds), _memory(row.ours.megabytes)
-    return [row.name, ours[0], *costs[:2], ours[1], *costs[2:], _seconds(row.floor_seconds)]
+    ours = shown_seconds(row.ours.seconds), _memory(row.ours.megabytes)
+    return [row.name, ours[0], *costs[:2], ours[1], *costs[2:], shown_seconds(row.floor_seconds)]
 
 
 def _times(ratio: float) -> str:
     return f"{ratio:.1f}×" if ratio < 100 else f"{ratio:.0f}×"
-
-
-def _seconds(value: float) -> str:
-    if value < 1e-3:
-        return f"{value * 1e6:.0f} µs"
-    return f"{value * 1e3:.0f} ms" if value < 1 else f"{value:.1f} s"
 
 
 def _memory(megabytes: float) -> str:
@@ -300,6 +291,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(args: Namespace) -> None:
+    if args.benchmark == "image":
+        return _image(args)
+    if args.benchmark == "fast":
+        return _fast(args)
     chosen, rows = jobs(args), []
     for comparison, options in chosen:
         print(f"running {comparison.title(options)} …", file=sys.stderr)
@@ -308,10 +303,41 @@ def _main(args: Namespace) -> None:
         rows.append(total(rows))
     where = machine(chosen[0][1].device, args.threads)
     print(report(rows, where, args.markdown))
-    if args.json:
-        ratios = [{"speed": row.speed, "saving": row.saving, "floor_seconds_h200": row.floor_seconds} for row in rows]
-        figures = [{**asdict(row), **own} for row, own in zip(rows, ratios, strict=True)]
-        try:
-            write_atomically(args.json, json.dumps({"machine": where, "rows": figures}, indent=1).encode())
-        except OSError as error:
-            raise InputError(f"cannot write {args.json} ({error}); give another --json") from error
+    ratios = [{"speed": row.speed, "saving": row.saving, "floor_seconds_h200": row.floor_seconds} for row in rows]
+    _write(args.json, where, [{**asdict(row), **own} for row, own in zip(rows, ratios, strict=True)])
+
+
+def _image(args: Namespace) -> None:
+    figures, jobs_ = [], image_jobs(args)
+    threads = 1 if args.processor_time else args.threads
+    if threads:
+        torch.set_num_threads(threads)
+    clock = time.process_time if args.processor_time else time.perf_counter
+    where = machine(jobs_[0].device, threads) + ", seconds of its processor" * args.processor_time
+    for options in jobs_:
+        stages, others, missing = image.run(options, args.repeats, clock)
+        sam2 = options.sam2 or find_preset(options.preset).sam2
+        of_size = f"{options.size[0]} x {options.size[1]} px, {options.points}² clicks, {options.labels} labels"
+        title = f"{options.preset}, SAM 2.1 {sam2}, {of_size}; {where}"
+        print(image.report(title, stages, others, missing, args.markdown), flush=True)
+        figures += [{"model": title, **asdict(each)} for each in (*stages, image.whole(stages), *others)]
+    _write(args.json, where, figures)
+
+
+def _fast(args: Namespace) -> None:
+    device = str(resolve_device(args.device))
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    where, modes = machine(device, args.threads), fast.run(args.scenes, device)
+    print(fast.report(modes, where, args.markdown))
+    _write(args.json, where, [asdict(mode) for mode in modes])
+
+
+def _write(path: Path | None, where: str, rows: Sequence[dict]) -> None:
+    """All figures as JSON, where a path is given. InputError when it cannot be written."""
+    if path is None:
+        return
+    try:
+        write_atomically(path, json.dumps({"machine": where, "rows": rows}, indent=1).encode())
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error}); give another --json") from error

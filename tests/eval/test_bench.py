@@ -57,14 +57,14 @@ def test_fusion_counts_masks_in_other_groups():
     assert share_of_different(np.array([0, 0, 2, 3]), np.array([0, 1, 2, 3])) == 0.25
 
 
-@pytest.mark.parametrize("make", [comparisons.text, comparisons.encode])
+@pytest.mark.parametrize("make", [comparisons.text, comparisons.prefixes, comparisons.encode])
 def test_comparisons_of_whole_models(make, monkeypatch):
     monkeypatch.setattr(comparisons, "backbone_of", lambda options: tiny_models.clip())
     made = make(Options("clip-vit-b32", size=(64, 96), labels=20))
     assert both(made)[2] < 2e-5
     if make is comparisons.text:
         assert (made[2].share, made[2].own_share) == (4 / 20, 16 / 20)
-        assert "positions a prompt on average" in made[2].note
+        assert "positions a prompt on average, 5.3 of them shared by all labels" in made[2].note
 
 
 def test_synthetic_masks_are_soft_and_the_same_every_time():
@@ -127,8 +127,13 @@ def test_which_comparisons_are_run():
         "pool siglip2-l16-256",
         "removal siglip2-l16-256",
     ]
-    assert chosen("text", "--preset", "clip-vit-b32", "pe-core-b16") == ["text clip-vit-b32", "text pe-core-b16"]
-    assert len(chosen("all")) == 1 + 1 + 4 + 1 + 1
+    assert chosen("text", "--preset", "clip-vit-b32", "pe-core-b16") == [
+        "text clip-vit-b32",
+        "text, prefixes shared clip-vit-b32",
+        "text pe-core-b16",
+        "text, prefixes shared pe-core-b16",
+    ]
+    assert len(chosen("all")) == 1 + 1 + 4 + 1 + 2
     assert len(chosen("masks", "--preset", "clip-vit-b32", "pe-core-b16")) == 1
     (_, options), *_ = jobs(parse_arguments(["pool", "--size", "100", "200", "--limit", "0.5", "--threads", "3"]))
     assert (options.size, options.limit, options.threads, options.regions) == ((100, 200), 2**29, 3, 100)

@@ -20,7 +20,8 @@ from eval.collect import CELL, as_csv, read_row, read_rows
 from eval.grid import Cell
 from eval.results import ROOT
 from eval.semantic import Evaluation, evaluate
-from eval.sweep import LOCK, _lock, main, run_cells, visible_gpus
+from eval.sweep import LOCK, _lock, main, run_cells
+from textregion.devices import visible_gpus
 from textregion.tiny.scenes import CLASS_NAMES
 
 # A program that notes each start and its GPU in `starts`, then does what it is told.

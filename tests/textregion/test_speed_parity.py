@@ -16,7 +16,8 @@ from textregion.masks import filters
 from textregion.masks.sam2 import CPU_PROMPTS, Sam2MaskGenerator
 from textregion.pooling import RECIPES, difference_scores
 from textregion.runtime import compile_backend, compile_blocks
-from textregion.text import TEMPLATES, embed_prompts, prompt_lengths, reads_end_of_text
+from textregion.text import TEMPLATES
+from textregion.text_tower import embed_prompts, prompt_lengths, reads_end_of_text
 from textregion.types import RegionMasks
 from TextRegionSegmenter import TextRegionSegmenter
 

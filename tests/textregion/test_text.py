@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from textregion.errors import InputError
 from textregion.labels import LabelPrompts
-from textregion.text import TEMPLATES, read_class_file
+from textregion.text import TEMPLATE_SETS, TEMPLATES, read_class_file
 
 words = st.text("abcdefg äß", min_size=1, max_size=9).filter(str.strip)
 
@@ -12,6 +12,14 @@ words = st.text("abcdefg äß", min_size=1, max_size=9).filter(str.strip)
 def test_eighty_templates():
     assert len(TEMPLATES) == len({template("dog") for template in TEMPLATES}) == 80
     assert all("dog" in template("dog") for template in TEMPLATES)
+
+
+def test_sets_of_templates_are_named_by_their_number():
+    for count, templates in TEMPLATE_SETS.items():
+        assert len({template("dog") for template in templates}) == count
+    assert TEMPLATE_SETS[80] is TEMPLATES
+    assert TEMPLATE_SETS[7][0]("dog") == "itap of a dog."
+    assert TEMPLATE_SETS[1][0]("dog") == "a photo of a dog."
 
 
 def test_synonyms_belong_to_their_label():

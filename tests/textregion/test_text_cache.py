@@ -6,7 +6,7 @@ import torch
 
 from textregion.errors import InputError
 from textregion.storage import save_tensors
-from textregion.text import TextCache, model_fingerprint
+from textregion.text import TEMPLATE_SETS, TextCache, model_fingerprint
 from TextRegionSegmenter import TextRegionSegmenter
 
 LABELS = ["dog", "größe/..", "a red cup"]
@@ -22,7 +22,9 @@ class Counting:
     def __init__(self, backbone, monkeypatch):
         self.labels = []
         encode = backbone.encode_labels
-        monkeypatch.setattr(backbone, "encode_labels", lambda labels: self.labels.extend(labels) or encode(labels))
+        monkeypatch.setattr(
+            backbone, "encode_labels", lambda labels, *how: self.labels.extend(labels) or encode(labels, *how)
+        )
 
 
 def test_a_second_segmenter_encodes_only_what_is_new(tmp_path, monkeypatch):
@@ -49,6 +51,19 @@ def test_other_weights_have_other_files(tmp_path, monkeypatch):
     other.encode_text(["dog"])
     assert counting.labels == ["dog"]
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+
+
+def test_other_templates_have_other_files(tmp_path):
+    found = {}
+    for count in (80, 7, 1, 7):
+        made = TextRegionSegmenter(tiny_models.clip(), crop_size=32, device="cpu", text_cache=tmp_path, templates=count)
+        found[count] = made.encode_text(["dog"])[0]
+        with torch.inference_mode():
+            tokens = made.backbone.tokenizer([template("dog") for template in TEMPLATE_SETS[count]])
+            plain = torch.nn.functional.normalize(made.backbone.model.encode_text(tokens), dim=-1).mean(0)
+        torch.testing.assert_close(found[count], torch.nn.functional.normalize(plain, dim=-1), rtol=0, atol=1e-6)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
+    assert found[80] @ found[1] < 0.999
 
 
 def test_the_fingerprint_is_of_the_text_tower_and_tokenizer():

@@ -16,13 +16,22 @@ from torch.nn import functional as F
 from textregion.devices import constants
 from textregion.errors import InputError
 from textregion.pooling import PoolingRecipe
-from textregion.text import TEMPLATES, embed_prompts
+from textregion.text import TEMPLATES, Template
+from textregion.text_tower import (
+    Prefixes,
+    Progress,
+    embed_prompts,
+    encode_prefixes,
+    prompt_vectors,
+    shares_prefixes,
+)
 
 Crops = Float[Tensor, "T 3 S S"]
 Patches = Float32[Tensor, "P C"]
 Weights = Float32[Tensor, "R P"]
 Tokenizer = Callable[[list[str]], Int[Tensor, "N context"]]
 OPEN_CLIP_PREFIX = "open_clip:"
+PROBES = ("dog", "7")  # two labels that begin with different tokens, for what the prompts of a template share
 SMALL_TEXT = {"width": 32, "heads": 2, "layers": 1, "vocab_size": 503}
 
 
@@ -89,6 +98,7 @@ class Backbone(ABC):
         self.tokenizer = tokenizer
         self.name = name
         self.crop_size = crop_size or to_2tuple(model.visual.image_size)[0]
+        self._prefixes: dict[tuple[Template, ...], Prefixes | None] = {}
 
     @classmethod
     def from_model(
@@ -150,6 +160,7 @@ class Backbone(ABC):
         """Move the model; returns self."""
         self.model.to(device=device, dtype=dtype)
         self._mean_and_std()  # uploaded with the model, not with the first image
+        self._prefixes.clear()
         return self
 
     def _mean_and_std(self) -> Float32[Tensor, "2 3 1 1"]:
@@ -166,16 +177,34 @@ class Backbone(ABC):
             raise InputError(f"got crop_size {crop_size}, expected a multiple of the patch size {self.patch_size}")
 
     @torch.inference_mode()
-    def encode_labels(self, labels: Sequence[str]) -> Float32[Tensor, "L D"]:
-        """Mean of the unit embeddings of every label's 80 prompts, unit length again (method 8.1)."""
-        prompts = [template(label) for label in labels for template in TEMPLATES]
-        unit = self.encode_prompts(prompts).unflatten(0, (len(labels), len(TEMPLATES)))
+    def encode_labels(
+        self, labels: Sequence[str], templates: Sequence[Template] = TEMPLATES, progress: Progress | None = None
+    ) -> Float32[Tensor, "L D"]:
+        """Mean of the unit embeddings of every label in every template, unit length again (method 8.1).
+
+        What a causal tower makes of the templates' beginnings is kept with the model, from the first call on (20 to
+        100 MB). progress: told of prompts that are done.
+        """
+        prompts = [template(label) for label in labels for template in templates]
+        tokens, which = self.tokenizer(prompts), torch.arange(len(templates)).repeat(len(labels))
+        prefixes = self.prefixes_of(tuple(templates))
+        vectors = prompt_vectors(self.model, tokens, prefixes=prefixes, which=which, progress=progress)
+        unit = F.normalize(vectors, dim=-1).unflatten(0, (len(labels), len(templates)))
         return F.normalize(unit.mean(1), dim=-1)
+
+    def prefixes_of(self, templates: tuple[Template, ...]) -> Prefixes | None:
+        """What the prompts of each template begin with, encoded once; None for towers that cannot start from it."""
+        if templates not in self._prefixes:
+            probes = ([template(probe) for template in templates] for probe in PROBES)
+            some, others = (self.tokenizer(prompts) for prompts in probes)
+            known = shares_prefixes(self.model)
+            self._prefixes[templates] = encode_prefixes(self.model, some, others) if known else None
+        return self._prefixes[templates]
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Float32[Tensor, "N D"]:
         """Unit text embeddings of ready-made prompts, in large batches without needless padding."""
-        return embed_prompts(self.model, self.tokenizer(list(prompts)).to(self.device))
+        return embed_prompts(self.model, self.tokenizer(list(prompts)))
 
 
 Family = TypeVar("Family", bound=type[Backbone])

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from textregion.boxes import BoxesFile
 from textregion.cli.jobs import EXTRAS, ImageJob, job_fingerprint, run_settings
+from textregion.cli.words import encode_words
 from textregion.errors import InputError
 from textregion.images import load_image
 from textregion.masks import automatic_sources, read_masks
@@ -74,6 +75,7 @@ class DemoRun:
         """
         before, pixels = dict(self.segmenter.timer.seconds), load_image(job.image)
         content, source, box_files = file_hash(job.image), self.args.masks, {}
+        encode_words(self.segmenter, job.labels)
         if self.boxes is not None:
             given, method = self.boxes.of(job.image), self.args.method
             tokens = self.segmenter.encode_boxes(pixels, given.boxes, method)

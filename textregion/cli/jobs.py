@@ -219,7 +219,7 @@ def box_of(text: str) -> list[float]:
 
 def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:
     """Only what the user gave: everything else stays as the preset has it."""
-    options = {**given_options(args), "device": args.device}
+    options = {**given_options(args), "device": args.device, **({"fast": True} if args.fast else {})}
     if args.boxes and args.masks != "sam2":
         raise InputError("got --boxes and --masks, which exclude each other; leave one out")
     if args.masks != "sam2":
@@ -237,6 +237,7 @@ def run_settings(segmenter: TextRegionSegmenter, args: argparse.Namespace, prese
         "weights": {name: file_stamp(getattr(args, name)) for name in WEIGHTS},
         "model_cfg": args.model_cfg,
         "random_weights": args.random_weights,
+        "fast": args.fast,
         "mask_source": args.masks,
         "boxes": args.boxes and [file_hash(box) if isfile(box) else box for box in args.boxes],
         "method": args.method,

@@ -13,6 +13,7 @@ from textregion.cli.batch import RANDOM_WEIGHTS, DemoRun, photographs, print_fil
 from textregion.cli.command_line import output_folder, run_program
 from textregion.cli.jobs import ImageJob, boxes_of, check_images, gather_jobs, segmenter_options
 from textregion.cli.models import list_presets
+from textregion.cli.words import encode_words, templates_option
 from textregion.errors import InputError, at_least
 from textregion.labeling import mean_iou
 from textregion.outputs.folder import LabelledImage, clear_remains
@@ -29,8 +30,9 @@ def run(args: argparse.Namespace, segmenter_class: type) -> int:
     if args.visualize_global_patch and args.remove_global_patch is False:
         raise InputError("no global-patch scores to show: removal is off; drop --remove_global_patch False")
     boxes = boxes_of(args, preset)
+    options = {**templates_option(args, preset), **segmenter_options(args)}
     check_images(jobs)
-    segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
+    segmenter = segmenter_class.from_preset(preset, **options)
     demo = DemoRun(segmenter, args, preset, boxes)
     if jobs:
         return photographs(demo, jobs, output)
@@ -43,6 +45,7 @@ def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:
     segmenter, before = run.segmenter, dict(run.segmenter.timer.seconds)
     scene = draw_scene(at_least("--seed", seed, 0), distinct_colours=True)
     tokens = segmenter.encode_image(scene.image)
+    encode_words(segmenter, scene.labels)
     result = segmenter.segment(tokens, scene.labels)
     uncovered = np.zeros(scene.label_map.shape, bool)
     known = render.overlay(scene.image, scene.label_map, result.palette, uncovered)
@@ -70,7 +73,7 @@ def serve_page(args: argparse.Namespace) -> None:
     preset = args.preset or "tiny"
 
     def build_segmenter() -> TextRegionSegmenter:
-        return TextRegionSegmenter.from_preset(preset, **segmenter_options(args))
+        return TextRegionSegmenter.from_preset(preset, **templates_option(args, preset), **segmenter_options(args))
 
     serve(build_segmenter, preset, limits_of(args), args.host, args.port, RANDOM_WEIGHTS if args.random_weights else "")
 

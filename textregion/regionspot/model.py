@@ -20,7 +20,7 @@ from textregion.images import ImageInput, load_image
 from textregion.labels import as_labels
 from textregion.regionspot.box_tokens import BoxTokenSource
 from textregion.text import TEMPLATES as IMAGENET_TEMPLATES
-from textregion.text import prompt_vectors
+from textregion.text_tower import prompt_vectors
 from textregion.types import RegionTokens
 
 HEADS = 8
@@ -246,7 +246,7 @@ def encode_names(backbone: Backbone, names: Sequence[str], clean: bool = False) 
     for start in tqdm(starts, "names", disable=len(starts) < 4):
         chunk = names[start : start + NAMES_AT_ONCE]
         prompts = backbone.tokenizer([template(name) for name in chunk for template in TEMPLATES])
-        vectors = prompt_vectors(backbone.model, prompts.to(backbone.device)).unflatten(0, (len(chunk), -1))
+        vectors = prompt_vectors(backbone.model, prompts).unflatten(0, (len(chunk), -1))
         parts.append(F.normalize(vectors.mean(1), dim=-1))
     return torch.cat(parts)
 

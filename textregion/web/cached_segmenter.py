@@ -2,7 +2,8 @@
 
 import hashlib
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -181,9 +182,7 @@ class CachedSegmenter:
 
     def answer(self, image: EncodedImage, question: Question, size: tuple[int, int]) -> Answer:
         """The answer at a size (H, W) in pixels."""
-        words = names = question.names(self.limits)
-        if question.sentence:
-            words = (names[0].lower().replace(";", ","),)  # lower case as `refer` reads it; ";" would part synonyms
+        names, words = question.names(self.limits), self.words(question)
         result = self.segmenter.segment(image.regions, words, question.threshold, output_size=size)
         cosine, probability = region_scores(image.regions, self.embed(words), words)
         grounding = self.segmenter.refer(image.regions, words[0]) if question.sentence else None
@@ -191,6 +190,22 @@ class CachedSegmenter:
         nothing = no_region_note(result, image.regions)
         note, labelled = "; ".join(filter(None, [nothing, self.caution])), is_labelled(result, image.regions)
         return Answer(shown, words, result, cosine, probability, grounding, note, labelled)
+
+    def words(self, question: Question) -> tuple[str, ...]:
+        """What the model is asked: the labels, or the sentence. InputError: no or bad words."""
+        names = question.names(self.limits)
+        if question.sentence:
+            return (names[0].lower().replace(";", ","),)  # lower case as `refer` reads it; ";" would part synonyms
+        return names
+
+    def embed_new(self, question: Question) -> Iterator[tuple[int, int, float]]:
+        """Encode the words that are new, one after the other: (how many are done, of how many, seconds so far)."""
+        queries = dict.fromkeys(LabelPrompts.parse(self.words(question)).queries)
+        new = [query for query in queries if query not in self.segmenter.remembered_labels]
+        start = time.perf_counter()
+        for done, query in enumerate(new, start=1):
+            self.segmenter.encode_text([query])
+            yield done, len(new), time.perf_counter() - start
 
     def embed(self, words: Sequence[str]) -> Float[Tensor, "Q D"]:
         """Text embeddings of the words' queries, as `region_scores` wants them."""

@@ -1,6 +1,6 @@
 """The page: layout, events, and the app that serves it. The only module that knows gradio."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -165,13 +165,16 @@ def connect(
     """Answer every change of a control and every click in the picture; a new image forgets the last click."""
     image, mode, text, *others = controls
 
-    def new_image(*values: Any) -> list[Any]:
-        uploads.make_room()
-        return [*updates(page_content(model, Controls(*values))), None]
+    def new_image(*values: Any) -> Iterator[list[Any]]:
+        for content in refresh(*values, None):
+            yield [*content, None]
 
-    def refresh(*values: Any) -> list[Any]:
+    def refresh(*values: Any) -> Iterator[list[Any]]:
         uploads.make_room()
-        return updates(page_content(model, Controls(*values[:-1]), values[-1]))
+        wanted = Controls(*values[:-1])
+        for told in views.words_read(model, wanted):
+            yield [told, *[gr.skip()] * (len(shown) - 1)]
+        yield updates(page_content(model, wanted, values[-1]))
 
     def select(event: gr.SelectData, *values: Any) -> list[Any]:
         uploads.make_room()

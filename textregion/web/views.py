@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -24,6 +24,7 @@ from textregion.web.cached_segmenter import Answer, CachedSegmenter, EncodedImag
 EMPTY = "Start with an image: drop one, or choose one of the drawn scenes."
 HINT = "Click anywhere in the picture to see how a region scores."
 MOST_ROWS = 12  # of scores
+SLOW_WORDS = 1.0  # seconds from which on it is told how far the words are
 Pixels = UInt8[np.ndarray, "h w 3"]
 Mask = Bool[np.ndarray, "h w"]
 SWITCHES = ("masks", "names", "heat map")
@@ -124,6 +125,19 @@ def page_content(model: CachedSegmenter, controls: Controls, point: Point | None
         return answered(model, image, controls, point)
     except InputError as error:
         return PageContent(notice(sentence_case(error), "error"), None if image is None else image.shown)
+
+
+def words_read(model: CachedSegmenter, controls: Controls) -> Iterator[str]:
+    """Encode the words that are new; notices with a bar while that takes long. Bad ones are left to `page_content`."""
+    try:
+        for done, total, seconds in model.embed_new(controls.question):
+            if seconds > SLOW_WORDS and done < total:
+                left = f"about {seconds / done * (total - done):.0f} s left"
+                bar = f'<progress max="{total}" value="{done}"></progress>'
+                told = f"Reading words: {done} of {total}, {left}. They are remembered."
+                yield notice(told).replace("</p>", f" {bar}</p>")
+    except InputError:
+        return
 
 
 def answered(model: CachedSegmenter, image: EncodedImage, controls: Controls, point: Point | None) -> PageContent:

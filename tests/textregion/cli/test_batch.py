@@ -144,7 +144,7 @@ def test_images_of_which_none_can_be_read_are_told_before_a_model_is_loaded(tmp_
 def test_one_bad_image_does_not_stop_the_others(tmp_path, capsys, scenes, monkeypatch):
     calls, encode = [], ClipBackbone.encode_labels
     monkeypatch.setattr(
-        ClipBackbone, "encode_labels", lambda self, labels: calls.append(labels) or encode(self, labels)
+        ClipBackbone, "encode_labels", lambda self, labels, *how: calls.append(labels) or encode(self, labels, *how)
     )
     (tmp_path / "bad.png").write_bytes(b"not an image")
     output = tmp_path / "out"

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from textregion.errors import InputError
+from textregion.web import views
 from textregion.web.cached_segmenter import CachedSegmenter, Limits
 from textregion.web.views import (
     EMPTY,
@@ -22,6 +23,7 @@ from textregion.web.views import (
     page_content,
     save,
     share_of,
+    words_read,
     write_names,
 )
 
@@ -60,6 +62,17 @@ def test_words_give_a_picture_a_legend_and_a_hint(model, controls):
     assert "<i>" not in shown.legend.replace('<i class="tr-swatch"', "")
     assert HINT in shown.scores
     assert shown.answered
+
+
+def test_new_words_are_told_with_a_bar_while_they_take_long(model, controls, monkeypatch):
+    assert list(words_read(model, controls("sand, brick"))) == []  # soon done
+    monkeypatch.setattr(views, "SLOW_WORDS", 0.0)
+    asked = controls("tower; chimney, a cloud, sand")
+    first, second = words_read(model, asked)
+    assert "Reading words: 1 of 3, about " in first
+    assert '<progress max="3" value="2"></progress>' in second
+    assert list(words_read(model, asked)) == []  # they are remembered
+    assert list(words_read(model, controls(3))) == []  # page_content says why
 
 
 def test_every_control_changes_the_picture(model, controls):
