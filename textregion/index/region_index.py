@@ -1,5 +1,6 @@
 """RegionIndex: every region of every image in one table, found by words. The class that programs, page and users take."""
 
+import json
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from textregion.index.encoding import SAME, RegionWorker, Wanted, segmenter_of, 
 from textregion.index.schema import DONE, TOKEN, Encoder, Meta, Regions
 from textregion.index.search import Effort, Hit, search
 from textregion.index.sources import Found, Opener, find, is_uri, stamp
-from textregion.index.store import Tables, Writer
+from textregion.index.store import Tables, Writer, lance_errors
 from textregion.segmenter import TextRegionSegmenter
 
 DEFAULT_PRESET = "clip-vit-l14-336"
@@ -78,10 +79,11 @@ class RegionIndex:
         return index
 
     @classmethod
-    def open(cls, path: str | Path, preset: str | None = None, **machine: Any) -> "RegionIndex":
+    def open(cls, path: str | Path, preset: str | None = None, **options: Any) -> "RegionIndex":
         """A table that is there, with the preset that made it.
 
-        preset: which of its columns, where a second backbone has one. machine: device, dtype, where weights are.
+        preset: which of its columns, where a second backbone has one. options: device, dtype, where weights are; others
+        only as they were when it was made.
         InputError in one line: no table, a damaged one, or one that this preset has not made.
         """
         tables = Tables.open(path)
@@ -90,9 +92,14 @@ class RegionIndex:
         if not columns:
             made = ", ".join(encoder.preset for encoder in encoders.values())
             raise InputError(f"{path} was made with preset {made}, not {preset}; leave --preset out")
-        if unknown := sorted(machine.keys() - set(NOT_STORED)):
-            raise InputError(f"{path} has settings of its own; leave {', '.join(unknown)} out, or make a new table")
-        return cls(tables, columns[0], **machine)
+        kept = encoders[columns[0]].options
+        given = {name: options.pop(name) for name in list(options) if name not in NOT_STORED}
+        if differ := [name for name, value in given.items() if json.loads(json.dumps(value)) != kept.get(name)]:
+            told = ", ".join(
+                f"{name} {given[name]} (there: {kept.get(name, 'as the preset has it')})" for name in differ
+            )
+            raise InputError(f"{path} was made with other settings than {told}; leave them out, or make a new table")
+        return cls(tables, columns[0], **options)
 
     @property
     def encoder(self) -> Encoder:
@@ -101,6 +108,11 @@ class RegionIndex:
 
     def __len__(self) -> int:
         return self.tables.regions.count_rows()
+
+    def is_indexed(self) -> bool:
+        """Whether the column has an index, so that a search looks at a part of the rows only."""
+        with lance_errors(f"cannot read {self.tables.path}"):
+            return any(self.column in entry.columns for entry in self.tables.regions.list_indices())
 
     def __repr__(self) -> str:
         images = self.tables.images.count_rows()

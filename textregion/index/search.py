@@ -6,7 +6,7 @@ vector are the answer; with more, the neighbours of all pairs' differences are c
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,8 +130,8 @@ def search(
     if absent:
         from textregion.index.absent import floor
 
-        least = floor(index, query, asked)
-        hits = [Hit(**{**vars(hit), "absent": hit.score < least}) for hit in hits]
+        least = floor(index, split_words(query), asked)
+        hits = [replace(hit, absent=hit.score < least) for hit in hits]
     return hits
 
 

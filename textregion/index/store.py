@@ -237,11 +237,11 @@ class Writer:
             versions = {"regions": self.tables.regions.version, "images": self.tables.images.version}
             self._write(replace(state, **versions, roots=known))
 
-    def tidy(self) -> None:
+    def tidy(self, always: bool = False) -> None:
         """Compact small files and bring the index up to the rows of now, if there are any; then drop old versions."""
         with lance_errors(self._full()):
             for table in (self.tables.regions, self.tables.images):
-                if len(table.to_lance().get_fragments()) > FEW_FILES or table.list_indices():
+                if always or len(table.to_lance().get_fragments()) > FEW_FILES or table.list_indices():
                     table.optimize(cleanup_older_than=timedelta(days=36500))
                     table.checkout_latest()
             self.commit()
