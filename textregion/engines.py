@@ -4,6 +4,7 @@ Nothing here knows what the items are: paths go in, results come out. A worker i
 this process or in every actor, so only `build`, items and results travel.
 """
 
+import logging
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from textregion.errors import InputError, at_least, first_line, needs, one_of
 
@@ -21,6 +22,7 @@ MOST_BLOCKS = 10_000  # of a Ray data set: more only keep its scheduler busy
 OBJECT_STORE = 256 * 2**20  # bytes, of a Ray that we start: paths and region tokens, no pixels
 
 
+@runtime_checkable
 class Worker(Protocol):
     """What is done with the items."""
 
@@ -117,6 +119,7 @@ def _run_ray(build: Callable[[], Worker], items: Sequence[Any], engine: Engine) 
         gpus = int(ray.cluster_resources().get("GPU", 0))
         workers = engine.workers or gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
         context = ray.data.DataContext.get_current()
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what is lost is told here
         context.enable_progress_bars, context.max_errored_blocks = False, -1  # a dead actor costs its block
         rows = [{"place": place, "item": pickle.dumps(item)} for place, item in enumerate(items)]
         size = max(engine.batch, len(rows) // MOST_BLOCKS)

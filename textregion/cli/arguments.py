@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from textregion.boxes import MOST_BOXES
 from textregion.cli.command_line import BOOLEAN, Parser, positive
+from textregion.cli.engine_flags import add_engine_flags
 from textregion.cli.flags import (
     add_model_flags,
     add_option_flags,
@@ -28,6 +29,7 @@ EXAMPLES = """examples:
   {prog} --image photo.jpg --labels dog sofa floor
   {prog} --image photo.jpg --labels dog sofa --preset clip-vit-b16
   {prog} --image photos/ --labels_file labels.txt --resume
+  {prog} --image photos/ --labels dog sofa --engine ray          (many processes, or --address of a cluster)
   {prog} --image_query_cfg queries.yaml     (YAML: image path -> list of labels)
   {prog} --image photo.jpg --labels dog sofa --boxes detections.json
 
@@ -50,6 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
     _add_sources(parser)
     add_option_flags(parser)
     add_regionspot_flags(parser)
+    add_engine_flags(parser)
     _add_outputs(parser)
     _add_page(parser)
     args = parser.parse_args(arguments)

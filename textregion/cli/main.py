@@ -1,4 +1,4 @@
-"""The console program `textregion`: segment, boxes, index, search, serve, presets, weights; without arguments the drawn scene."""
+"""The console program `textregion` with its commands; without arguments the drawn scene."""
 
 import sys
 from collections.abc import Sequence

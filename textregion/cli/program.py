@@ -9,8 +9,9 @@ import numpy as np
 
 from textregion import render
 from textregion.cli.arguments import limits_of, parse_arguments
-from textregion.cli.batch import RANDOM_WEIGHTS, DemoRun, photographs, print_files, print_shares
+from textregion.cli.batch import RANDOM_WEIGHTS, DemoRun, Settings, photographs, print_files, print_shares
 from textregion.cli.command_line import output_folder, run_program
+from textregion.cli.engine_flags import engine_of
 from textregion.cli.jobs import ImageJob, boxes_of, gather_jobs, segmenter_options
 from textregion.cli.models import list_presets
 from textregion.errors import InputError, at_least
@@ -29,11 +30,10 @@ def run(args: argparse.Namespace, segmenter_class: type) -> int:
     if args.visualize_global_patch and args.remove_global_patch is False:
         raise InputError("no global-patch scores to show: removal is off; drop --remove_global_patch False")
     boxes = boxes_of(args, preset)
-    segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
-    demo = DemoRun(segmenter, args, preset, boxes)
+    settings = Settings(segmenter_class, args, preset, segmenter_options(args), boxes)
     if jobs:
-        return photographs(demo, jobs, output)
-    drawn_scene(demo, args.seed, output)
+        return photographs(settings, jobs, output, engine_of(args))
+    drawn_scene(settings.build(), args.seed, output)
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from textregion.boxes import HEADER
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
-from textregion.cli.engine_flags import add_engine_flags, engine_of
+from textregion.cli.engine_flags import add_batch_flag, add_engine_flags, engine_of
 from textregion.cli.flags import (
     WEIGHTS,
     add_model_flags,
@@ -34,7 +34,7 @@ INDEX_EXAMPLES = """examples:
   textregion index photos/ --to photos.lance --prune              images that are gone go from the table too
   textregion index s3://bucket/photos --to s3://bucket/photos.lance --engine ray --address auto
   textregion index --to photos.lance --stats                      what is in it
-  textregion index --to photos.lance --build_index rq             from about 100,000 regions on: searches in milliseconds
+  textregion index --to photos.lance --build_index rq             from about 100,000 regions on: quick searches
   textregion index --to photos.lance --add_column siglip2-b16     a second backbone's tokens for the same regions
 
 Run the same command again at any time, also after Ctrl-C or a crash: only what is missing or has changed is done. The
@@ -81,6 +81,7 @@ def index_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     imported = "tokens.safetensors files of `textregion segment --save_tokens`, or folders of such"
     table.add_argument("--import_tokens", nargs="+", metavar="FILE", help=imported)
     add_engine_flags(parser)
+    add_batch_flag(parser)
     add_model_flags(parser, DEFAULT_PRESET)
     mask_source_flag(parser.add_argument_group("which regions"), " (sam2)", choices=automatic_sources())
     add_option_flags(parser)
@@ -101,14 +102,14 @@ def run_index(args: argparse.Namespace) -> int:
     options = {**given_options(args), "device": args.device}
     if args.masks not in (None, "sam2"):
         options["mask_generator"] = args.masks
-    engine = engine_of(args, options["device"])
+    engine = engine_of(args)
     exists = Tables.exist(args.to)
     if not exists and not args.images and not args.list and not args.import_tokens:
         raise InputError(f"no region index at {args.to}; make one: textregion index PHOTOS --to {args.to}")
-    preset = args.preset or DEFAULT_PRESET
-    index = (
-        RegionIndex.open(args.to, args.preset, **options) if exists else RegionIndex.create(args.to, preset, **options)
-    )
+    if exists:
+        index = RegionIndex.open(args.to, args.preset, **options)
+    else:
+        index = RegionIndex.create(args.to, args.preset or DEFAULT_PRESET, **options)
     code = 0
     if args.images or args.list:
         added = index.add(args.images, args.list, engine, args.prune, bar=True, flush_seconds=args.flush_seconds)
@@ -201,9 +202,8 @@ def run_search(args: argparse.Namespace) -> int:
         image_root=args.image_root,
         effort=Effort(args.probes, args.refine),
     )
-    told = "; ".join([*args.words, *([f"like {args.like}"] if args.like else [])]) + "".join(
-        f", not {w}" for w in args.without
-    )
+    told = "; ".join([*args.words, *[f"like {args.like}"] * bool(args.like)])
+    told += "".join(f", not {words}" for words in args.without)
     sheet, problems = contact_sheet(hits, index.opener(args.image_root), f"{told}: {len(hits)} hits in {args.table}")
     write_atomically(output / "hits.json", json.dumps(hits_json(hits, asked), indent=1).encode())
     write_atomically(output / "hits.png", png_bytes(sheet))

@@ -1,4 +1,4 @@
-"""RegionIndex: every region of every image in one table, found by words. The class that programs, page and users take."""
+"""RegionIndex, the class that programs, page and users take: every region of every image, found by words."""
 
 import json
 import time

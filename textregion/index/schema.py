@@ -77,13 +77,12 @@ class Encoder:
 
     def check_words(self, segmenter: "TextRegionSegmenter", where: str) -> None:
         """InputError when the segmenter's words are not comparable with this column's tokens."""
-        found = segmenter.encode_text([PROBE])[0].float().cpu().numpy()
-        if found.shape != self.embedding.shape or float(found @ self.embedding) < ALIKE * np.linalg.norm(
-            self.embedding
-        ):
+        found, there = segmenter.encode_text([PROBE])[0].float().cpu().numpy(), self.embedding
+        if found.shape != there.shape or float(found @ there) < ALIKE * np.linalg.norm(there):
+            here = segmenter.backbone.name
             raise InputError(
-                f"{where} was made by {self.backbone} (preset {self.preset}) with other weights than {segmenter.backbone.name} "
-                "has here; give those, or make a new table"
+                f"{where} was made by {self.backbone} (preset {self.preset}) with other weights than {here} has here; "
+                "give those, or make a new table"
             )
 
     def check_same(self, other: "Encoder", where: str) -> None:
