@@ -41,6 +41,7 @@ An obvious form that would not fit into --limit is run on a part and scaled; the
   text         large batches, no padding where exact         | 80 prompts of one label at a time
   end2end      all stages of one image, with SAM 2's network, and their sum (text is computed once per label list)
   all          everything but decoder and end2end
+  search       a table of made-up regions: written, indexed, searched (python -m eval.bench search --help)
 """
 EXAMPLES = """\
 examples:
@@ -297,7 +298,12 @@ def report(rows: Sequence[Measured], where: str, markdown: bool) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
-    return run_program(lambda: _main(parse_arguments(arguments)))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["search"]:
+        from eval.bench.search import main as search
+
+        return search(words[1:])
+    return run_program(lambda: _main(parse_arguments(words)))
 
 
 def _main(args: Namespace) -> None:

@@ -41,7 +41,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
     parser = Parser(prog="python -m eval.bench search", description=HELP)
     add = parser.add_argument
     add(
-        "--rows", type=positive, default=200_000, metavar="N", help="regions (200000); an index is made from 100,000 on"
+        "--rows", type=positive, default=200_000, metavar="N", help="regions (200000); from 100,000 on an index is made"
     )
     add("--width", type=positive, default=512, metavar="D", help="numbers of a token (512)")
     add("--clusters", type=positive, default=4000, metavar="N", help="kinds of things (4000)")
