@@ -21,6 +21,7 @@ from textregion.cli.jobs import box_of
 from textregion.errors import InputError
 from textregion.index.hits import contact_sheet, hits_json, hits_table, shown_name
 from textregion.index.region_index import DEFAULT_PRESET, FLUSH_SECONDS, Added, RegionIndex
+from textregion.index.sources import find
 from textregion.index.search import MOST_HITS, RERANKED, Effort
 from textregion.index.store import Tables
 from textregion.masks import automatic_sources
@@ -109,6 +110,7 @@ def run_index(args: argparse.Namespace) -> int:
     if exists:
         index = RegionIndex.open(args.to, args.preset, **options)
     else:
+        find(args.images, args.list) if args.images or args.list else None  # nothing is made for no image
         index = RegionIndex.create(args.to, args.preset or DEFAULT_PRESET, **options)
     code = 0
     if args.images or args.list:
