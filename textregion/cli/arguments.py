@@ -114,6 +114,8 @@ def _add_page(parser: Parser) -> None:
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="where it listens (127.0.0.1, this machine only)")
     port_help = f"its port, 0 for any free one (the first free one from {DEFAULT_PORT} on)"
     add("--port", type=port, metavar="N", help=port_help)
+    add("--table", metavar="TABLE", help="with --serve: also search a table of textregion index")
+    add("--image_root", metavar="DIR", help="where that table's images are now, if they have moved")
     limits = Limits()
     most, kept = limits.max_bytes // MEGABYTE, limits.cache_bytes // MEGABYTE
     disk, session = limits.disk_bytes // MEGABYTE, limits.session_bytes // MEGABYTE

@@ -21,8 +21,8 @@ from textregion.cli.jobs import box_of
 from textregion.errors import InputError
 from textregion.index.hits import contact_sheet, hits_json, hits_table, shown_name
 from textregion.index.region_index import DEFAULT_PRESET, FLUSH_SECONDS, Added, RegionIndex
-from textregion.index.sources import find
 from textregion.index.search import MOST_HITS, RERANKED, Effort
+from textregion.index.sources import find
 from textregion.index.store import Tables
 from textregion.masks import automatic_sources
 from textregion.render import png_bytes

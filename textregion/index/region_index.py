@@ -134,6 +134,14 @@ class RegionIndex:
             self._segmenters[words_only] = segmenter
         return self._segmenters[words_only]
 
+    def share_words(self, segmenter: TextRegionSegmenter) -> None:
+        """Take the words from a segmenter that is loaded already, if it has the table's model; else load that now."""
+        try:
+            self.encoder.check_words(segmenter, self.tables.path)
+            self._segmenters[True] = segmenter
+        except InputError:
+            self.segmenter(words_only=True)
+
     # ------------------------------------------------------------------ images -> rows
 
     def add(
