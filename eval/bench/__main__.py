@@ -2,7 +2,7 @@
 
 import sys
 
-from eval.bench.program import main
+from eval.bench import program, search
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(search.main(sys.argv[2:]) if sys.argv[1:2] == ["search"] else program.main())

@@ -298,12 +298,7 @@ def report(rows: Sequence[Measured], where: str, markdown: bool) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["search"]:
-        from eval.bench.search import main as search
-
-        return search(words[1:])
-    return run_program(lambda: _main(parse_arguments(words)))
+    return run_program(lambda: _main(parse_arguments(arguments)))
 
 
 def _main(args: Namespace) -> None:

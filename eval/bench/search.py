@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eval.bench.program import machine, peak_memory, reset_peak
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.index.region_index import RegionIndex
 from textregion.index.schema import TOKEN, Encoder, Meta, Regions
@@ -168,15 +169,11 @@ def search(index: RegionIndex, queries: np.ndarray, truth: np.ndarray, effort: E
 
 
 def _start() -> float:
-    from eval.bench.program import reset_peak
-
     reset_peak(torch.device("cpu"))
     return time.perf_counter()
 
 
 def _stage(name: str, start: float, what: str) -> Stage:
-    from eval.bench.program import peak_memory
-
     seconds = time.perf_counter() - start
     print(f"{name}: {seconds:.1f} s", file=sys.stderr)
     return Stage(name, seconds, peak_memory(torch.device("cpu")) / 2**20, what)
@@ -203,8 +200,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(args: Namespace) -> None:
-    from eval.bench.program import machine
-
     with tempfile.TemporaryDirectory() as temporary:
         stages, latencies = measure(args, Path(args.table or f"{temporary}/regions.lance"))
     where = machine("cpu", None)

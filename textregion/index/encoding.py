@@ -55,7 +55,8 @@ class RegionWorker:
                 return Loaded(Regions(**told, status=SAME))
             pixels = load_image(data)
         except InputError as error:
-            return Loaded(Regions(**told, status=UNREADABLE, reason=str(error)))
+            reason = str(error).replace("the given bytes", image)
+            return Loaded(Regions(**told, status=UNREADABLE, reason=reason))
         height, width = pixels.shape[:2]
         return Loaded(Regions(**told, width=width, height=height), pixels)
 

@@ -4,18 +4,20 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from textregion.engines import Engine, Lost
-from textregion.errors import InputError
+from textregion.errors import InputError, at_least
 from textregion.images import ImageInput
+from textregion.index.absent import floor
+from textregion.index.crops import rerank as score_crops
 from textregion.index.encoding import SAME, RegionWorker, Wanted, segmenter_of, worker_builder
 from textregion.index.schema import DONE, TOKEN, Encoder, Meta, Regions
-from textregion.index.search import Effort, Hit, search
+from textregion.index.search import MOST_HITS, RERANKED, Effort, Hit, best_rows, make_query, split_words
 from textregion.index.sources import Found, Opener, find, is_uri, stamp
 from textregion.index.store import Tables, Writer, lance_errors
 from textregion.segmenter import TextRegionSegmenter
@@ -232,7 +234,21 @@ class RegionIndex:
         opened below `image_root` or where they were indexed. effort: how hard an index is searched.
         InputError in one line for bad words, an unreadable filter, images that are gone.
         """
-        return search(self, query, top, like, box, without, where, per_image, absent, rerank, image_root, effort)
+        if at_least("top", top) > MOST_HITS:
+            raise InputError(f"got top {top}, expected at most {MOST_HITS}; use where to ask for parts")
+        if per_image is not None:
+            at_least("per_image", per_image)
+        self.tables.refresh()
+        asked = make_query(self, query, like, box, without)
+        wanted = max(top, RERANKED) if rerank else top
+        hits = best_rows(self, asked, wanted, where, per_image, effort or Effort())
+        if rerank:
+            hits = score_crops(self, hits, asked, image_root)
+        hits = hits[:top]
+        if absent:
+            least = floor(self, split_words(query), asked)
+            hits = [replace(hit, absent=hit.score < least) for hit in hits]
+        return hits
 
     def opener(self, image_root: str | Path | None = None) -> Opener:
         """What opens the images of this table, and nothing else."""

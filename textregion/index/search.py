@@ -6,8 +6,7 @@ vector are the answer; with more, the neighbours of all pairs' differences are c
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Float32
 
 from textregion.boxes import boxes_inside
-from textregion.errors import InputError, at_least
+from textregion.errors import InputError
 from textregion.images import ImageInput, load_image
 from textregion.index.encoding import decode_masks
 from textregion.index.schema import TOKEN
@@ -98,43 +97,6 @@ class Query:
         return differences / np.maximum(np.linalg.norm(differences, axis=1, keepdims=True), 1e-6)
 
 
-def search(
-    index: "RegionIndex",
-    query: str | Sequence[str],
-    top: int,
-    like: ImageInput | None,
-    box: Sequence[float] | None,
-    without: str | Sequence[str],
-    where: str | None,
-    per_image: int | None,
-    absent: bool,
-    rerank: bool,
-    image_root: str | Path | None,
-    effort: Effort | None,
-) -> list[Hit]:
-    """See `RegionIndex.search`."""
-    at_least("top", top)
-    if top > MOST_HITS:
-        raise InputError(f"got top {top}, expected at most {MOST_HITS}; use where to ask for parts")
-    if per_image is not None:
-        at_least("per_image", per_image)
-    index.tables.refresh()
-    asked = make_query(index, query, like, box, without)
-    wanted = max(top, RERANKED) if rerank else top
-    hits = best_rows(index, asked, wanted, where, per_image, effort or Effort())
-    if rerank:
-        from textregion.index.crops import rerank as score_crops
-
-        hits = score_crops(index, hits, asked, image_root)
-    hits = hits[:top]
-    if absent:
-        from textregion.index.absent import floor
-
-        least = floor(index, split_words(query), asked)
-        hits = [replace(hit, absent=hit.score < least) for hit in hits]
-    return hits
-
-
 def make_query(
     index: "RegionIndex",
     query: str | Sequence[str],
@@ -151,12 +113,15 @@ def make_query(
     vectors = []
     if like is not None:
         vectors.append(encode_region(index, like, box))
-    segmenter = index.segmenter(words_only=True) if words or unwanted else None
-    if words:
-        vectors.append(segmenter.encode_text(words).float().cpu().numpy())
-    none = np.zeros((0, index.encoder.width), np.float32)
-    negative = segmenter.encode_text(unwanted).float().cpu().numpy() if unwanted else none
-    return Query(np.concatenate(vectors).astype(np.float32), negative.astype(np.float32))
+    vectors.append(encode_words(index, words))
+    return Query(np.concatenate(vectors), encode_words(index, unwanted))
+
+
+def encode_words(index: "RegionIndex", words: Sequence[str]) -> Float32[np.ndarray, "Q D"]:
+    """Unit vectors of words; no model is loaded for none."""
+    if not words:
+        return np.zeros((0, index.encoder.width), np.float32)
+    return index.segmenter(words_only=True).encode_text(words).float().cpu().numpy()
 
 
 def split_words(query: str | Sequence[str]) -> list[str]:
@@ -214,8 +179,10 @@ def candidates(
                 asked = asked.where(where, prefilter=True)
             result = asked.select([*names, column, "_distance"]).with_row_id(True).to_arrow()
         more_there |= len(result) == count
+        if not len(result):
+            continue
         tokens = result[column].combine_chunks().flatten().to_numpy().reshape(len(result), -1)
-        scores = query.scores(tokens) if len(result) else []
+        scores = query.scores(tokens)
         rows = result.drop_columns([column, "_distance"]).to_pylist()
         found.update({row["_rowid"]: {**row, "score": float(s)} for row, s in zip(rows, scores, strict=True)})
     return sorted(found.values(), key=lambda row: (-row["score"], row["image"], row["region"])), more_there

@@ -309,7 +309,7 @@ def _batches(index: "RegionIndex", columns: Sequence[str] | None = None) -> Iter
 def _to_fiftyone(index: "RegionIndex", name: str) -> str:
     """A sample an image, a detection a region: box relative to the image, the token as its embedding."""
     with needs("--export fiftyone:NAME", extra="fiftyone"):
-        import fiftyone
+        import fiftyone  # pyright: ignore[reportMissingImports]
     sizes = {row["image"]: row for row in index.tables.journal().to_pylist()}
     samples: dict[str, Any] = {}
     for batch in _batches(index, ["image", "region", "box", "area", "predicted_iou", index.column]):

@@ -66,7 +66,7 @@ def test_a_rerun_does_what_is_missing_or_changed_and_prune_drops_what_is_gone(tm
     first = index.add(photos)
     assert (first.encoded, first.unchanged, first.passed_over) == (4, 0, 1)
     assert [Path(image).name for image, _ in first.unreadable] == ["broken.jpg"]
-    assert "damaged" in journal(index)["broken.jpg"]["reason"]
+    assert "broken.jpg is not an image that can be read" in journal(index)["broken.jpg"]["reason"]
     before = contents(index)
 
     Image.fromarray(draw_scene(9, 64).image).save(photos / "1.png")  # another content
