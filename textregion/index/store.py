@@ -104,7 +104,7 @@ class Tables:
         path = str(path)
         if is_uri(path):
             with lance_errors(f"cannot open {path}"):
-                return set(NAMES) <= set(lancedb().connect(path).table_names())
+                return set(NAMES) <= set(lancedb().connect(path).list_tables().tables)
         if "\0" in path or (os.path.lexists(path) and not os.path.isdir(path)):
             raise InputError(f"{path} is no folder; give the folder of a region index, such as photos.lance")
         there = os.path.isdir(path) and bool(os.listdir(path))
@@ -130,7 +130,7 @@ class Tables:
             raise InputError(f"{path} is a region index already; open it")
         with lance_errors(f"cannot make the region index {path}"):
             database = lancedb().connect(path)
-            for name in database.table_names():  # of one that was killed while it was made
+            for name in database.list_tables().tables:  # of one that was killed while it was made
                 database.drop_table(name)
             regions = database.create_table("regions", schema=region_schema(meta), storage_options=STORAGE)
             images = database.create_table("images", schema=image_schema(), storage_options=STORAGE)
