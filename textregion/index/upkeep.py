@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 EXACT_ROWS = 100_000  # below so many a search of all rows takes milliseconds too
 INDEX_KINDS = {"rq": "IVF_RQ", "pq": "IVF_PQ"}
-ROWS_A_PARTITION = 1000
+ROWS_A_PARTITION = 2000  # the time of building grows with the square of their number
 ROWS_AT_ONCE = 8192
 RUN_FILE = "run.json"
 TOKENS_FILE = "tokens.safetensors"
@@ -79,7 +79,7 @@ def build_index(index: "RegionIndex", kind: str = "rq", **options: Any) -> str:
             metric="cosine",
             vector_column_name=index.column,
             index_type=INDEX_KINDS[kind],
-            **{"num_partitions": partitions, "replace": True, **options},
+            **{"num_partitions": partitions, "max_iterations": 20, "replace": True, **options},
         )
         writer.commit()
     return f"index {INDEX_KINDS[kind]} over {rows} regions, {partitions} partitions"
