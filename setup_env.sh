@@ -12,7 +12,7 @@ no_browser=$venv/textregion-no-browser # written when a browser could not be ins
 
 usage() {
   cat <<'HELP'
-usage: bash setup_env.sh [--web] [--eval] [--tests] [--help]
+usage: bash setup_env.sh [--web] [--search] [--cluster] [--eval] [--tests] [--help]
 
 Makes the Python environment .venv next to this script and installs the exact versions of
 configs/requirements/*.txt into it, with the program .venv/bin/textregion. Needs Python 3.11 to 3.14
@@ -21,8 +21,10 @@ CPU-only torch). No root.
 
 Without a flag: what the library and its demo need. A flag adds a layer, which later runs keep:
   --web     the page in the browser (gradio)
+  --search  the region index: textregion index, textregion search (lancedb)
+  --cluster the same, and folders, on many machines: --engine ray (ray)
   --eval    benchmarks and tasks (mmsegmentation, lvis), SLIC masks, RegionSpot's training and SAM v1
-  --tests   both, and pytest, ruff, pyright, …
+  --tests   all of them, and pytest, ruff, pyright, …
 
 One test drives a Chromium or Chrome. Where there is none, it is skipped, and --tests says how to get one.
 Only in CI (CI=true) and as root does it get Debian's package chromium by itself, through apt-get.
@@ -117,6 +119,8 @@ files_of() {
   case "$1" in
     base) echo "build.txt torch.txt core.txt sam2.txt" ;;
     web) echo "web.txt" ;;
+    search) echo "search.txt" ;;
+    cluster) echo "cluster.txt" ;;
     eval) echo "eval.txt eval_no_deps.txt" ;;
     tests) echo "dev.txt" ;;
   esac
@@ -283,6 +287,16 @@ install_web() {
   pip_install -r "$requirements/web.txt" -c "$requirements/core.txt"
 }
 
+install_search() {
+  say_step "the region index: lancedb"
+  pip_install -r "$requirements/search.txt" -c "$requirements/core.txt"
+}
+
+install_cluster() {
+  say_step "many machines: ray"
+  pip_install -r "$requirements/cluster.txt" -c "$requirements/core.txt"
+}
+
 install_eval() {
   say_step "benchmarks and tasks: mmsegmentation, lvis, SAM v1"
   pip_install -r "$requirements/eval.txt" -c "$requirements/core.txt"
@@ -305,8 +319,8 @@ for flag in "$@"; do
       usage
       exit 0
       ;;
-    --web | --eval) add_layer "${flag#--}" ;;
-    --tests) for layer in web eval tests; do add_layer "$layer"; done ;;
+    --web | --search | --cluster | --eval) add_layer "${flag#--}" ;;
+    --tests) for layer in web search cluster eval tests; do add_layer "$layer"; done ;;
     *) fail "does not know '$flag'; see bash setup_env.sh --help" ;;
   esac
 done

@@ -48,6 +48,7 @@ An obvious form that would not fit into --limit is run on a part and scaled; the
                reaches just then, and mask generation against what else there is; preset tiny by default, in one process
   fast         the fast mode and its parts on drawn scenes: mean IoU, agreement with the normal mode, seconds
   all          everything but decoder, end2end, image and fast
+  search       a table of made-up regions: written, indexed, searched (python -m eval.bench search --help)
 """
 EXAMPLES = """\
 examples:

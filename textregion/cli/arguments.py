@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from textregion.boxes import MOST_BOXES
 from textregion.cli.command_line import BOOLEAN, Parser, positive
+from textregion.cli.engine_flags import add_engine_flags
 from textregion.cli.flags import (
     add_model_flags,
     add_option_flags,
@@ -28,6 +29,7 @@ EXAMPLES = """examples:
   {prog} --image photo.jpg --labels dog sofa floor
   {prog} --image photo.jpg --labels dog sofa --preset clip-vit-b16
   {prog} --image photos/ --labels_file labels.txt --resume
+  {prog} --image photos/ --labels dog sofa --engine ray          (many processes, or --address of a cluster)
   {prog} --image_query_cfg queries.yaml     (YAML: image path -> list of labels)
   {prog} --image photo.jpg --labels dog sofa --boxes detections.json
 
@@ -54,6 +56,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
     _add_sources(parser)
     add_option_flags(parser)
     add_regionspot_flags(parser)
+    add_engine_flags(parser)
     _add_outputs(parser)
     _add_page(parser)
     args = parser.parse_args(arguments)
@@ -115,6 +118,8 @@ def _add_page(parser: Parser) -> None:
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="where it listens (127.0.0.1, this machine only)")
     port_help = f"its port, 0 for any free one (the first free one from {DEFAULT_PORT} on)"
     add("--port", type=port, metavar="N", help=port_help)
+    add("--table", metavar="TABLE", help="with --serve: also search a table of textregion index")
+    add("--image_root", metavar="DIR", help="where that table's images are now, if they have moved")
     limits = Limits()
     most, kept = limits.max_bytes // MEGABYTE, limits.cache_bytes // MEGABYTE
     disk, session = limits.disk_bytes // MEGABYTE, limits.session_bytes // MEGABYTE

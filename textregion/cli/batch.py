@@ -9,16 +9,19 @@ import csv
 import io
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from os.path import isfile
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from textregion.boxes import BoxesFile
 from textregion.cli.jobs import EXTRAS, ImageJob, job_fingerprint, run_settings
 from textregion.cli.words import encode_words
+from textregion.engines import Engine, Lost
 from textregion.errors import InputError
 from textregion.images import load_image
 from textregion.masks import automatic_sources, read_masks
@@ -110,20 +113,55 @@ class DemoRun:
         return {**write_results(folder, image, self.segmenter, run, **extras), "seconds": spent()}
 
 
-def photographs(run: DemoRun, jobs: Sequence[ImageJob], output: Path) -> int:
+@dataclass(frozen=True)
+class Settings:
+    """What a DemoRun is made of, in this process or in a worker: models travel as their names.
+
+    segmenter_class: a TextRegionSegmenter's. options: of its `from_preset`.
+    """
+
+    segmenter_class: type
+    args: argparse.Namespace
+    preset: str
+    options: Mapping[str, Any]
+    boxes: BoxesFile | None = None
+
+    def build(self) -> DemoRun:
+        """Load the models."""
+        segmenter = self.segmenter_class.from_preset(self.preset, **self.options)
+        return DemoRun(segmenter, self.args, self.preset, self.boxes)
+
+
+class JobWorker:
+    """What an engine runs for a batch: an image and its folder in, its Outcome out."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.run = settings.build()
+
+    def load(self, item: tuple[ImageJob, Path]) -> tuple[ImageJob, Path]:
+        """Nothing: an image is read where its earlier results are looked for."""
+        return item
+
+    def work(self, loaded: list[tuple[ImageJob, Path]]) -> list["Outcome"]:
+        """One after the other."""
+        return [attempt(self.run, *item) for item in loaded]
+
+
+def photographs(settings: Settings, jobs: Sequence[ImageJob], output: Path, engine: Engine) -> int:
     """Label every image; one that cannot be read is reported and the others are still done.
 
     Returns the exit code: 0, or 1 when some failed; InputError at the end when all did. Stopped by Ctrl-C, a full disk
     or the like, it keeps what is finished and says how to go on.
     """
     words = list(dict.fromkeys(word for job in jobs for word in job.labels))
-    if run.preset == "tiny" and (unknown := unknown_words(words)):
+    if settings.preset == "tiny" and (unknown := unknown_words(words)):
         print(f"note: the tiny model never saw the words: {', '.join(unknown)}", file=sys.stderr)
-    clear_remains(output)
     folders = [output / name for name in output_names([job.image for job in jobs])]
     if len(jobs) > 1:
-        return batch(run, jobs, folders, output)
-    job, folder = jobs[0], folders[0]
+        results = engine.run(partial(JobWorker, settings), list(zip(jobs, folders, strict=True)))
+        return batch(results, jobs, folders, output)
+    run, job, folder = settings.build(), jobs[0], folders[0]
+    clear_remains(output)
     if run.earlier(job, folder) is not None:
         print(f"{job.image}: already finished with these settings: {folder}")
         return 0
@@ -138,18 +176,24 @@ def photographs(run: DemoRun, jobs: Sequence[ImageJob], output: Path) -> int:
     return 0
 
 
-def batch(run: DemoRun, jobs: Sequence[ImageJob], folders: Sequence[Path], output: Path) -> int:
-    """Many images, a line each, then a table."""
-    done: list[Outcome] = []
+def batch(
+    results: Iterator[tuple[int, "Outcome | Lost"]], jobs: Sequence[ImageJob], folders: Sequence[Path], output: Path
+) -> int:
+    """Many images, a line each, then a table. results: of an engine's run over the jobs."""
+    clear_remains(output)
+    found: dict[int, Outcome] = {}
     try:
-        for job, folder in zip(tqdm(jobs, "images", unit="image"), folders, strict=True):
-            done.append(attempt(run, job, folder))
-            tqdm.write(done[-1].line(), file=sys.stderr if done[-1].status == "failed" else sys.stdout)
+        for place, result in tqdm(results, "images", len(jobs), unit="image"):
+            if isinstance(result, Lost):
+                result = Outcome(str(jobs[place].image), str(folders[place]), "failed", message=result.reason)
+            found[place] = result
+            tqdm.write(result.line(), file=sys.stderr if result.status == "failed" else sys.stdout)
     except (KeyboardInterrupt, OutputError):
-        told = f"{len(done)} of {len(jobs)} images dealt with; to go on: the same command with --resume"
+        told = f"{len(found)} of {len(jobs)} images dealt with; to go on: the same command with --resume"
         print(told, file=sys.stderr)
         raise
     finally:
+        done = [found[place] for place in sorted(found)]
         if done:
             print_table(done)
     write_summary(output, done)

@@ -1,4 +1,4 @@
-"""The console program `textregion`: segment, serve, boxes, presets, weights; without arguments the drawn scene."""
+"""The console program `textregion` with its commands; without arguments the drawn scene."""
 
 import sys
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from os.path import exists
 
 from textregion.cli.models import presets, weights
 from textregion.cli.program import main as label
+from textregion.cli.search import index, search
 
 HELP = """usage: textregion [COMMAND] [--help]
 
@@ -15,7 +16,9 @@ Label every pixel of an image with your own words, without training.
   textregion                       a drawn scene and tiny embedded models: try it, no download
   textregion segment IMAGE … -l WORD …      photos, folders or globs: labels, regions, COCO files
   textregion boxes IMAGE … -l WORD … --boxes X1,Y1,X2,Y2 …      what is in given boxes
-  textregion serve                 the same in the browser, on this machine only
+  textregion index IMAGE … --to TABLE       every region of many images into one table …
+  textregion search TABLE WORDS             … to be found by words, or by a region of an image
+  textregion serve                 labels, and tables, in the browser, on this machine only
   textregion presets               the table of models
   textregion weights               fetch or check weight files for a machine without a network
 
@@ -33,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return presets(rest)
         case ["weights", *rest]:
             return weights(rest)
+        case ["index", *rest]:
+            return index(rest)
+        case ["search", *rest]:
+            return search(rest)
         case ["boxes", *rest] if not {"--boxes", "--help", "-h"} & {word.partition("=")[0] for word in rest}:
             print("error: give --boxes x1,y1,x2,y2 … or --boxes FILE; see textregion boxes --help", file=sys.stderr)
             return 2

@@ -9,16 +9,19 @@ import numpy as np
 
 from textregion import render
 from textregion.cli.arguments import limits_of, parse_arguments
-from textregion.cli.batch import RANDOM_WEIGHTS, DemoRun, photographs, print_files, print_shares
+from textregion.cli.batch import RANDOM_WEIGHTS, DemoRun, Settings, photographs, print_files, print_shares
 from textregion.cli.command_line import output_folder, run_program
+from textregion.cli.engine_flags import engine_of
 from textregion.cli.jobs import ImageJob, boxes_of, check_images, gather_jobs, segmenter_options
 from textregion.cli.models import list_presets
 from textregion.cli.words import encode_words, templates_option
 from textregion.errors import InputError, at_least
+from textregion.index.region_index import RegionIndex
 from textregion.labeling import mean_iou
 from textregion.outputs.folder import LabelledImage, clear_remains
 from textregion.segmenter import TextRegionSegmenter
 from textregion.tiny.scenes import draw_scene
+from textregion.web.search import TableView
 from textregion.web.server import serve
 
 
@@ -32,11 +35,10 @@ def run(args: argparse.Namespace, segmenter_class: type) -> int:
     boxes = boxes_of(args, preset)
     options = {**templates_option(args, preset), **segmenter_options(args)}
     check_images(jobs)
-    segmenter = segmenter_class.from_preset(preset, **options)
-    demo = DemoRun(segmenter, args, preset, boxes)
+    settings = Settings(segmenter_class, args, preset, options, boxes)
     if jobs:
-        return photographs(demo, jobs, output)
-    drawn_scene(demo, args.seed, output)
+        return photographs(settings, jobs, output, engine_of(args))
+    drawn_scene(settings.build(), args.seed, output)
     return 0
 
 
@@ -70,12 +72,17 @@ def serve_page(args: argparse.Namespace) -> None:
     """Serve the web page that the command line asks for. InputError for anything the user can put right."""
     if args.image_list or args.image_query_cfg or args.labels:
         raise InputError("with --serve images and labels are given on the page; leave --image, --labels, … out")
-    preset = args.preset or "tiny"
+    table = None
+    if args.table is not None:
+        index = RegionIndex.open(args.table, device=args.device)
+        table = TableView(index, limits_of(args), args.image_root)
+    preset = args.preset or (table.index.encoder.preset if table else "tiny")
 
     def build_segmenter() -> TextRegionSegmenter:
         return TextRegionSegmenter.from_preset(preset, **templates_option(args, preset), **segmenter_options(args))
 
-    serve(build_segmenter, preset, limits_of(args), args.host, args.port, RANDOM_WEIGHTS if args.random_weights else "")
+    caution = RANDOM_WEIGHTS if args.random_weights else ""
+    serve(build_segmenter, preset, limits_of(args), args.host, args.port, caution, table)
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "TextRegionSegmenter.py") -> int:

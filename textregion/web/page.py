@@ -20,6 +20,7 @@ from textregion.tiny.scenes import draw_scene
 from textregion.web import views
 from textregion.web.cached_segmenter import CachedSegmenter, Limits
 from textregion.web.gate import Gate
+from textregion.web.search import EMPTY, TableView
 from textregion.web.uploads import Uploads
 from textregion.web.views import DOWNLOADS, LABELS, SENTENCE, SWITCHES, Controls, PageContent, page_content
 
@@ -45,13 +46,22 @@ FOLLOW_LINK = "() => { setTimeout(() => document.querySelector('#download')?.cli
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private", "preprocess": False}
 
 
-def build_app(segmenter: Any, preset: str, limits: Limits, files: Path, local: bool, caution: str = "") -> Gate:
+def build_app(
+    segmenter: Any,
+    preset: str,
+    limits: Limits,
+    files: Path,
+    local: bool,
+    caution: str = "",
+    table: TableView | None = None,
+) -> Gate:
     """The ASGI app: the page behind its gate.
 
     segmenter, preset, limits, caution: see `CachedSegmenter`. files: see `server.temporary_files`. local: see `Gate`.
+    table: what the tab Search asks; None for no such tab.
     """
     uploads = Uploads(files, limits)
-    page = build_page(CachedSegmenter(segmenter, preset, limits, caution), draw_examples(files), uploads)
+    page = build_page(CachedSegmenter(segmenter, preset, limits, caution), draw_examples(files), uploads, table)
     page.temp_file_sets.append(uploads.paths)
     page.queue(max_size=limits.queue_size, default_concurrency_limit=1, api_open=False)
     theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE)
@@ -85,39 +95,92 @@ def draw_examples(files: Path) -> list[list[str]]:
     return rows
 
 
-def build_page(model: CachedSegmenter, examples: Sequence[Sequence[str]], uploads: Uploads) -> gr.Blocks:
-    """The page around a model. examples: (image file, mode, text) each. uploads: makes room for what is made."""
+def build_page(
+    model: CachedSegmenter, examples: Sequence[Sequence[str]], uploads: Uploads, table: TableView | None = None
+) -> gr.Blocks:
+    """The page around a model. examples: (image file, mode, text) each. uploads: makes room for what is made.
+
+    table: what the tab Search asks, which then comes first.
+    """
     trained_tiny = model.preset == "tiny" and not model.caution
     models = TINY_NOTE if trained_tiny else escape(sentences(f"preset {model.preset}", model.caution))
     header = f'<h1>{TITLE}</h1><p>{EXPLANATION}</p><p class="tr-models">{models}</p>'
     page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(300, KEPT_SECONDS))
     with page:
         gr.HTML(header, elem_classes="tr-head", padding=False)
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=300):
-                controls, button = build_controls()
-                scenes = {"label": "Drawn scenes", "samples": [[path] for path, _, _ in examples]}
-                drawn = gr.Dataset(components=controls[:1], **scenes, type="index", elem_id="examples")
-            with gr.Column(scale=7, min_width=300):
-                notice = gr.HTML(views.notice(views.EMPTY, "hint"), elem_id="notice", padding=False)
-                frame = {"interactive": False, "format": "png", "buttons": ["fullscreen"], "height": 480}
-                picture = gr.Image(label="Result", **frame, elem_id="result")
-                shown = [notice, picture, *(gr.HTML(elem_id=name, padding=False) for name in ("legend", "scores"))]
-                with gr.Row(visible=False, elem_id="saving") as saving:
-                    savers = {
-                        kind: gr.Button(name, size="sm", min_width=100, elem_id=f"save-{kind}")
-                        for kind, (name, _, _) in DOWNLOADS.items()
-                    }
-        link = gr.DownloadButton(visible="hidden", elem_id="download")
-        point = gr.State(None)
-        connect(model, controls, button, [*shown, saving], point, uploads)
-        drawn.click(lambda index: list(examples[index]), drawn, controls[:3], show_progress="hidden", **MODEL)
-        for kind, saver in savers.items():
-            made = saver.click(
-                partial(save_file, model, uploads, kind), controls, link, show_progress="minimal", **MODEL
-            )
-            made.success(js=FOLLOW_LINK)
+        if table is None:
+            build_labelling(model, examples, uploads)
+        else:
+            with gr.Tabs(elem_id="tabs"):
+                with gr.Tab("Search", id="search"):
+                    build_search(table, uploads)
+                with gr.Tab("Label", id="label"):
+                    build_labelling(model, examples, uploads)
     return page
+
+
+def build_labelling(model: CachedSegmenter, examples: Sequence[Sequence[str]], uploads: Uploads) -> None:
+    """Image and words on the left, the answer on the right."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=300):
+            controls, button = build_controls()
+            scenes = {"label": "Drawn scenes", "samples": [[path] for path, _, _ in examples]}
+            drawn = gr.Dataset(components=controls[:1], **scenes, type="index", elem_id="examples")
+        with gr.Column(scale=7, min_width=300):
+            notice = gr.HTML(views.notice(views.EMPTY, "hint"), elem_id="notice", padding=False)
+            frame = {"interactive": False, "format": "png", "buttons": ["fullscreen"], "height": 480}
+            picture = gr.Image(label="Result", **frame, elem_id="result")
+            shown = [notice, picture, *(gr.HTML(elem_id=name, padding=False) for name in ("legend", "scores"))]
+            with gr.Row(visible=False, elem_id="saving") as saving:
+                savers = {
+                    kind: gr.Button(name, size="sm", min_width=100, elem_id=f"save-{kind}")
+                    for kind, (name, _, _) in DOWNLOADS.items()
+                }
+    link = gr.DownloadButton(visible="hidden", elem_id="download")
+    point = gr.State(None)
+    connect(model, controls, button, [*shown, saving], point, uploads)
+    drawn.click(lambda index: list(examples[index]), drawn, controls[:3], show_progress="hidden", **MODEL)
+    for kind, saver in savers.items():
+        made = saver.click(partial(save_file, model, uploads, kind), controls, link, show_progress="minimal", **MODEL)
+        made.success(js=FOLLOW_LINK)
+
+
+def build_search(table: TableView, uploads: Uploads) -> None:
+    """Words, the grid of hits, and the image of the one that was clicked."""
+    with gr.Row(elem_id="search-ask"):
+        quiet = {"show_label": False, "container": False}
+        words = gr.Textbox(placeholder="a red mug", **quiet, elem_id="search-words", scale=5, min_width=160)
+        without = gr.Textbox(placeholder="but not …", **quiet, elem_id="search-not", scale=2, min_width=100)
+        single = gr.Checkbox(label="one hit an image", container=False, elem_id="search-single", scale=1, min_width=120)
+        button = gr.Button("Search", variant="primary", elem_id="search-go", scale=1, min_width=80)
+    notice = gr.HTML(views.notice(f"{EMPTY} ({table.title})", "hint"), elem_id="search-notice", padding=False)
+    frame = {"show_label": False, "interactive": False, "format": "png", "buttons": []}
+    grid = gr.Gallery(**frame, columns=6, object_fit="contain", allow_preview=False, height="auto", elem_id="hits")
+    about = gr.HTML(elem_id="hit-about", padding=False)
+    opened = gr.Image(**{**frame, "buttons": ["fullscreen"]}, visible=False, elem_id="hit-image")
+    hits = gr.State([])
+
+    def ask(*values: Any) -> list[Any]:
+        uploads.make_room()
+        try:
+            found = table.search(*values)
+        except InputError as error:
+            return [views.notice(escape(views.sentence_case(error)), "error"), [], "", gr.update(visible=False), []]
+        told = views.notice(escape(found.note), "hint")
+        return [told, found.pictures, "", gr.update(visible=False), found.hits]
+
+    def choose(event: gr.SelectData, known: list) -> list[Any]:
+        uploads.make_room()
+        try:
+            picture, line = table.open(known, event.index)
+        except InputError as error:
+            return [views.notice(escape(views.sentence_case(error)), "error"), gr.update(visible=False)]
+        return [views.notice(escape(line), "hint"), gr.update(value=picture, visible=True)]
+
+    asked, shown = [words, without, single], [notice, grid, about, opened, hits]
+    for event in (button.click, words.submit, without.submit):
+        event(ask, asked, shown, show_progress_on=grid, trigger_mode="always_last", **MODEL)
+    grid.select(choose, hits, [about, opened], show_progress="hidden", trigger_mode="always_last", **MODEL)
 
 
 def save_file(model: CachedSegmenter, uploads: Uploads, kind: str, *values: Any) -> str:

@@ -28,20 +28,28 @@ BACKLOG = 100  # connections that wait to be taken; asyncio takes so many at a s
 
 
 def serve(
-    build_segmenter: Callable[[], Any], preset: str, limits: Limits, host: str, port: int | None, caution: str = ""
+    build_segmenter: Callable[[], Any],
+    preset: str,
+    limits: Limits,
+    host: str,
+    port: int | None,
+    caution: str = "",
+    table: Any = None,
 ) -> None:
     """Serve the page until Ctrl-C. InputError: gradio is missing, the port is taken, and those of `build_segmenter`.
 
     build_segmenter: makes the TextRegionSegmenter, once the port is had. host, port: where it listens (`listening`).
-    caution: what page and files say of every answer.
+    caution: what page and files say of every answer. table: a `TableView` to search, or None.
     """
     with temporary_files() as files, listening(host, port) as listener:
         with without_proxies(), needs("the page", layer="web", extra="web"):
             from textregion.web.page import build_app
         segmenter = build_segmenter()  # which may need a proxy, to fetch weights
+        if table is not None:
+            table.index.share_words(segmenter)
         with without_proxies():
             local = is_loopback(listener.getsockname()[0])
-            run_app(build_app(segmenter, preset, limits, files, local, caution), listener)
+            run_app(build_app(segmenter, preset, limits, files, local, caution, table), listener)
 
 
 @contextmanager
