@@ -15,8 +15,25 @@ from textregion.tiny.scenes import draw_scene
 
 DAMAGES = 60
 OPTIONS = {"mask_generator": "slic", "resize_method": "resize", "device": "cpu"}
-FILTERS = ("area >", "nothing > 1", "'", "area; delete", "1/0 > area", "image like '\\", "token[0] > 0", "(" * 2000, "x" * 9999)
-FILTERS += ("mask.counts = 1", "area > cast('a' as int)", "\0", "image = '\ud800'", "random() > 0.5", "regexp_like(image, '(')")
+FILTERS = (
+    "area >",
+    "nothing > 1",
+    "'",
+    "area; delete",
+    "1/0 > area",
+    "image like '\\",
+    "token[0] > 0",
+    "(" * 2000,
+    "x" * 9999,
+)
+FILTERS += (
+    "mask.counts = 1",
+    "area > cast('a' as int)",
+    "\0",
+    "image = '\ud800'",
+    "random() > 0.5",
+    "regexp_like(image, '(')",
+)
 
 
 def cases(folder: Path, random: np.random.Generator) -> Iterator[Case]:
@@ -24,7 +41,9 @@ def cases(folder: Path, random: np.random.Generator) -> Iterator[Case]:
     for number, seed in enumerate(random.integers(0, 2**31, DAMAGES).tolist()):
         yield Case("damaged table", f"table, damage {number}", None, lambda _, s=seed: damaged(folder, s), EITHER)
     for text in FILTERS:
-        yield Case("filter", f"--where {text[:30]!r}", None, lambda _, t=text: whole(folder).search("sky", where=t), EITHER)
+        yield Case(
+            "filter", f"--where {text[:30]!r}", None, lambda _, t=text: whole(folder).search("sky", where=t), EITHER
+        )
     for words in ("", ";", "\0", "x" * 5000, "\ud800", "犬"):
         expected = (WORKS,) if words == "犬" else (REFUSED,)
         yield Case("words", f"search {words[:10]!r}", None, lambda _, w=words: whole(folder).search(w), expected)
