@@ -10,7 +10,6 @@ from textregion.boxes import HEADER
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
 from textregion.cli.engine_flags import add_batch_flag, add_engine_flags, engine_of
 from textregion.cli.flags import (
-    WEIGHTS,
     add_model_flags,
     add_option_flags,
     chosen_preset,
@@ -123,8 +122,7 @@ def run_index(args: argparse.Namespace) -> int:
     if args.join:
         print(upkeep.join(index, args.join))
     if args.add_column:
-        machine = {name: options[name] for name in (*WEIGHTS, "device", "dtype") if name in options}
-        print(upkeep.add_column(index, args.add_column, **machine))
+        print(upkeep.add_column(index, args.add_column, **options))
     if args.compact:
         print(upkeep.compact(index))
     if args.build_index:

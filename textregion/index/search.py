@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Float32
 from textregion.boxes import boxes_inside
 from textregion.errors import InputError
 from textregion.images import ImageInput, load_image
+from textregion.index.absent import tokens_of
 from textregion.index.encoding import decode_masks
 from textregion.index.schema import TOKEN
 from textregion.index.store import lance_errors, quoted
@@ -181,8 +182,7 @@ def candidates(
         more_there |= len(result) == count
         if not len(result):
             continue
-        tokens = result[column].combine_chunks().flatten().to_numpy().reshape(len(result), -1)
-        scores = query.scores(tokens)
+        scores = query.scores(tokens_of(result[column].combine_chunks()))
         rows = result.drop_columns([column, "_distance"]).to_pylist()
         found.update({row["_rowid"]: {**row, "score": float(s)} for row, s in zip(rows, scores, strict=True)})
     return sorted(found.values(), key=lambda row: (-row["score"], row["image"], row["region"])), more_there

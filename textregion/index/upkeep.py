@@ -17,6 +17,7 @@ from jaxtyping import Float32
 from textregion.errors import InputError, needs, one_of
 from textregion.images import load_image
 from textregion.index.encoding import decode_masks, region_columns
+from textregion.index.region_index import NOT_STORED
 from textregion.index.schema import DONE, TOKEN, Encoder, Meta, Regions, arrow
 from textregion.index.sources import content_hash, is_uri, read_bytes, stamp
 from textregion.index.store import KEPT, lance_errors, quoted
@@ -97,18 +98,19 @@ def compact(index: "RegionIndex") -> str:
 # ---------------------------------------------------------------------- further columns
 
 
-def add_column(index: "RegionIndex", preset: str, **machine: Any) -> str:
+def add_column(index: "RegionIndex", preset: str, **options: Any) -> str:
     """Tokens of a second backbone for the regions that are there: a column named after its preset.
 
     The images are read again; regions of one that is gone or has changed, and those without a patch there, have none.
-    What was done is kept beside the table, so a run that was stopped goes on from there. InputError when it is there.
+    options: as of `RegionIndex.create`. What was done is kept beside the table, so a run that was stopped goes on from there. InputError when it is there.
     """
     column = f"{TOKEN}_{re.sub(r'[^0-9A-Za-z]+', '_', preset).strip('_')}"
     if column in index.tables.meta.encoders or preset in (e.preset for e in index.tables.meta.encoders.values()):
         raise InputError(f"{index.tables.path} has a column of preset {preset} already")
-    options = {"mask_generator": None, "dense_fallback": False}
-    segmenter = TextRegionSegmenter.from_preset(preset, **options, **machine)
-    encoder, pa = Encoder.of(segmenter, preset, options), arrow()
+    machine = {name: options.pop(name) for name in NOT_STORED if name in options}
+    kept_options = {**options, "mask_generator": None, "dense_fallback": False}
+    segmenter = TextRegionSegmenter.from_preset(preset, **kept_options, **machine)
+    encoder, pa = Encoder.of(segmenter, preset, kept_options), arrow()
     encodings = _Encodings(index, segmenter, column)
     schema = pa.schema([pa.field(column, pa.list_(pa.float16(), encoder.width))])
     with index.tables.writing() as writer:
