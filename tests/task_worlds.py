@@ -11,9 +11,9 @@ from eval.prepare.tiny_tasks import write_reasoning, write_referring
 from eval.reasoning import ReasoningTask
 from eval.referring import ReferringTask, find_splits
 from eval.tasks import Run
-from textregion.backbones import ClipBackbone
 from textregion.labeling import ANY_OTHER_THING
 from textregion.masks import Sam2MaskGenerator
+from textregion.segmenter import TextRegionSegmenter
 
 MODEL = {"points_per_side": 8}
 
@@ -52,7 +52,7 @@ def run(work_dir: Path, **options) -> Run:
 
 @contextmanager
 def counted_calls():
-    """Counts how often the two image encoders run: {"sam2": n, "clip": n}."""
+    """Counts for how many images the two encoders run: {"sam2": n, "clip": n}."""
     calls = Counter()
 
     def counting(name, original):
@@ -64,5 +64,5 @@ def counted_calls():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sam2MaskGenerator, "encode", counting("sam2", Sam2MaskGenerator.encode))
-        patch.setattr(ClipBackbone, "encode_crops", counting("clip", ClipBackbone.encode_crops))
+        patch.setattr(TextRegionSegmenter, "encode_crops", counting("clip", TextRegionSegmenter.encode_crops))
         yield calls

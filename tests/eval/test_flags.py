@@ -58,6 +58,7 @@ def test_what_fits_nothing_is_refused(program):
         chosen_preset(PROGRAMS[program](["--clip_pretrained", "meta", "--clip_architecture", "ViT-B/16"]))
 
 
+NUMBERS = [o for o in OPTIONS if isinstance(o.default, int | float) and not o.metadata["flag"].get("choices")]
 VALUES = {bool: ("False", False), int: ("7", 7), float: ("0.25", 0.25), tuple: ("5,3", (5, 3))}
 
 
@@ -66,7 +67,7 @@ def test_every_option_is_a_flag_in_both_spellings(program):
     for option in OPTIONS:
         choices = option.metadata["flag"].get("choices")
         kind = type(option.default) if option.default is not None else int
-        word, value = (choices[-1], choices[-1]) if choices else VALUES[kind]
+        word, value = (str(choices[-1]), choices[-1]) if choices else VALUES[kind]
         for flag in (f"--{option.name}", f"--{option.name.replace('_', '-')}"):
             assert given_options(PROGRAMS[program]([flag, word]))[option.name] == value
 
@@ -82,7 +83,7 @@ def test_nothing_given_leaves_everything_as_it_is(program):
 
 
 @in_every_program
-@pytest.mark.parametrize("option", [o for o in OPTIONS if isinstance(o.default, int | float)], ids=lambda o: o.name)
+@pytest.mark.parametrize("option", NUMBERS, ids=lambda option: option.name)
 def test_a_negative_number_comes_through_to_the_check_of_its_range(program, option):
     if not isinstance(option.default, bool):
         assert given_options(PROGRAMS[program]([f"--{option.name}", "-1"]))[option.name] == -1

@@ -3,8 +3,8 @@
 import argparse
 
 from textregion.cli.command_line import Parser, positive
+from textregion.devices import resolve_device
 from textregion.engines import ENGINES, Engine
-from textregion.runtime import resolve_device
 
 GPU_BATCH = 8  # images encoded together there; a CPU gains nothing from more than one
 
