@@ -102,7 +102,8 @@ def add_column(index: "RegionIndex", preset: str, **options: Any) -> str:
     """Tokens of a second backbone for the regions that are there: a column named after its preset.
 
     The images are read again; regions of one that is gone or has changed, and those without a patch there, have none.
-    options: as of `RegionIndex.create`. What was done is kept beside the table, so a run that was stopped goes on from there. InputError when it is there.
+    options: as of `RegionIndex.create`. What was done is kept beside the table, so a run that was stopped goes on from
+    there. InputError when the column is there.
     """
     column = f"{TOKEN}_{re.sub(r'[^0-9A-Za-z]+', '_', preset).strip('_')}"
     if column in index.tables.meta.encoders or preset in (e.preset for e in index.tables.meta.encoders.values()):
