@@ -16,22 +16,8 @@ from textregion.tiny.scenes import draw_scene
 DAMAGES = 60
 OPTIONS = {"mask_generator": "slic", "resize_method": "resize", "device": "cpu"}
 FILTERS = (
-    "area >",
-    "nothing > 1",
-    "'",
-    "area; delete",
-    "1/0 > area",
-    "image like '\\",
-    "token[0] > 0",
-    "(" * 2000,
-    "x" * 9999,
-)
-FILTERS += (
-    "mask.counts = 1",
-    "area > cast('a' as int)",
-    "\0",
-    "image = '\ud800'",
-    "random() > 0.5",
+    *("area >", "nothing > 1", "'", "area; delete", "1/0 > area", "image like '\\", "token[0] > 0", "(" * 2000),
+    *("mask.counts = 1", "area > cast('a' as int)", "\0", "image = '\ud800'", "random() > 0.5", "x" * 9999),
     "regexp_like(image, '(')",
 )
 
