@@ -13,6 +13,8 @@ from struct import pack, unpack_from
 # the pictures within an AVIF's items have sizes of their own, and a JPEG 2000 of 150 bytes can ask for millions of
 # code blocks.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM")
+MAX_PIXELS = 100_000_000  # of an image, and of whatever belongs to one
+MAX_SIDE = 65_535  # pixels, what a JPEG can have; strips take time and memory that their pixels do not tell
 ORIENTATION = 274  # the tag, of EXIF and TIFF alike
 EXIF = b"Exif\0\0"
 MOST_SCANS = 60  # of a progressive JPEG, each of which visits all its pixels however few bytes it has; 24 are usual

@@ -16,10 +16,8 @@ from jaxtyping import UInt8
 from PIL import Image, TiffImagePlugin
 
 from textregion.errors import InputError, first_line
-from textregion.image_files import FORMATS, exif_orientation, without_metadata
+from textregion.image_files import FORMATS, MAX_PIXELS, MAX_SIDE, exif_orientation, without_metadata
 
-MAX_PIXELS = 100_000_000
-MAX_SIDE = 65_535  # pixels, what a JPEG can have; strips take time and memory that their pixels do not tell
 SLOW_PIXELS = 4_000_000  # of what Pillow decodes in Python, at up to 2 s a million pixels
 BYTES_PER_PIXEL, SPARE_BYTES = 16, 2**26  # of a file: more than pixels without compression and their metadata take
 

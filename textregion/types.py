@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from textregion import render
 from textregion.devices import move, read, upload
 from textregion.errors import InputError, first_line, sides
+from textregion.image_files import MAX_PIXELS, MAX_SIDE
 from textregion.labels import LabelPrompts, region_scores
 from textregion.mask_arrays import mask_stack
 from textregion.resampling import bilinear_taps, crop_regions, lerp_columns, lerp_rows, taps_at
@@ -83,11 +84,11 @@ class RegionMasks:
             raise InputError(f"got masks of shape {tuple(self.soft.shape)}, expected (R, h, w) with h, w >= 1")
         if not (self.soft.is_floating_point() or self.soft.dtype == torch.bool):
             raise InputError(f"got masks of dtype {self.soft.dtype}, expected bool or float")
-        sides(self.image_size, "image_size")
+        _image_sides(self.image_size, "image_size")
         set_ = object.__setattr__  # the only writes to a frozen instance: its own defaults
         if self.mask_size == (0, 0):
             set_(self, "mask_size", tuple(self.soft.shape[1:]))
-        sides(self.mask_size, "mask_size")
+        _image_sides(self.mask_size, "mask_size")
         own_groups = self.group is None
         if own_groups:
             set_(self, "group", torch.arange(len(self.soft), device=self.soft.device))
@@ -149,7 +150,7 @@ class RegionMasks:
         """
         if isinstance(masks, RegionMasks):
             return masks.checked().to(device)
-        image_size = sides(image_size, "image_size")
+        image_size = _image_sides(image_size, "image_size")
         masks = masks if isinstance(masks, Tensor) else _as_tensor(masks)
         if masks.is_complex() or masks.layout != torch.strided:
             raise InputError(f"got masks of {masks.dtype}, {masks.layout}, expected a dense tensor of real numbers")
@@ -326,6 +327,15 @@ def parts_of(regions: Int[Tensor, " K"], group: Int[Tensor, " M"]) -> list[Tenso
     """The parts of some regions, ascending, and of which of the K each is: two (m,) int64. All on the host."""
     part = torch.isin(group, regions).nonzero()[:, 0]
     return [part, torch.searchsorted(regions, group[part])]
+
+
+def _image_sides(size: Sequence[int], name: str) -> tuple[int, int]:
+    """The size (H, W) if an image may have it, as whatever is computed of masks has so many pixels; else InputError."""
+    height, width = sides(size, name)
+    if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
+        found = f"got {name} {reprlib.repr(height)} x {reprlib.repr(width)}"
+        raise InputError(f"{found}, expected at most {MAX_PIXELS // 10**6} million pixels, {MAX_SIDE} on a side")
+    return height, width
 
 
 def _check_finite(soft: Tensor) -> None:

@@ -12,16 +12,17 @@ from textregion.storage import read_text
 
 LARGEST = 10_000_000  # bytes of a file
 DEEPEST = 50  # levels of lists and mappings
-MOST_NODES = 2_000_000  # values and keys, every alias and merge key written out
+MOST_NODES = 2_000_000  # values and keys
 LONGEST_NUMBER = 400  # characters
 OPEN = (0, 0)  # the measure of a node whose children are being measured
 
 
-def read_yaml(path: str | Path, expected: str) -> Any:
+def read_yaml(path: str | Path, expected: str, most_nodes: int = MOST_NODES) -> Any:
     """What the one document of a YAML file holds; None when it is empty.
 
-    expected: what the file should be, for the message. Raises InputError in one line: missing, unreadable, not YAML,
-    a key twice in a mapping, or larger than the bounds of this module.
+    expected: what the file should be, for the message. most_nodes: values and keys, every alias and merge key written
+    out. Raises InputError in one line: missing, unreadable, not YAML, a key twice in a mapping, or larger than the
+    bounds of this module.
     """
     if isfile(path) and os.path.getsize(path) > LARGEST:
         raise InputError(f"{path} is larger than {LARGEST // 1_000_000} MB; expected {expected}")
@@ -31,7 +32,9 @@ def read_yaml(path: str | Path, expected: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _measure(node, path, {})
+        nodes, _ = _measure(node, path, {})
+        if nodes > most_nodes:
+            raise InputError(f"{path} stands for more than {most_nodes} values; use fewer aliases and merge keys")
         return loader.construct_document(node)
     except InputError:
         raise
@@ -65,8 +68,6 @@ def _measure(node: yaml.Node, path: str | Path, known: dict[int, tuple[int, int]
         nodes, levels = nodes + more, max(levels, deeper + 1)
     if levels > DEEPEST:
         raise InputError(f"{path} is not valid YAML (nested deeper than {DEEPEST} levels); write it flat")
-    if nodes > MOST_NODES:
-        raise InputError(f"{path} stands for more than {MOST_NODES} values; use fewer aliases and merge keys")
     known[id(node)] = nodes, levels
     return nodes, levels
 

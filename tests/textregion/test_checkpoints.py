@@ -4,6 +4,7 @@ import argparse
 import io
 import pickle
 import struct
+import tracemalloc
 import warnings
 import zipfile
 from contextlib import suppress
@@ -485,3 +486,20 @@ def test_tensors_that_are_no_plain_ones_are_refused(tmp_path, odd):
     torch.save({"a.b": odd()}, tmp_path / "a.pt")
     with pytest.raises(InputError, match=r"a\.pt holds a\.b as [\w.]+ on \w+, expected a plain tensor of the CPU"):
         read_state(tmp_path / "a.pt")
+
+
+def test_a_string_that_claims_4_gb_asks_for_no_more_than_the_file_has(tmp_path):
+    """A pickle says how long its strings are, and what reads from a file makes room for as much."""
+    torch.save(STATE, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "a.pt").read_bytes()
+    name = b"X" + struct.pack("<I", len("a.weight"))  # BINUNICODE
+    assert name + b"a.weight" in whole
+    (tmp_path / "a.pt").write_bytes(whole.replace(name + b"a.weight", b"X\xf0\xff\xff\xffa.weight"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"a\.pt is "):
+            read_state(tmp_path / "a.pt")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50_000_000

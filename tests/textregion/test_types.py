@@ -201,6 +201,9 @@ def test_masks_survive_saving(tmp_path, masks):
         ({"soft": torch.full((1, 2, 2), torch.nan)}, "NaN or infinite"),
         ({"soft": torch.full((1, 2, 2), torch.inf)}, "NaN or infinite"),
         ({"image_size": (0, 3)}, "image_size"),
+        ({"image_size": (2**64, 5)}, "got image_size 18446744073709551616 x 5, expected at most 100 million pixels"),
+        ({"image_size": (65_536, 1)}, "got image_size 65536 x 1, expected at most .* 65535 on a side"),
+        ({"mask_size": (10_001, 10_000)}, "got mask_size 10001 x 10000, expected at most"),
         ({"group": torch.zeros(3, dtype=torch.long)}, r"groups torch.int64 of shape \(3,\) for 2 mask parts"),
         ({"boxes": torch.zeros(3, 4)}, "3 boxes for 2 regions"),
         ({"boxes": torch.zeros(3, 4), "group": torch.tensor([0, 1])}, "3 boxes for 2 regions"),
@@ -212,6 +215,19 @@ def test_bad_masks_are_refused(untyped, options, message):
     with pytest.raises(InputError, match=message) as error:
         RegionMasks(**({"soft": torch.ones(2, 3, 5), "image_size": (3, 5)} | options)).checked()
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_states_an_image_larger_than_any_is_refused(tmp_path):
+    """Nothing else in the file need be large, but a label map would have that many pixels."""
+    masks = RegionMasks(torch.ones(2, 3, 5), image_size=(3, 5))
+    RegionTokens(torch.eye(2), masks, torch.arange(2), (1, 1)).save(tmp_path / "a.safetensors")
+    data = (tmp_path / "a.safetensors").read_bytes()
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    changed = header.replace(b"[3, 5], ", b"[200000000000, 5], ", 1)
+    assert changed != header
+    (tmp_path / "a.safetensors").write_bytes(len(changed).to_bytes(8, "little") + changed + data[8 + len(header) :])
+    with pytest.raises(InputError, match="got image_size 200000000000 x 5, expected at most 100 million pixels"):
+        RegionTokens.load(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,10 @@ def test_what_multiplies_is_refused_before_it_does(tmp_path, line, depth, monkey
 
 
 def test_the_bounds_are_exact(tmp_path, monkeypatch):
-    monkeypatch.setattr(yaml_files, "MOST_NODES", 7)
-    assert read(tmp_path, "[&a [1, 2], *a]") == [[1, 2], [1, 2]]  # 1 + 2 * (1 + 2)
-    assert "stands for more than 7 values" in refused(tmp_path, "[&a [1, 2], *a, 3]")
+    (tmp_path / "a.yaml").write_text("[&a [1, 2], *a]")  # 1 + 2 * (1 + 2)
+    assert read_yaml(tmp_path / "a.yaml", "a list", 7) == [[1, 2], [1, 2]]
+    with pytest.raises(InputError, match="stands for more than 6 values"):
+        read_yaml(tmp_path / "a.yaml", "a list", 6)
     monkeypatch.setattr(yaml_files, "DEEPEST", 3)
     assert read(tmp_path, "[[1]]") == [[1]]
     assert "nested deeper than 3 levels" in refused(tmp_path, "[[[1]]]")

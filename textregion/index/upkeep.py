@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float16
 
 from textregion.errors import InputError, needs, one_of
 from textregion.images import load_image
@@ -149,7 +149,7 @@ class _Encodings:
         column = pa.FixedSizeListArray.from_arrays(pa.array(values), width, mask=missing)
         return pa.RecordBatch.from_arrays([column], [self.column])
 
-    def _tokens(self, image: str, rows: list[dict]) -> dict[int, Float32[np.ndarray, " D"]]:
+    def _tokens(self, image: str, rows: list[dict]) -> dict[int, Float16[np.ndarray, " D"]]:
         """By region. All regions of an image are encoded together, for they decide which patches are global."""
         if self._last[0] == image:
             return self._last[1]

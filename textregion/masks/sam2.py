@@ -41,6 +41,7 @@ MEMORY_SHARE = 0.7  # of the free memory of a CUDA device that the decoder may t
 ALLOWED_TARGETS = ("torch.nn.Identity",)  # besides those of sam2: what a model for images puts in place of its memory
 MOST_NUMBERS = 500_000_000  # of a model of an own YAML: parameters and what else is computed; SAM 2.1 large has 224 M
 SPARE_NUMBERS = 20_000_000  # besides those of the weights that are to be loaded; SAM 2.1 needs 7 M
+MOST_VALUES = 2_000  # of such a YAML, aliases written out; SAM 2.1 has at most 234, OmegaConf takes up to 2 ms for each
 MOST_STEPS = 20_000  # of torch, while such a model is made; SAM 2.1 large needs 2,069
 CPU_PROMPTS = 4  # on a CPU more at once are slower and take more memory
 DECODERS = ("shared", "sam2")
@@ -118,9 +119,10 @@ def build_sam2(model_cfg: str | Path = "large", most_numbers: int = MOST_NUMBERS
     path = config_path(model_cfg)
     is_own = Path(str(files("sam2"))) not in path.parents
     try:
-        read_yaml(path, "sam2's YAML form")  # within its bounds
-        config = OmegaConf.load(path)
-        described = OmegaConf.to_container(config.model, resolve=True)  # so that what is checked is what is made
+        content = read_yaml(path, "sam2's YAML form", MOST_VALUES)
+        if not isinstance(content, dict) or "model" not in content:
+            raise InputError("it has no key model")
+        described = OmegaConf.to_container(OmegaConf.load(path))["model"]  # which reads more spellings of numbers
         _check_targets(described)
         with _Bounded(most_numbers) if is_own else nullcontext():
             return instantiate(described, _recursive_=True).eval()
@@ -170,8 +172,11 @@ class _Bounded(TorchDispatchMode):
 def _check_targets(described: Any) -> None:
     """InputError unless everything that a configuration would make is a torch module that the package sam2 defines.
 
-    A `_target_` could be any name that Python can import, `os.system` as well.
+    A `_target_` could be any name that Python can import, `os.system` as well. OmegaConf's references (`${…}`) are
+    refused: twenty short lines that name each other twice stand for a million values.
     """
+    if isinstance(described, str) and "${" in described:
+        raise InputError(f"it has the reference {described[:60]!r}; write out what it stands for")
     if isinstance(described, dict):
         if "_target_" in described and not _is_part_of_sam2(described["_target_"]):
             raise InputError(f"it names {described['_target_']!r}, but only sam2's own torch modules are made")

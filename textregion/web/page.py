@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.blocks import Block
 from gradio.components import Component
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
@@ -221,7 +222,7 @@ def connect(
     model: CachedSegmenter,
     controls: list[Component],
     button: gr.Button,
-    shown: list[Component],
+    shown: list[Block],
     point: gr.State,
     uploads: Uploads,
 ) -> None:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from textregion.errors import InputError
 from textregion.masks.sam2 import (
     MOST_NUMBERS,
+    MOST_VALUES,
     SIZES,
     _check_targets,
     build_sam2,
@@ -172,6 +173,30 @@ def test_a_configuration_that_multiplies_is_refused(tmp_path):
     lines = "".join(f"k{n}: &k{n} [{', '.join([f'*k{n - 1}'] * 9)}]\n" for n in range(1, 12))
     (tmp_path / "own.yaml").write_text(f"k0: &k0 [1]\n{lines}model: *k11\n")
     with pytest.raises(InputError, match=r"is not a SAM 2 configuration \(stands for more than"):
+        build_sam2(tmp_path / "own.yaml")
+
+
+def test_a_configuration_of_few_aliases_is_refused_before_omegaconf_copies_them(tmp_path, monkeypatch):
+    """read_yaml allows what these stand for, OmegaConf takes minutes for it."""
+    monkeypatch.setattr("textregion.masks.sam2.OmegaConf.load", None)
+    (tmp_path / "own.yaml").write_text(f"k: &k [1, 2]\nmodel: [{', '.join(['*k'] * MOST_VALUES)}]")
+    with pytest.raises(InputError, match=r"\(stands for more than 2000 values; use fewer aliases and merge keys\)"):
+        build_sam2(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize("model", ["{a: '${k60}'}", "'${k60}'", "[x, '${oc.env:HOME}']"])
+def test_references_are_refused_before_they_are_followed(tmp_path, model):
+    """Each of these lines stands for two of the line before: 2^60 letters."""
+    lines = "".join(f"k{n}: '${{k{n - 1}}}${{k{n - 1}}}'\n" for n in range(1, 61))
+    (tmp_path / "own.yaml").write_text(f"k0: x\n{lines}model: {model}\n")
+    with pytest.raises(InputError, match=r"\(it has the reference '\$\{.*\}'; write out what it stands for\)"):
+        build_sam2(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "3", "[model]", "other: {}"])
+def test_a_configuration_without_a_model_is_refused(tmp_path, text):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"own\.yaml is not a SAM 2 configuration \(it has no key model\)"):
         build_sam2(tmp_path / "own.yaml")
 
 

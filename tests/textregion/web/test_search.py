@@ -48,7 +48,8 @@ def test_words_are_checked_and_images_that_have_changed_are_not_shown(view, tmp_
         view.open(found.hits, gone)
 
 
-def test_the_tab_is_there_with_a_table_only(view, tmp_path):
+def test_the_tab_is_there_with_a_table_only(view, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "True")  # as gradio sets it when it is imported
     from textregion.web.cached_segmenter import CachedSegmenter
 
     model = CachedSegmenter(view.index.segmenter(), "tiny", Limits())
