@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from textregion.boxes import MOST_BOXES
 from textregion.cli.command_line import BOOLEAN, Parser, positive
+from textregion.cli.datasets import EXPORTED
 from textregion.cli.flags import (
     add_model_flags,
     add_option_flags,
@@ -14,7 +15,8 @@ from textregion.cli.flags import (
 )
 from textregion.images import MAX_PIXELS, MAX_SIDE
 from textregion.labels import MOST_LABELS
-from textregion.outputs.folder import RESULT_FILES
+from textregion.outputs.export import EXPORTERS
+from textregion.outputs.folder import DATASET, RESULT_FILES
 from textregion.regionspot.loading import METHODS
 from textregion.web.cached_segmenter import MEGABYTE, Limits
 from textregion.web.server import DEFAULT_PORT
@@ -30,6 +32,7 @@ EXAMPLES = """examples:
   {prog} --image photos/ --labels_file labels.txt --resume
   {prog} --image_query_cfg queries.yaml     (YAML: image path -> list of labels)
   {prog} --image photo.jpg --labels dog sofa --boxes detections.json
+  {prog} --image photos/ --labels dog sofa --export coco yolo
 
 what is written into every image's folder:
 {files}
@@ -103,6 +106,11 @@ def _add_outputs(parser: Parser) -> None:
     maps = "also one picture per label of its similarity with every region (off; at most 40)"
     add("--similarity_maps", action="store_true", help=maps)
     add("--save_tokens", action="store_true", help="also tokens.safetensors, for RegionTokens.load (off)")
+    formats = f"also one data set of all images, in DIR/{DATASET}/: {', '.join(EXPORTERS)}; several at once (none)"
+    add("--export", nargs="+", choices=tuple(EXPORTERS), metavar="FORMAT", help=formats)
+    of = "its masks: labels (default), all pixels of a label in one mask, or regions, each under its best label"
+    add("--export_of", choices=EXPORTED, default=EXPORTED[0], help=of)
+    add("--no_pictures", action="store_true", help="with --export: the data set alone, no folder per image (off)")
 
 
 def _add_page(parser: Parser) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from textregion.boxes import BoxesFile
+from textregion.cli.datasets import export
 from textregion.cli.jobs import EXTRAS, ImageJob, job_fingerprint, run_settings
 from textregion.errors import InputError
 from textregion.images import load_image
@@ -25,6 +26,7 @@ from textregion.outputs.annotations import label_shares, no_region, no_region_no
 from textregion.outputs.folder import (
     BOXES_FILE,
     MOST_SIMILARITY_MAPS,
+    RECORDS,
     LabelledImage,
     OutputError,
     clear_remains,
@@ -105,7 +107,11 @@ class DemoRun:
             "seconds": spent(),
         }
         extras = {name: getattr(self.args, name) for name in EXTRAS}
-        return {**write_results(folder, image, self.segmenter, run, **extras), "seconds": spent()}
+        only_masks = self.args.no_pictures
+        return {
+            **write_results(folder, image, self.segmenter, run, **extras, only_masks=only_masks),
+            "seconds": spent(),
+        }
 
 
 def photographs(run: DemoRun, jobs: Sequence[ImageJob], output: Path) -> int:
@@ -117,20 +123,28 @@ def photographs(run: DemoRun, jobs: Sequence[ImageJob], output: Path) -> int:
     words = list(dict.fromkeys(word for job in jobs for word in job.labels))
     if run.preset == "tiny" and (unknown := unknown_words(words)):
         print(f"note: the tiny model never saw the words: {', '.join(unknown)}", file=sys.stderr)
-    clear_remains(output)
-    folders = [output / name for name in output_names([job.image for job in jobs])]
-    if len(jobs) > 1:
-        return batch(run, jobs, folders, output)
-    job, folder = jobs[0], folders[0]
+    place = output / RECORDS if run.args.no_pictures else output
+    clear_remains(place)
+    folders = [place / name for name in output_names([job.image for job in jobs])]
+    code = batch(run, jobs, folders, output) if len(jobs) > 1 else single(run, jobs[0], folders[0])
+    if run.args.export:
+        export(output, jobs, folders, run.settings, run.args.export, run.args.export_of, run.caution)
+    return code
+
+
+def single(run: DemoRun, job: ImageJob, folder: Path) -> int:
+    """One image, told at length; returns the exit code."""
     if run.earlier(job, folder) is not None:
         print(f"{job.image}: already finished with these settings: {folder}")
         return 0
     image, written = run.photograph(job, folder)
-    print(f"{job.image}: {len(image.tokens)} regions -> {folder / 'picture.png'}")
+    made = "" if run.args.no_pictures else f" -> {folder / 'picture.png'}"
+    print(f"{job.image}: {len(image.tokens)} regions{made}")
     if BOXES_FILE in image.more_files:
         print_boxes(image.more_files[BOXES_FILE]["boxes"])
     print_shares(image.result, image.tokens)
-    print_files(folder, written)
+    if not run.args.no_pictures:
+        print_files(folder, written)
     if run.caution:
         print(f"({run.caution})")
     return 0

@@ -165,6 +165,17 @@ def find_query(queries: dict[Path, list[str]], path: Path) -> list[str]:
     return matches[0]
 
 
+def check_export(args: argparse.Namespace, jobs: Sequence[ImageJob]) -> None:
+    """InputError for --export without images, and for --no_pictures without it or with flags that ask for more."""
+    if args.export and not jobs:
+        raise InputError("got --export but no image; add --image photos/ and --labels")
+    if args.no_pictures and not args.export:
+        raise InputError("got --no_pictures without --export, so nothing would be written; add --export coco, say")
+    more = [name for name in (*EXTRAS, "boxes") if getattr(args, name)]
+    if args.no_pictures and more:
+        raise InputError(f"got --no_pictures and --{more[0]}, which asks for files of an image's folder; leave one out")
+
+
 def boxes_of(args: argparse.Namespace, preset: str) -> BoxesFile | None:
     """The boxes of --boxes, of a file or the same for every image; None without. A single word without "," is a file.
 

@@ -11,7 +11,7 @@ from textregion import render
 from textregion.cli.arguments import limits_of, parse_arguments
 from textregion.cli.batch import RANDOM_WEIGHTS, DemoRun, photographs, print_files, print_shares
 from textregion.cli.command_line import output_folder, run_program
-from textregion.cli.jobs import ImageJob, boxes_of, gather_jobs, segmenter_options
+from textregion.cli.jobs import ImageJob, boxes_of, check_export, gather_jobs, segmenter_options
 from textregion.cli.models import list_presets
 from textregion.errors import InputError, at_least
 from textregion.labeling import mean_iou
@@ -28,6 +28,7 @@ def run(args: argparse.Namespace, segmenter_class: type) -> int:
     output = output_folder(args.output)
     if args.visualize_global_patch and args.remove_global_patch is False:
         raise InputError("no global-patch scores to show: removal is off; drop --remove_global_patch False")
+    check_export(args, jobs)
     boxes = boxes_of(args, preset)
     segmenter = segmenter_class.from_preset(preset, **segmenter_options(args))
     demo = DemoRun(segmenter, args, preset, boxes)

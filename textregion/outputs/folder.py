@@ -26,7 +26,7 @@ from torch import Tensor
 
 from textregion.boxes import GivenBoxes
 from textregion.errors import InputError
-from textregion.images import format_and_orientation
+from textregion.images import format_and_orientation, load_image
 from textregion.labels import TEMPERATURE, LabelPrompts, region_scores
 from textregion.outputs import annotations, pictures
 from textregion.outputs.annotations import Crops
@@ -39,7 +39,10 @@ from textregion.types import RegionTokens, Segmentation
 
 RUN_FILE = "run.json"
 BOXES_FILE = "boxes.json"
-RESERVED = ("summary.csv", "summary.md")  # files of the output folder itself
+LABEL_MASKS, REGION_MASKS = "coco.json", "coco_regions.json"  # what a data set of many images is made of
+DATASET = "dataset"  # folder of --export
+RECORDS = ".records"  # folder of what --no_pictures keeps of each image
+RESERVED = ("summary.csv", "summary.md", DATASET)  # files of the output folder itself
 ASIDE = re.compile(r"\.old-(\d+)$", re.IGNORECASE)  # how `set_aside` ends a name
 MOST_SIMILARITY_MAPS = 40
 RESULT_FILES = {
@@ -98,12 +101,13 @@ def write_results(
     visualize_global_patch: bool = False,
     similarity_maps: bool = False,
     save_tokens: bool = False,
+    only_masks: bool = False,
 ) -> dict:
     """Write all files of one image into its folder; returns what run.json holds.
 
     segmenter: the TextRegionSegmenter that made the result. run: at least {"fingerprint"}; the rest is added.
-    The flags ask for the further files of RESULT_FILES. OutputError when something cannot
-    be written; the folder is then as it was before.
+    The flags ask for the further files of RESULT_FILES; only_masks: for nothing but LABEL_MASKS and REGION_MASKS.
+    OutputError when something cannot be written; the folder is then as it was before.
     """
     prompts = LabelPrompts.parse(image.labels)
     text = segmenter.encode_text(prompts.queries)
@@ -111,10 +115,15 @@ def write_results(
         crops = crop_regions(image.tokens.masks)
         nothing = annotations.no_region_note(image.result, image.tokens)
         said = "; ".join(filter(None, [nothing, image.caution]))
-        file_name = write_image(place, image)
-        for name, content in _files(image, file_name, said, text, prompts, crops):
-            write_file(place / name, content)
-        image.result.save_png(place / "labels.png")
+        if only_masks:
+            rows = annotations.region_rows(image.tokens, text, prompts, crops=crops)
+            for name, content in _mask_files(image, image.name, said, rows, prompts, crops):
+                write_file(place / name, content)
+        else:
+            file_name = write_image(place, image)
+            for name, content in _files(image, file_name, said, text, prompts, crops):
+                write_file(place / name, content)
+            image.result.save_png(place / "labels.png")
         scores, threshold = image.tokens.patch_scores, segmenter.config.global_patch_threshold
         if visualize_global_patch and scores is not None and threshold is not None:
             picture = pictures.global_patch_picture(image.pixels, scores.cpu().numpy(), threshold, said)
@@ -159,11 +168,17 @@ def write_image(place: Path, image: LabelledImage) -> str:
     if image.source is None:
         name = str(Path(name).with_suffix(".png"))
         write_file(place / name, Image.fromarray(image.pixels))
-    elif (turned := turned_format(image.source)) is None:
-        shutil.copyfile(image.source, place / name)
     else:
-        Image.fromarray(image.pixels).save(place / name, turned, quality=95)
+        copy_upright(image.source, place / name)
     return name
+
+
+def copy_upright(source: Path, target: Path) -> None:
+    """Copy an image's file; one that its EXIF tag turns is saved anew, upright (`turned_format`)."""
+    if (turned := turned_format(source)) is None:
+        shutil.copyfile(source, target)
+    else:
+        Image.fromarray(load_image(source)).save(target, turned, quality=95)
 
 
 def turned_format(path: Path) -> str | None:
@@ -185,13 +200,19 @@ def _files(
     yield "picture.png", pictures.main_picture(pixels, tokens, result, crops, note, image.more_panels)
     yield "overlay.png", pictures.overlay_picture(pixels, result, tokens, said)
     yield "labels.json", annotations.labels_json(result, tokens, said)
-    yield "coco.json", annotations.coco_json([(file_name, result, tokens)], said)
     rows = annotations.region_rows(tokens, text, prompts, crops=crops)
     yield "regions.json", {**annotations.image_json(pixels.shape[:2]), "note": said, "regions": rows}
     yield "regions.png", pictures.region_sheet(pixels, rows, crops, said)
-    names = prompts.names
-    yield "coco_regions.json", annotations.coco_regions_json(file_name, tokens, rows, names, crops, said)
+    yield from _mask_files(image, file_name, said, rows, prompts, crops)
     yield from image.more_files.items()
+
+
+def _mask_files(
+    image: LabelledImage, file_name: str, said: str, rows: Sequence[dict], prompts: LabelPrompts, crops: Crops
+) -> Iterator[tuple[str, dict]]:
+    """Names and contents of LABEL_MASKS and REGION_MASKS. rows: from `annotations.region_rows`; the rest: `_files`."""
+    yield LABEL_MASKS, annotations.coco_json([(file_name, image.result, image.tokens)], said)
+    yield REGION_MASKS, annotations.coco_regions_json(file_name, image.tokens, rows, prompts.names, crops, said)
 
 
 def _write_similarity(
