@@ -2,10 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +9,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from textregion.cli import datasets
+from textregion.cli.batch import DemoRun
 from textregion.cli.program import main
 from textregion.tiny.scenes import draw_scene
 
-PROGRAM = Path(__file__).resolve().parents[3] / "TextRegionSegmenter.py"
 FLAGS = ("--preset", "tiny", "--labels", 'sky, "red, star", grass', "--scale", "96", "96")
 ALL = ("coco", "coco-polygons", "yolo", "label-studio", "cvat", "labelme", "geojson")
 
@@ -32,7 +29,7 @@ def scenes(tmp_path_factory):
         picture = Image.fromarray(draw_scene(seed).image).resize((67, 53))
         picture.save(folder / f"scene{seed}.jpg", exif=exif if seed == 1 else Image.Exif(), quality=95)
         masks = np.zeros((3, *((67, 53) if seed == 1 else (53, 67))), bool)
-        masks[0, :20], masks[1, 20:, : 20 + seed], masks[2, 40:42, 3:5] = True, True, True
+        masks[0, :20], masks[1, 20:, : 20 + seed], masks[2, 10:45, 8:40] = True, True, True
         np.save(folder / "masks" / f"scene{seed}.npy", masks)
     return folder
 
@@ -46,23 +43,35 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_killed_and_resumed_is_as_if_left_alone(scenes, tmp_path, capsys):
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
+def stop_at(monkeypatch, place, name: str, call: int) -> None:
+    """From now on the function is not called again from this call on: the process ends there."""
+    left, function = [call], getattr(place, name)
+
+    def counting(*args, **options):
+        left[0] -= 1
+        if left[0] <= 0:
+            raise KeyboardInterrupt
+        return function(*args, **options)
+
+    monkeypatch.setattr(place, name, counting)
+
+
+def test_stopped_anywhere_and_resumed_is_as_if_left_alone(scenes, tmp_path, capsys, monkeypatch):
+    """At the third image; in the middle of the data set, between two of its files and of its images."""
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     flags = ("--export", *ALL, "--no-pictures", "--resume")
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), *arguments(scenes, killed, *flags)], stdout=log, stderr=log
-        )
-    while not list(killed.glob(".records/*/run.json")) and process.poll() is None:
-        time.sleep(0.002)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert main(arguments(scenes, killed, *flags)) == 0
-    assert "1 resumed" in capsys.readouterr().out
+    for place, name, call in ((DemoRun, "write", 3), (datasets, "copy_upright", 2), (datasets, "write_atomically", 4)):
+        with monkeypatch.context() as patch:
+            stop_at(patch, place, name, call)
+            assert main(arguments(scenes, stopped, *flags)) == 130
+    capsys.readouterr()
+    assert main(arguments(scenes, stopped, *flags)) == 0
+    assert "4 images: 4 resumed" in capsys.readouterr().out
     assert main(arguments(scenes, whole, *flags)) == 0
-    assert files(killed / "dataset") == files(whole / "dataset")
+    assert files(stopped / "dataset") == files(whole / "dataset")
     assert {p.name for p in whole.iterdir()} == {".records", "dataset", "summary.csv", "summary.md"}
-    stamps = {p: p.stat().st_mtime_ns for p in (whole / "dataset").rglob("*") if p.is_file()}
+    written = [p for p in (whole / "dataset").rglob("*") if p.is_file() and p.name != "scene1.jpg"]  # that is turned
+    stamps = {p: p.stat().st_mtime_ns for p in written}
     assert main(arguments(scenes, whole, *flags)) == 0
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
