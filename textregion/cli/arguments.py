@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from textregion.boxes import MOST_BOXES
+from textregion.cli.class_lists import LISTS, SIGN
 from textregion.cli.command_line import BOOLEAN, Parser, positive
 from textregion.cli.datasets import EXPORTED
 from textregion.cli.flags import (
@@ -68,7 +69,7 @@ def _add_inputs(parser: Parser) -> None:
     image = f"an image (PNG, JPEG, WebP, …; {size}), a folder of images or a glob in quotes"
     labels = (
         """labels, also as "dog, sofa"; with a comma of its own '"red, round star"'; synonyms as "sofa; couch"'; """
-        f"at most {MOST_LABELS}"
+        f"whole lists by name: {', '.join(SIGN + name for name in LISTS)}, @FILE; at most {MOST_LABELS}"
     )
     add("--image", metavar="FILE", help=image)
     add("--image_list", nargs="+", metavar="FILE", help="several images, folders or globs")
@@ -106,6 +107,8 @@ def _add_outputs(parser: Parser) -> None:
     maps = "also one picture per label of its similarity with every region (off; at most 40)"
     add("--similarity_maps", action="store_true", help=maps)
     add("--save_tokens", action="store_true", help="also tokens.safetensors, for RegionTokens.load (off)")
+    top = "best labels told of every region in regions.json and regions.png (5 and 3)"
+    add("--top", type=positive, metavar="N", help=top)
     formats = f"also one data set of all images, in DIR/{DATASET}/: {', '.join(EXPORTERS)}; several at once (none)"
     add("--export", nargs="+", choices=tuple(EXPORTERS), metavar="FORMAT", help=formats)
     of = "its masks: labels (default), all pixels of a label in one mask, or regions, each under its best label"

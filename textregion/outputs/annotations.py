@@ -18,6 +18,7 @@ from textregion.resampling import RegionCrop, crop_regions
 from textregion.types import RegionTokens, Segmentation
 
 Crops = Sequence[RegionCrop]  # of every region of some tokens
+TOP = 5  # labels told of a region
 DIGITS = 5  # of every score in JSON: enough to compare, short enough to read
 
 
@@ -106,7 +107,7 @@ def region_rows(
     tokens: RegionTokens,
     text: Float[Tensor, "Q D"],
     labels: "Sequence[str] | LabelPrompts",
-    top: int = 5,
+    top: int = TOP,
     crops: Crops | None = None,
 ) -> list[dict]:
     """One entry per region: where it is, how sure the mask source was, its `top` best labels, best first.

@@ -101,12 +101,14 @@ def write_results(
     visualize_global_patch: bool = False,
     similarity_maps: bool = False,
     save_tokens: bool = False,
+    top: int | None = None,
     only_masks: bool = False,
 ) -> dict:
     """Write all files of one image into its folder; returns what run.json holds.
 
     segmenter: the TextRegionSegmenter that made the result. run: at least {"fingerprint"}; the rest is added.
-    The flags ask for the further files of RESULT_FILES; only_masks: for nothing but LABEL_MASKS and REGION_MASKS.
+    The flags ask for the further files of RESULT_FILES; top: labels told of every region (None: 5, in the picture 3);
+    only_masks: for nothing but LABEL_MASKS and REGION_MASKS.
     OutputError when something cannot be written; the folder is then as it was before.
     """
     prompts = LabelPrompts.parse(image.labels)
@@ -121,7 +123,7 @@ def write_results(
                 write_file(place / name, content)
         else:
             file_name = write_image(place, image)
-            for name, content in _files(image, file_name, said, text, prompts, crops):
+            for name, content in _files(image, file_name, said, text, prompts, crops, top):
                 write_file(place / name, content)
             image.result.save_png(place / "labels.png")
         scores, threshold = image.tokens.patch_scores, segmenter.config.global_patch_threshold
@@ -189,9 +191,15 @@ def turned_format(path: Path) -> str | None:
 
 
 def _files(
-    image: LabelledImage, file_name: str, said: str, text: Text, prompts: LabelPrompts, crops: Crops
+    image: LabelledImage,
+    file_name: str,
+    said: str,
+    text: Text,
+    prompts: LabelPrompts,
+    crops: Crops,
+    top: int | None = None,
 ) -> Iterator[tuple]:
-    """Names and contents of what is always written. crops: where the regions lie.
+    """Names and contents of what is always written. crops: where the regions lie. top: as of `write_results`.
 
     file_name: of the image in this folder. said: what all files say of these results.
     """
@@ -200,9 +208,9 @@ def _files(
     yield "picture.png", pictures.main_picture(pixels, tokens, result, crops, note, image.more_panels)
     yield "overlay.png", pictures.overlay_picture(pixels, result, tokens, said)
     yield "labels.json", annotations.labels_json(result, tokens, said)
-    rows = annotations.region_rows(tokens, text, prompts, crops=crops)
+    rows = annotations.region_rows(tokens, text, prompts, top or annotations.TOP, crops)
     yield "regions.json", {**annotations.image_json(pixels.shape[:2]), "note": said, "regions": rows}
-    yield "regions.png", pictures.region_sheet(pixels, rows, crops, said)
+    yield "regions.png", pictures.region_sheet(pixels, rows, crops, said, lines=top or pictures.LINES)
     yield from _mask_files(image, file_name, said, rows, prompts, crops)
     yield from image.more_files.items()
 
