@@ -76,6 +76,12 @@ def _add_inputs(parser: Parser) -> None:
     add("-l", "--labels", nargs="+", metavar="WORD", help=labels)
     add("--labels_file", metavar="FILE", help="text file with one label per line instead; lines with # are left out")
     add("--image_query_cfg", metavar="YAML", help="file that maps image paths to lists of labels")
+    least = "least probability of a label, 0 to 1; pixels below it get the first label (0)"
+    add("--threshold", type=float, default=0.0, metavar="P", help=least)
+    none = "pixels in no region or below --threshold have no label: 255 in labels.png, not drawn, not exported (off)"
+    add("--unlabelled", action="store_true", help=none)
+    absent = "pixels of labels that score no better in the image than words of other things have no label (off)"
+    add("--absent", action="store_true", help=absent)
     add("--seed", type=int, default=10, help="which scene to draw when no image is given (default 10)")
     add("--list-presets", action="store_true", help="print the table of presets and stop")
 

@@ -21,8 +21,9 @@ from textregion.cli.datasets import export
 from textregion.cli.jobs import EXTRAS, ImageJob, job_fingerprint, run_settings
 from textregion.errors import InputError
 from textregion.images import load_image
+from textregion.labels import LabelPrompts
 from textregion.masks import automatic_sources, read_masks
-from textregion.outputs.annotations import label_shares, no_region, no_region_note, told_labels
+from textregion.outputs.annotations import label_shares, no_region, no_region_note, told_labels, unlabelled_share
 from textregion.outputs.folder import (
     BOXES_FILE,
     MOST_SIMILARITY_MAPS,
@@ -84,10 +85,20 @@ class DemoRun:
             tokens = self.segmenter.encode_image(pixels)
         else:
             tokens = self.segmenter.encode_image(pixels, masks=read_masks(source, pixels.shape[:2], job.image))
-        result = self.segmenter.segment(tokens, job.labels)
-        told = (job.labels, self.note, self.caution, job.image)
-        image = LabelledImage(job.image.name, pixels, tokens, result, *told, more_files=box_files)
+        told = {**self.label(tokens, job.labels), "source": job.image, "more_files": box_files}
+        image = LabelledImage(job.image.name, pixels, tokens, **told)
         return image, self.write(job, image, content, folder, before)
+
+    def label(self, tokens: RegionTokens, labels: Sequence[str]) -> dict:
+        """The label map of an image as --threshold, --unlabelled and --absent ask for it; by field of LabelledImage."""
+        none = {name: getattr(self.args, name) for name in ("unlabelled", "absent")}
+        result = self.segmenter.segment(tokens, labels, self.args.threshold, **none)
+        names = LabelPrompts.parse(labels).names
+        absent = [names[i] for i in self.segmenter.absent_labels(tokens, labels)] if self.args.absent else []
+        least = self.args.threshold if self.args.unlabelled else 0.0
+        kept = {"result": result, "labels": labels, "least": least, "absent": absent}
+        absent_note = f"found nowhere by --absent: {', '.join(absent)}" if absent else ""
+        return {**kept, "note": self.note, "caution": "; ".join(filter(None, [self.caution, absent_note]))}
 
     def write(self, job: ImageJob, image: LabelledImage, content: str, folder: Path, before: Mapping) -> dict:
         """Write the folder; returns what run.json says, with the seconds that writing took.
@@ -199,7 +210,9 @@ def print_shares(result: Segmentation, tokens: RegionTokens) -> None:
         print(f"  {name:<{width}}  {share:6.1%}")
     if len(shown) < len(shares):
         print(f"  ({len(shares) - len(shown)} more labels: labels.json)")
-    bare = float((result.region_map < 0).mean())
+    if (without := unlabelled_share(result)) > 0:
+        print(f"  ({without:.1%} of the pixels have no label)")
+    bare = float(((result.region_map < 0) & (result.label_map >= 0)).mean())
     if bare > 0 and not nothing:
         first = f"counted as {result.labels[0]}, the first label"
         how = first if tokens.dense is None else "labelled from dense features"

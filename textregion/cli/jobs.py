@@ -223,6 +223,7 @@ def run_settings(segmenter: TextRegionSegmenter, args: argparse.Namespace, prese
         "boxes": args.boxes and [file_hash(box) if isfile(box) else box for box in args.boxes],
         "method": args.method,
         "regionspot": {name: getattr(args, name) for name in REGIONSPOT if name not in WEIGHTS},
+        "no_label": {name: getattr(args, name) for name in ("threshold", "unlabelled", "absent")},
         "extras": {name: getattr(args, name) for name in EXTRAS},
     }
     return json.loads(json.dumps(settings))

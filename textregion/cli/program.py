@@ -43,12 +43,12 @@ def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:
     segmenter, before = run.segmenter, dict(run.segmenter.timer.seconds)
     scene = draw_scene(at_least("--seed", seed, 0), distinct_colours=True)
     tokens = segmenter.encode_image(scene.image)
-    result = segmenter.segment(tokens, scene.labels)
+    labelled = run.label(tokens, scene.labels)
+    result = labelled["result"]
     uncovered = np.zeros(scene.label_map.shape, bool)
     known = render.overlay(scene.image, scene.label_map, result.palette, uncovered)
     job = ImageJob(Path(f"scene {seed}"), tuple(scene.labels))
-    named = ("scene.png", scene.image, tokens, result, scene.labels, run.note, run.caution)
-    image = LabelledImage(*named, more_panels=[("truth", known)])
+    image = LabelledImage("scene.png", scene.image, tokens, **labelled, more_panels=[("truth", known)])
     clear_remains(output)
     folder = output / f"scene_{seed}"
     written = run.write(job, image, hashlib.sha256(scene.image.tobytes()).hexdigest(), folder, before)

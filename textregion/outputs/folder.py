@@ -78,6 +78,7 @@ class LabelledImage:
 
     name: the image's file name. labels: as asked for, with synonyms. note: the line under picture.png. caution: what
     every picture and file has to say of these results; nothing mostly. source: the image's file, where it has one.
+    least, absent: regions whose best label has a smaller probability, or is one of these names, have no label.
     more_panels: of picture.png. more_files: further pictures (PNG) and dictionaries (JSON) by file name.
     """
 
@@ -89,6 +90,8 @@ class LabelledImage:
     note: str = ""
     caution: str = ""
     source: Path | None = None
+    least: float = 0.0
+    absent: Sequence[str] = ()
     more_panels: Sequence[tuple[str, RgbImage]] = ()
     more_files: Mapping[str, Image.Image | dict] = field(default_factory=dict)
 
@@ -220,7 +223,9 @@ def _mask_files(
 ) -> Iterator[tuple[str, dict]]:
     """Names and contents of LABEL_MASKS and REGION_MASKS. rows: from `annotations.region_rows`; the rest: `_files`."""
     yield LABEL_MASKS, annotations.coco_json([(file_name, image.result, image.tokens)], said)
-    yield REGION_MASKS, annotations.coco_regions_json(file_name, image.tokens, rows, prompts.names, crops, said)
+    none = {"least": image.least, "absent": image.absent}
+    content = annotations.coco_regions_json(file_name, image.tokens, rows, prompts.names, crops, said, **none)
+    yield REGION_MASKS, content
 
 
 def _write_similarity(
