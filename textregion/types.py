@@ -443,9 +443,8 @@ class Segmentation:
         shapes = {self.label_map.shape, self.confidence.shape, self.region_map.shape}
         if len(shapes) != 1 or self.label_map.ndim != 2:
             raise InputError(f"got maps of shapes {sorted(shapes)}, expected one (H, W) for all three")
-        if self.label_map.size and not UNLABELLED <= int(self.label_map.min()) <= int(self.label_map.max()) < len(
-            self.labels
-        ):
+        least, largest = (int(end(initial=UNLABELLED)) for end in (self.label_map.min, self.label_map.max))
+        if least < UNLABELLED or largest >= len(self.labels):
             raise InputError(f"got label indices outside 0..{len(self.labels) - 1}")
 
     def __repr__(self) -> str:

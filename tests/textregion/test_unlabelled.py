@@ -82,8 +82,6 @@ def test_regions_without_a_label_are_left_out_and_counted():
     content = coco_regions_json("a.png", tokens, rows, ["dog", "sofa"], crops, absent=["dog"])
     assert [row["region"] for row in content["annotations"]] == [1, 2]
     assert content["info"]["note"] == "left out, for they have no label: 1 of 3 regions"
-    content = coco_regions_json("a.png", tokens, rows, ["dog", "sofa"], crops, least=0.99999)
-    assert [row["region"] for row in content["annotations"]] == [0, 1, 2]
     rows[2]["labels"][0]["probability"] = 0.5
     content = coco_regions_json("a.png", tokens, rows, ["dog", "sofa"], crops, least=0.6)
     assert [row["region"] for row in content["annotations"]] == [0, 1]
@@ -100,10 +98,10 @@ def test_the_rule_of_absent_labels():
 
 
 def test_on_drawn_scenes_labels_that_are_not_there_are_found(tiny):
-    """Of eight scenes: nearly all labels that are there stay, most of those that are not go."""
+    """Of four scenes: nearly all labels that are there stay, most of those that are not go."""
     asked = [f"{colour} {shape}" for colour in ("red", "green", "white") for shape in ("star", "square")]
     kept, gone, there, others = 0, 0, 0, 0
-    for seed in range(100, 108):
+    for seed in range(100, 104):
         scene = draw_scene(seed)
         labels = [*scene.labels, *(label for label in asked if label not in scene.labels)]
         absent = tiny.absent_labels(tiny.encode_image(scene.image), labels)
@@ -120,6 +118,7 @@ def test_segment_asks_for_them(tiny):
     tokens = tiny.encode_image(scene.image)
     labels = [*scene.labels, CONTROL_WORDS[0]]
     plain = tiny.segment(tokens, labels)
+    assert plain.label_map.min() == 0
     result = tiny.segment(tokens, labels, 0.6, unlabelled=True)
     where = (plain.confidence < 0.6) | (plain.region_map < 0)
     assert 0 < where.mean() < 1

@@ -225,7 +225,7 @@ def coco_regions_json(
 
     rows: from `region_rows`, whose boxes and areas are these; labels: all names in order; crops:
     `crop_regions(tokens.masks)`. "score" is the best label's probability, "region" the index into the tokens. Regions
-    without a pixel at the image's size are left out; so are those whose best label is `absent` or of a probability below
+    without a pixel at the image's size are left out; so are those whose best label is `absent` or less probable than
     `least`. "info" says how many, after the note.
     """
     annotations, size = [], tuple(tokens.masks.image_size)
