@@ -1,6 +1,7 @@
 """Labels as users give them: checked, split into the queries they are asked by, and how well regions answer them."""
 
 import re
+import reprlib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,9 @@ class LabelPrompts:
     names: tuple[str, ...]
     queries: tuple[str, ...]
     query_label: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"LabelPrompts({len(self.names)} labels, {len(self.queries)} queries: {reprlib.repr(self.names)})"
 
     @classmethod
     def parse(cls, labels: "Sequence[str] | LabelPrompts") -> "LabelPrompts":

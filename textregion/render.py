@@ -131,6 +131,29 @@ def detections(
     )
 
 
+def plot(picture: RgbImage, legend: Mapping[str, Shaped[np.ndarray, "3"]], axes: Any = None) -> Any:
+    """A picture in matplotlib axes, without ticks, its legend (words: colour) to the right; returns the axes.
+
+    axes: to draw into; without any a new figure of matplotlib.pyplot. InputError when matplotlib is missing.
+    """
+    with needs("plot", layer="eval", extra="plot"):
+        from matplotlib import patches, pyplot
+    axes = pyplot.figure(layout="constrained").add_subplot() if axes is None else axes
+    axes.imshow(picture)
+    axes.set_axis_off()
+    entries = [patches.Patch(color=colour / 255, label=words) for words, colour in legend.items()]
+    if entries:
+        axes.legend(handles=entries, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return axes
+
+
+def show() -> None:
+    """Show what `plot` has drawn."""
+    from matplotlib import pyplot
+
+    pyplot.show()
+
+
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Columns as wide as their longest cell, two spaces between, under their header."""
     lines = [header, *rows]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -484,6 +485,28 @@ class Segmentation:
     def overlay(self, image: UInt8[np.ndarray, "h w 3"], opacity: float = 0.6) -> UInt8[np.ndarray, "H W 3"]:
         """The image in grey with every label's colour laid over it, fainter where no region lies."""
         return render.overlay(image, self.label_map, self.palette, self.region_map < 0, opacity)
+
+    def picture(self, image: UInt8[np.ndarray, "h w 3"] | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """Every label in its colour, over the image if there is one; pixels without a label are white or grey."""
+        blank = np.full((*self.label_map.shape, 3), 255, np.uint8)
+        return self.overlay(blank if image is None else image)
+
+    def plot(self, image: UInt8[np.ndarray, "h w 3"] | None = None, axes: Any = None) -> Any:
+        """Draw `picture` with a legend of the labels present into matplotlib axes (new ones without any); returns them.
+
+        InputError with the command that installs matplotlib when it is missing.
+        """
+        names = {f"{self.labels[i]} {self.shares[self.labels[i]]:.0%}": self.palette[i] for i in self._present()}
+        return render.plot(self.picture(image), names, axes)
+
+    def show(self, image: UInt8[np.ndarray, "h w 3"] | None = None) -> None:
+        """`plot`, shown as matplotlib's backend does it: in a notebook below the cell, elsewhere in a window."""
+        self.plot(image)
+        render.show()
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of a cell's result."""
+        return render.png_bytes(Image.fromarray(self.picture()))
 
     def to_coco_rle(self) -> list[dict]:
         """COCO-style annotations, one per label present: {"category", "segmentation": RLE, "area", "bbox", "score"}.

@@ -95,6 +95,9 @@ class LabelledImage:
     more_panels: Sequence[tuple[str, RgbImage]] = ()
     more_files: Mapping[str, Image.Image | dict] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"LabelledImage({self.name!r}, {self.tokens!r}, {self.result!r})"
+
 
 def write_results(
     folder: Path,
