@@ -1,4 +1,4 @@
-"""Everything README.md, docs/research.md and docs/exports.md show is run: their commands, their Python, README's links."""
+"""All that README.md, docs/research.md and docs/exports.md show is run: commands, Python, README's links."""
 
 import os
 import re
