@@ -1,4 +1,4 @@
-"""Everything README.md and docs/research.md show is run: their commands, their Python, README's links."""
+"""All that README.md, docs/research.md and docs/exports.md show is run: commands, Python, README's links."""
 
 import os
 import re
@@ -16,6 +16,7 @@ from textregion.tiny.scenes import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXPORTS = (ROOT / "docs" / "exports.md").read_text(encoding="utf-8")
 RESEARCH = (ROOT / "docs" / "research.md").read_text(encoding="utf-8")
 
 
@@ -116,6 +117,16 @@ def test_the_research_page_from_sweep_to_figure(folder, monkeypatch):
     figure = next(block for block in blocks("python", RESEARCH) if "pyplot" in block)
     exec(compile(figure, "docs/research.md", "exec"), {})
     assert (folder / "out/points.pdf").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_page_of_exports(folder):
+    """Its commands in their order, with the tiny models and quick masks."""
+    for command in commands(EXPORTS):
+        done = run(f"{cheap(command)} --masks slic --scale 96 96", folder)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    assert (folder / "outputs" / "dataset" / "labels" / "coffee.txt").read_text()
+    assert sorted(path.name for path in (folder / "sets").iterdir()) == [".records", "dataset"]
 
 
 def test_photo_command_without_weights_says_what_it_wants(folder):

@@ -99,6 +99,9 @@ class GivenBoxes:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __repr__(self) -> str:
+        return f"GivenBoxes({len(self)} boxes, with{'out' * (self.scores is None)} scores)"
+
 
 @dataclass(frozen=True)
 class BoxesFile:
@@ -112,6 +115,10 @@ class BoxesFile:
     entries: dict[str, GivenBoxes]
     images: ListedImages | None = None
     unlisted: int = 0
+
+    def __repr__(self) -> str:
+        images = "any image" if self.images is None else f"{len(self.entries)} images"
+        return f"BoxesFile({str(self.path)!r}, {sum(map(len, self.entries.values()))} boxes of {images})"
 
     def of(self, image: str | int | Path) -> GivenBoxes:
         """Boxes of an image: by its path or name as `ListedImages.find` has it, or by its id, a number or its text.

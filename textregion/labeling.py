@@ -19,7 +19,7 @@ from textregion.errors import InputError
 from textregion.labels import LabelPrompts, as_labels, as_sentence, label_probabilities
 from textregion.resampling import bilinear_taps, lerp_columns, lerp_rows, taps_at
 from textregion.runtime import in_parts
-from textregion.types import RegionMasks, RegionTokens, Segmentation, parts_of
+from textregion.types import UNLABELLED, RegionMasks, RegionTokens, Segmentation, parts_of
 
 MEMORY_BUDGET = 256 * 2**20  # bytes of one band's working set on an accelerator, where few large bands are best
 CPU_BUDGET = 64 * 2**20  # on a CPU smaller bands are faster: they stay nearer to its caches
@@ -128,6 +128,11 @@ def mode_per_mask(result: Segmentation, masks: RegionMasks) -> Segmentation:
     return replace(result, label_map=label_map, region_map=region_map)
 
 
+def unlabel(result: Segmentation, where: Bool[np.ndarray, "H W"]) -> Segmentation:
+    """The same, with no label at some pixels (`types.UNLABELLED`)."""
+    return replace(result, label_map=np.where(where, UNLABELLED, result.label_map)) if where.any() else result
+
+
 def _rows_per_band(regions: int, queries: int, mask_size: tuple[int, int], size: tuple[int, int], budget: int) -> int:
     """Rows of output so that about three copies of masks and four of query maps stay within the budget."""
     enlarged = max(mask_size[0] / size[0], 1.0)
@@ -179,12 +184,16 @@ def _region_behind(
 
 
 def mean_iou(prediction: Int[np.ndarray, "H W"], ground_truth: Int[np.ndarray, "H W"], labels: int) -> float:
-    """Mean over the labels present in the ground truth of intersection / union; both maps hold 0..labels-1."""
-    pairs = ground_truth.ravel() * labels + prediction.ravel()
-    counts = np.bincount(pairs, minlength=labels**2).reshape(labels, labels)
+    """Mean over the labels present in the ground truth of intersection / union.
+
+    Both maps hold 0..labels-1; a prediction of UNLABELLED is wrong.
+    """
+    pairs = ground_truth.ravel() * (labels + 1) + prediction.ravel() % (labels + 1)
+    counts = np.bincount(pairs, minlength=labels * (labels + 1)).reshape(labels, labels + 1)[:, :labels]
+    size = np.bincount(ground_truth.ravel(), minlength=labels)
     shared = counts.diagonal()
-    union = counts.sum(0) + counts.sum(1) - shared
-    present = counts.sum(1) > 0
+    union = counts.sum(0) + size - shared
+    present = size > 0
     return float((shared[present] / union[present]).mean())
 
 

@@ -1,6 +1,7 @@
 """Labels as users give them: checked, split into the queries they are asked by, and how well regions answer them."""
 
 import re
+import reprlib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ else:
 
 LONGEST_LABEL = 1000  # characters; models read about 70 words, and time grows with the square of a word's length
 MOST_LABELS = 10_000  # asked for at once; time and memory grow with their number times the regions and pixels
+# Things that few pictures show, from all walks of life; what they score in an image is what any word scores there.
+CONTROL_WORDS = (
+    *("accordion", "submarine", "igloo", "harp", "saxophone", "lobster", "bulldozer", "chandelier"),
+    *("typewriter", "violin", "cactus", "parachute", "tractor", "walrus", "telescope", "anchor"),
+)
 TEMPERATURE = 50.0  # of the softmax over queries (method 8.3)
 ONE_OF_SEVERAL = re.compile(r'[^\S\n]*"((?:[^"]|"")*)"[^\S\n]*(?:[,\n]|\Z)|([^,\n]*)(?:[,\n]|\Z)')
 
@@ -108,6 +114,9 @@ class LabelPrompts:
     queries: tuple[str, ...]
     query_label: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        return f"LabelPrompts({len(self.names)} labels, {len(self.queries)} queries: {reprlib.repr(self.names)})"
+
     @classmethod
     def parse(cls, labels: "Sequence[str] | LabelPrompts") -> "LabelPrompts":
         """Labels as given in Python or by a class file: synonyms within one label are separated by ";".
@@ -137,6 +146,22 @@ class LabelPrompts:
 def label_probabilities(logits: Float32[Tensor, "Q y x"], prompts: LabelPrompts) -> Float32[Tensor, "L y x"]:
     """Softmax of 50 * logits over all queries, then the maximum over each label's queries (method 8.3, 8.4b)."""
     return prompts.best_query((TEMPERATURE * logits).softmax(0), 0)
+
+
+def absent_labels(
+    tokens: RegionTokens, text: Float[Tensor, "Q D"], control: Float[Tensor, "K D"], prompts: LabelPrompts
+) -> list[int]:
+    """Places of the labels that score no better in this image than words of other things do.
+
+    A label's score is the cosine of its best query with the region that shows it best; it is absent unless that is
+    larger than the same of every control word. All labels of an image without a region are.
+
+    text, control: embeddings of the labels' queries and of control words.
+    """
+    if len(tokens) == 0:
+        return list(range(len(prompts.names)))
+    best = prompts.best_query(tokens.similarity(text)).amax(0)
+    return (best <= tokens.similarity(control).amax()).nonzero()[:, 0].tolist()
 
 
 def region_scores(

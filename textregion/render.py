@@ -37,11 +37,16 @@ def palette(count: int) -> Colours:
 
 
 def label_map_image(label_map: IndexMap, colours: Colours) -> Image.Image:
-    """Label indices as an 8-bit palette image, or 16-bit grey when there are more than 256 labels."""
-    if len(colours) > 256:
+    """Label indices as an 8-bit palette image, or 16-bit grey when there are more than 256 labels.
+
+    Pixels without a label (negative) are 255, black; in 16-bit pictures, which they make of those with 256 labels too,
+    65535.
+    """
+    if len(colours) > (255 if label_map.min(initial=0) < 0 else 256):
         return Image.fromarray(label_map.astype(np.uint16))
     image = Image.fromarray(label_map.astype(np.uint8))
-    image.putpalette(colours.tobytes())
+    whole = 3 * 256 * bool(label_map.min(initial=0) < 0)  # of a shorter palette PNG keeps fewer bits than 255 needs
+    image.putpalette(colours.tobytes().ljust(whole, b"\0"))
     return image
 
 
@@ -55,12 +60,16 @@ def png_bytes(image: Image.Image) -> bytes:
 def overlay(
     image: RgbImage, label_map: IndexMap, colours: Colours, uncovered: Bool[np.ndarray, "H W"], opacity: float = 0.6
 ) -> RgbImage:
-    """The image (any size) in grey under the labels' colours, fainter where `uncovered`. opacity: 0..1."""
+    """The image (any size) in grey under the labels' colours, fainter where `uncovered`. opacity: 0..1.
+
+    Pixels without a label (negative) stay grey.
+    """
     height, width = label_map.shape
     base, tint = grey(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)), colours[label_map]
     blended = blend(base, tint, opacity)
     if uncovered.any():
         blended[uncovered] = blend(base, tint, opacity / 2)[uncovered]
+    blended[label_map < 0] = base[label_map < 0]
     return outline(blended, label_map)
 
 
@@ -120,6 +129,29 @@ def detections(
         class_id=class_id.astype(int),
         data={"class_name": np.array([names[i] for i in class_id], str), **(data or {})},
     )
+
+
+def plot(picture: RgbImage, legend: Mapping[str, Shaped[np.ndarray, "3"]], axes: Any = None) -> Any:
+    """A picture in matplotlib axes, without ticks, its legend (words: colour) to the right; returns the axes.
+
+    axes: to draw into; without any a new figure of matplotlib.pyplot. InputError when matplotlib is missing.
+    """
+    with needs("plot", layer="eval", extra="plot"):
+        from matplotlib import patches, pyplot
+    axes = pyplot.figure(layout="constrained").add_subplot() if axes is None else axes
+    axes.imshow(picture)
+    axes.set_axis_off()
+    entries = [patches.Patch(color=colour / 255, label=words) for words, colour in legend.items()]
+    if entries:
+        axes.legend(handles=entries, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return axes
+
+
+def show() -> None:
+    """Show what `plot` has drawn."""
+    from matplotlib import pyplot
+
+    pyplot.show()
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

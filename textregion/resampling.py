@@ -71,6 +71,12 @@ class RegionCrop:
         """Keep a mask that covers image[rows, columns]."""
         return cls(rows, columns, np.packbits(mask))
 
+    def __repr__(self) -> str:
+        rows, columns = self.rows, self.columns
+        return (
+            f"RegionCrop({self.area} pixels in rows {rows.start}:{rows.stop}, columns {columns.start}:{columns.stop})"
+        )
+
     @property
     def mask(self) -> Bool[np.ndarray, "y x"]:
         """The region's mask within the crop."""

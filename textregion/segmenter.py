@@ -36,8 +36,9 @@ from textregion.labeling import (
     largest_component_box,
     mode_per_mask,
     target_prompts,
+    unlabel,
 )
-from textregion.labels import LabelPrompts, as_labels, as_sentence
+from textregion.labels import CONTROL_WORDS, LabelPrompts, absent_labels, as_labels, as_sentence
 from textregion.masks.base import MaskGenerator, describe_source
 from textregion.masks.prompts import masks_from_boxes, rectangle_masks
 from textregion.masks.sam2 import Sam2MaskGenerator
@@ -321,12 +322,16 @@ class TextRegionSegmenter:
         probability_threshold: float = 0.0,
         output_size: tuple[int, int] | None = None,
         return_probabilities: bool = False,
+        unlabelled: bool = False,
+        absent: bool = False,
     ) -> Segmentation:
         """A label for every pixel (method 8.3, 8.4). With tokens instead of an image nothing is encoded again.
 
         labels: words or phrases; synonyms of one label separated by ";".
         probability_threshold: 0..1; less certain pixels get the first label (method 8.4c). output_size: (H, W),
-        default the image's own. return_probabilities: keep (L, H, W).
+        default the image's own. return_probabilities: keep (L, H, W). unlabelled: pixels below the threshold have no
+        label instead, nor have those in no region. absent: nor have those of labels that
+        `absent_labels` finds nowhere in the image; the other labels win nothing by it.
         """
         prompts = LabelPrompts.parse(labels)
         regions = self._regions(image)
@@ -338,7 +343,22 @@ class TextRegionSegmenter:
             result = label_pixels(
                 logits, masks, prompts, output_size, uncovered, probability_threshold, return_probabilities
             )
-            return mode_per_mask(result, masks) if self.config.mode_per_mask else result
+            if self.config.mode_per_mask:
+                result = mode_per_mask(result, masks)
+            where = np.isin(result.label_map, self.absent_labels(regions, prompts) if absent else [])
+            if unlabelled:
+                where |= (result.confidence < probability_threshold) | (result.region_map < 0)
+            return unlabel(result, where)
+
+    @torch.inference_mode()
+    def absent_labels(self, image: "ImageInput | RegionTokens", labels: "Sequence[str] | LabelPrompts") -> list[int]:
+        """Places of the labels that score no better in this image than CONTROL_WORDS (`labels.absent_labels`).
+
+        Control words that are asked for as labels do not count.
+        """
+        prompts, regions = LabelPrompts.parse(labels), self._regions(image)
+        control = [word for word in CONTROL_WORDS if word not in prompts.queries]
+        return absent_labels(regions, self.encode_text(prompts.queries), self.encode_text(control), prompts)
 
     @torch.inference_mode()
     def refer(self, image: "ImageInput | RegionTokens", sentence: str, published: bool = False) -> GroundingResult:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,6 +39,7 @@ LOGIT_CUT = 0.0  # SAM's logits are positive inside a mask
 LONGEST_TOKEN = 1.01  # unit vectors, rounded
 LARGEST_SCALE = 10_000  # of logits, and of where they are cut; the largest published are about 120
 NOT_FINITE = "got masks with NaN or infinite values, expected numbers in [0, 3]"
+UNLABELLED = -1  # in a label map; 255 in an 8-bit picture of it
 PIXELS_AT_ONCE = 2**24  # of masks enlarged in one step
 
 if TYPE_CHECKING:
@@ -487,8 +489,9 @@ class RegionTokens:
 class Segmentation:
     """What every pixel is called.
 
-    label_map: (H, W) int64, index into `labels`.
-    confidence: (H, W) float32 in [0, 1], probability of that label.
+    label_map: (H, W) int64, index into `labels`; UNLABELLED (-1) where a pixel has none, which happens only when asked
+        for (`TextRegionSegmenter.segment(unlabelled=True)`, `absent=True`).
+    confidence: (H, W) float32 in [0, 1], probability of the best label.
     region_map: (H, W) int64, the region (index into the tokens) behind the pixel, -1 where no region lies.
     labels: L names. palette: (L, 3) uint8 colours of the pictures.
     """
@@ -503,7 +506,8 @@ class Segmentation:
         shapes = {self.label_map.shape, self.confidence.shape, self.region_map.shape}
         if len(shapes) != 1 or self.label_map.ndim != 2:
             raise InputError(f"got maps of shapes {sorted(shapes)}, expected one (H, W) for all three")
-        if self.label_map.size and not 0 <= int(self.label_map.min()) <= int(self.label_map.max()) < len(self.labels):
+        least, largest = (int(end(initial=UNLABELLED)) for end in (self.label_map.min, self.label_map.max))
+        if least < UNLABELLED or largest >= len(self.labels):
             raise InputError(f"got label indices outside 0..{len(self.labels) - 1}")
 
     def __repr__(self) -> str:
@@ -518,7 +522,7 @@ class Segmentation:
     @cached_property
     def shares(self) -> dict[str, float]:
         """Share of the pixels each label has, in [0, 1], in the order of the labels."""
-        counts = np.bincount(self.label_map.ravel(), minlength=len(self.labels))
+        counts = np.bincount(self.label_map[self.label_map >= 0], minlength=len(self.labels))
         return {name: float(n) / self.label_map.size for name, n in zip(self.labels, counts, strict=True)}
 
     def mask(self, label: str | int) -> Bool[np.ndarray, "H W"]:
@@ -529,13 +533,42 @@ class Segmentation:
             label = self.labels.index(label)
         return self.label_map == label
 
+    def _present(self) -> list[int]:
+        """Indices of the labels that have any pixel, ascending."""
+        return np.unique(self.label_map[self.label_map >= 0]).tolist()
+
     def save_png(self, path: str | Path) -> None:
-        """Write the label map as an 8-bit palette PNG (16-bit grey above 256 labels); pixel value = label index."""
+        """Write the label map as an 8-bit palette PNG (16-bit grey above 256 labels); pixel value = label index.
+
+        Pixels without a label are 255 (65535).
+        """
         write_atomically(path, render.png_bytes(render.label_map_image(self.label_map, self.palette)))
 
     def overlay(self, image: UInt8[np.ndarray, "h w 3"], opacity: float = 0.6) -> UInt8[np.ndarray, "H W 3"]:
         """The image in grey with every label's colour laid over it, fainter where no region lies."""
         return render.overlay(image, self.label_map, self.palette, self.region_map < 0, opacity)
+
+    def picture(self, image: UInt8[np.ndarray, "h w 3"] | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """Every label in its colour, over the image if there is one; pixels without a label are white or grey."""
+        blank = np.full((*self.label_map.shape, 3), 255, np.uint8)
+        return self.overlay(blank if image is None else image)
+
+    def plot(self, image: UInt8[np.ndarray, "h w 3"] | None = None, axes: Any = None) -> Any:
+        """Draw `picture` with a legend of the labels present into matplotlib axes (new ones without any); returns them.
+
+        InputError with the command that installs matplotlib when it is missing.
+        """
+        names = {f"{self.labels[i]} {self.shares[self.labels[i]]:.0%}": self.palette[i] for i in self._present()}
+        return render.plot(self.picture(image), names, axes)
+
+    def show(self, image: UInt8[np.ndarray, "h w 3"] | None = None) -> None:
+        """`plot`, shown as matplotlib's backend does it: in a notebook below the cell, elsewhere in a window."""
+        self.plot(image)
+        render.show()
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of a cell's result."""
+        return render.png_bytes(Image.fromarray(self.picture()))
 
     def to_coco_rle(self) -> list[dict]:
         """COCO-style annotations, one per label present: {"category", "segmentation": RLE, "area", "bbox", "score"}.
@@ -543,7 +576,7 @@ class Segmentation:
         "category_id" is the label map's pixel value; "score" the mean probability. Whole files: outputs/annotations.py.
         """
         annotations = []
-        for index in np.unique(self.label_map).tolist():
+        for index in self._present():
             mask, name = self.mask(index), self.labels[index]
             score = float(self.confidence[mask].mean())
             annotations.append({"category_id": index, "category": name, **render.encode_mask(mask), "score": score})
@@ -555,7 +588,7 @@ class Segmentation:
         InputError with the command that installs supervision when it is missing. Memory: a byte per pixel and
         label present.
         """
-        present = np.unique(self.label_map)
+        present = np.array(self._present(), int)
         masks = self.label_map == present[:, None, None]
         confidence = np.array([self.confidence[mask].mean() for mask in masks], np.float32)
         return render.detections(masks, confidence, present, self.labels)

@@ -415,7 +415,7 @@ def test_coco_rle_decodes_to_the_masks():
     [
         ({"confidence": np.zeros((5, 6), np.float32)}, "expected one"),
         ({"label_map": np.full((5, 7), 3)}, "outside 0..2"),
-        ({"label_map": np.full((5, 7), -1)}, "outside 0..2"),
+        ({"label_map": np.full((5, 7), -2)}, "outside 0..2"),
     ],
 )
 def test_bad_maps_are_refused(untyped, options, message):

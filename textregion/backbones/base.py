@@ -45,6 +45,10 @@ class CropFeatures:
     pooled: Float[Tensor, "T C g g"]
     dense: Float[Tensor, "T D g g"] | None = None
 
+    def __repr__(self) -> str:
+        crops, width, rows, columns = self.pooled.shape
+        return f"CropFeatures({crops} crops, {rows} x {columns} patches of {width}, dense: {self.dense is not None})"
+
 
 @dataclass(frozen=True)
 class BackboneSpec:

@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Sequence
 
 from textregion.boxes import MOST_BOXES
+from textregion.cli.class_lists import LISTS, SIGN
 from textregion.cli.command_line import BOOLEAN, Parser, positive
+from textregion.cli.datasets import EXPORTED
 from textregion.cli.engine_flags import add_engine_flags
 from textregion.cli.flags import (
     add_model_flags,
@@ -15,7 +17,8 @@ from textregion.cli.flags import (
 )
 from textregion.images import MAX_PIXELS, MAX_SIDE
 from textregion.labels import MOST_LABELS
-from textregion.outputs.folder import RESULT_FILES
+from textregion.outputs.export import EXPORTERS
+from textregion.outputs.folder import DATASET, RESULT_FILES
 from textregion.regionspot.loading import METHODS
 from textregion.web.cached_segmenter import MEGABYTE, Limits
 from textregion.web.server import DEFAULT_PORT
@@ -32,6 +35,7 @@ EXAMPLES = """examples:
   {prog} --image photos/ --labels dog sofa --engine ray          (many processes, or --address of a cluster)
   {prog} --image_query_cfg queries.yaml     (YAML: image path -> list of labels)
   {prog} --image photo.jpg --labels dog sofa --boxes detections.json
+  {prog} --image photos/ --labels dog sofa --export coco yolo
 
 what is written into every image's folder:
 {files}
@@ -72,13 +76,19 @@ def _add_inputs(parser: Parser) -> None:
     image = f"an image (PNG, JPEG, WebP, …; {size}), a folder of images or a glob in quotes"
     labels = (
         """labels, also as "dog, sofa"; with a comma of its own '"red, round star"'; synonyms as "sofa; couch"'; """
-        f"at most {MOST_LABELS}"
+        f"whole lists by name: {', '.join(SIGN + name for name in LISTS)}, @FILE; at most {MOST_LABELS}"
     )
     add("--image", metavar="FILE", help=image)
     add("--image_list", nargs="+", metavar="FILE", help="several images, folders or globs")
     add("-l", "--labels", nargs="+", metavar="WORD", help=labels)
     add("--labels_file", metavar="FILE", help="text file with one label per line instead; lines with # are left out")
     add("--image_query_cfg", metavar="YAML", help="file that maps image paths to lists of labels")
+    least = "least probability of a label, 0 to 1; pixels below it get the first label (0)"
+    add("--threshold", type=float, default=0.0, metavar="P", help=least)
+    none = "pixels in no region or below --threshold have no label: 255 in labels.png, not drawn, not exported (off)"
+    add("--unlabelled", action="store_true", help=none)
+    absent = "pixels of labels that score no better in the image than words of other things have no label (off)"
+    add("--absent", action="store_true", help=absent)
     add("--seed", type=int, default=10, help="which scene to draw when no image is given (default 10)")
     add("--list-presets", action="store_true", help="print the table of presets and stop")
 
@@ -110,6 +120,13 @@ def _add_outputs(parser: Parser) -> None:
     maps = "also one picture per label of its similarity with every region (off; at most 40)"
     add("--similarity_maps", action="store_true", help=maps)
     add("--save_tokens", action="store_true", help="also tokens.safetensors, for RegionTokens.load (off)")
+    top = "best labels told of every region in regions.json and regions.png (5 and 3)"
+    add("--top", type=positive, metavar="N", help=top)
+    formats = f"also one data set of all images, in DIR/{DATASET}/: {', '.join(EXPORTERS)}; several at once (none)"
+    add("--export", nargs="+", choices=tuple(EXPORTERS), metavar="FORMAT", help=formats)
+    of = "its masks: labels (default), all pixels of a label in one mask, or regions, each under its best label"
+    add("--export_of", choices=EXPORTED, default=EXPORTED[0], help=of)
+    add("--no_pictures", action="store_true", help="with --export: the data set alone, no folder per image (off)")
 
 
 def _add_page(parser: Parser) -> None:

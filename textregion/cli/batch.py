@@ -19,16 +19,19 @@ from typing import Any
 from tqdm import tqdm
 
 from textregion.boxes import BoxesFile
+from textregion.cli.datasets import export
 from textregion.cli.jobs import EXTRAS, ImageJob, job_fingerprint, run_settings
 from textregion.cli.words import encode_words
 from textregion.engines import Engine, Lost
 from textregion.errors import InputError
 from textregion.images import load_image
+from textregion.labels import LabelPrompts
 from textregion.masks import automatic_sources, read_masks
-from textregion.outputs.annotations import label_shares, no_region, no_region_note, told_labels
+from textregion.outputs.annotations import label_shares, no_region, no_region_note, told_labels, unlabelled_share
 from textregion.outputs.folder import (
     BOXES_FILE,
     MOST_SIMILARITY_MAPS,
+    RECORDS,
     LabelledImage,
     OutputError,
     clear_remains,
@@ -87,10 +90,20 @@ class DemoRun:
             tokens = self.segmenter.encode_image(pixels)
         else:
             tokens = self.segmenter.encode_image(pixels, masks=read_masks(source, pixels.shape[:2], job.image))
-        result = self.segmenter.segment(tokens, job.labels)
-        told = (job.labels, self.note, self.caution, job.image)
-        image = LabelledImage(job.image.name, pixels, tokens, result, *told, more_files=box_files)
+        told = {**self.label(tokens, job.labels), "source": job.image, "more_files": box_files}
+        image = LabelledImage(job.image.name, pixels, tokens, **told)
         return image, self.write(job, image, content, folder, before)
+
+    def label(self, tokens: RegionTokens, labels: Sequence[str]) -> dict:
+        """The label map of an image as --threshold, --unlabelled and --absent ask for it; by field of LabelledImage."""
+        none = {name: getattr(self.args, name) for name in ("unlabelled", "absent")}
+        result = self.segmenter.segment(tokens, labels, self.args.threshold, **none)
+        names = LabelPrompts.parse(labels).names
+        absent = [names[i] for i in self.segmenter.absent_labels(tokens, labels)] if self.args.absent else []
+        least = self.args.threshold if self.args.unlabelled else 0.0
+        kept = {"result": result, "labels": labels, "least": least, "absent": absent}
+        absent_note = f"found nowhere by --absent: {', '.join(absent)}" if absent else ""
+        return {**kept, "note": self.note, "caution": "; ".join(filter(None, [self.caution, absent_note]))}
 
     def write(self, job: ImageJob, image: LabelledImage, content: str, folder: Path, before: Mapping) -> dict:
         """Write the folder; returns what run.json says, with the seconds that writing took.
@@ -110,7 +123,11 @@ class DemoRun:
             "seconds": spent(),
         }
         extras = {name: getattr(self.args, name) for name in EXTRAS}
-        return {**write_results(folder, image, self.segmenter, run, **extras), "seconds": spent()}
+        only_masks = self.args.no_pictures
+        return {
+            **write_results(folder, image, self.segmenter, run, **extras, only_masks=only_masks),
+            "seconds": spent(),
+        }
 
 
 @dataclass(frozen=True)
@@ -156,21 +173,34 @@ def photographs(settings: Settings, jobs: Sequence[ImageJob], output: Path, engi
     words = list(dict.fromkeys(word for job in jobs for word in job.labels))
     if settings.preset == "tiny" and (unknown := unknown_words(words)):
         print(f"note: the tiny model never saw the words: {', '.join(unknown)}", file=sys.stderr)
-    folders = [output / name for name in output_names([job.image for job in jobs])]
+    place = output / RECORDS if settings.args.no_pictures else output
+    clear_remains(place)
+    folders = [place / name for name in output_names([job.image for job in jobs])]
     if len(jobs) > 1:
         results = engine.run(partial(JobWorker, settings), list(zip(jobs, folders, strict=True)))
-        return batch(results, jobs, folders, output)
-    run, job, folder = settings.build(), jobs[0], folders[0]
-    clear_remains(output)
+        code, finished = batch(results, jobs, folders, output)
+    else:
+        code, finished = single(settings.build(), jobs[0], folders[0]), folders[0]
+    if settings.args.export:
+        made_with = (read_run(finished) or {}).get("settings", {})
+        caution = RANDOM_WEIGHTS if settings.args.random_weights else ""
+        export(output, jobs, folders, made_with, settings.args.export, settings.args.export_of, caution)
+    return code
+
+
+def single(run: DemoRun, job: ImageJob, folder: Path) -> int:
+    """One image, told at length; returns the exit code."""
     if run.earlier(job, folder) is not None:
         print(f"{job.image}: already finished with these settings: {folder}")
         return 0
     image, written = run.photograph(job, folder)
-    print(f"{job.image}: {len(image.tokens)} regions -> {folder / 'picture.png'}")
+    made = "" if run.args.no_pictures else f" -> {folder / 'picture.png'}"
+    print(f"{job.image}: {len(image.tokens)} regions{made}")
     if BOXES_FILE in image.more_files:
         print_boxes(image.more_files[BOXES_FILE]["boxes"])
     print_shares(image.result, image.tokens)
-    print_files(folder, written)
+    if not run.args.no_pictures:
+        print_files(folder, written)
     if run.caution:
         print(f"({run.caution})")
     return 0
@@ -178,9 +208,11 @@ def photographs(settings: Settings, jobs: Sequence[ImageJob], output: Path, engi
 
 def batch(
     results: Iterator[tuple[int, "Outcome | Lost"]], jobs: Sequence[ImageJob], folders: Sequence[Path], output: Path
-) -> int:
-    """Many images, a line each, then a table. results: of an engine's run over the jobs."""
-    clear_remains(output)
+) -> tuple[int, Path]:
+    """Many images, a line each, then a table: (exit code, folder of one that is finished).
+
+    results: of an engine's run over the jobs.
+    """
     found: dict[int, Outcome] = {}
     try:
         for place, result in tqdm(results, "images", len(jobs), unit="image"):
@@ -203,7 +235,7 @@ def batch(
         raise InputError(told)
     if failed:
         print(f"error: {told}", file=sys.stderr)
-    return int(failed > 0)
+    return int(failed > 0), next(Path(outcome.folder) for outcome in done if outcome.status != "failed")
 
 
 def attempt(run: DemoRun, job: ImageJob, folder: Path) -> "Outcome":
@@ -231,7 +263,9 @@ def print_shares(result: Segmentation, tokens: RegionTokens) -> None:
         print(f"  {name:<{width}}  {share:6.1%}")
     if len(shown) < len(shares):
         print(f"  ({len(shares) - len(shown)} more labels: labels.json)")
-    bare = float((result.region_map < 0).mean())
+    if (without := unlabelled_share(result)) > 0:
+        print(f"  ({without:.1%} of the pixels have no label)")
+    bare = float(((result.region_map < 0) & (result.label_map >= 0)).mean())
     if bare > 0 and not nothing:
         first = f"counted as {result.labels[0]}, the first label"
         how = first if tokens.dense is None else "labelled from dense features"

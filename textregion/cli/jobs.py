@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from textregion.boxes import ANY_IMAGE, BoxesFile, GivenBoxes, read_boxes
+from textregion.cli.class_lists import LISTS, SIGN, expand, read_labels_file, text_cache
 from textregion.cli.flags import REGIONSPOT, given_options
 from textregion.config import fingerprint
 from textregion.errors import InputError
@@ -28,13 +29,13 @@ from textregion.masks.given import mask_file
 from textregion.outputs.folder import RUN_FILE
 from textregion.regionspot.loading import TINY
 from textregion.segmenter import TextRegionSegmenter
-from textregion.storage import file_hash, read_text
+from textregion.storage import file_hash
 from textregion.yaml_files import read_yaml
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 FORMAT = 3  # of the output folder; a new one makes all earlier results count as different
 WEIGHTS = ("clip_checkpoint", "sam2_checkpoint", "regionspot_checkpoint", "sam1_checkpoint")
-EXTRAS = ("visualize_global_patch", "similarity_maps", "save_tokens")  # flags that ask for further files
+EXTRAS = ("visualize_global_patch", "similarity_maps", "save_tokens", "top")  # flags that ask for further files
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def gather_jobs(args: argparse.Namespace) -> list[ImageJob]:
         raise InputError("got --labels and --labels_file, which exclude each other; leave one out")
     labels = read_labels_file(Path(args.labels_file)) if args.labels_file else None
     if args.labels:
-        labels = [label for text in args.labels for label in split_labels(text)]
+        labels = expand([label for text in args.labels for label in split_labels(text)])
     labels = labels and distinct(labels)
     if args.image_query_cfg is not None:
         queries = read_query_cfg(Path(args.image_query_cfg))
@@ -147,18 +148,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def read_labels_file(path: Path) -> list[str]:
-    """One label per line, commas included, synonyms separated by ";"; blank lines and comments (# …) are left out.
-
-    UTF-8, with or without a byte order mark. InputError: missing, not text, no label in it.
-    """
-    lines = [line.strip() for line in read_text(path, "a text file with one label per line").splitlines()]
-    labels = [line for line in lines if line and not line.startswith("#")]
-    if not labels:
-        raise InputError(f"{path} holds no label; expected one per line")
-    return labels
-
-
 def read_query_cfg(path: Path) -> dict[Path, list[str]]:
     """The YAML mapping image path -> list of labels, each taken as it stands, or one text (`split_labels`).
 
@@ -184,6 +173,17 @@ def find_query(queries: dict[Path, list[str]], path: Path) -> list[str]:
     if len(matches) != 1:
         raise InputError(f"{len(matches)} entries for {path} in the query file, expected one; add it or give --labels")
     return matches[0]
+
+
+def check_export(args: argparse.Namespace, jobs: Sequence[ImageJob]) -> None:
+    """InputError for --export without images, and for --no_pictures without it or with flags that ask for more."""
+    if args.export and not jobs:
+        raise InputError("got --export but no image; add --image photos/ and --labels")
+    if args.no_pictures and not args.export:
+        raise InputError("got --no_pictures without --export, so nothing would be written; add --export coco, say")
+    more = [name for name in (*EXTRAS, "boxes") if getattr(args, name)]
+    if args.no_pictures and more:
+        raise InputError(f"got --no_pictures and --{more[0]}, which asks for files of an image's folder; leave one out")
 
 
 def boxes_of(args: argparse.Namespace, preset: str) -> BoxesFile | None:
@@ -220,6 +220,9 @@ def box_of(text: str) -> list[float]:
 def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:
     """Only what the user gave: everything else stays as the preset has it."""
     options = {**given_options(args), "device": args.device, **({"fast": True} if args.fast else {})}
+    named = {word for text in args.labels or [] for word in split_labels(text)}
+    if named & {SIGN + name for name in LISTS} and (folder := text_cache()) is not None:
+        options["text_cache"] = folder
     if args.boxes and args.masks != "sam2":
         raise InputError("got --boxes and --masks, which exclude each other; leave one out")
     if args.masks != "sam2":
@@ -242,6 +245,7 @@ def run_settings(segmenter: TextRegionSegmenter, args: argparse.Namespace, prese
         "boxes": args.boxes and [file_hash(box) if isfile(box) else box for box in args.boxes],
         "method": args.method,
         "regionspot": {name: getattr(args, name) for name in REGIONSPOT if name not in WEIGHTS},
+        "no_label": {name: getattr(args, name) for name in ("threshold", "unlabelled", "absent")},
         "extras": {name: getattr(args, name) for name in EXTRAS},
     }
     return json.loads(json.dumps(settings))

@@ -12,7 +12,7 @@ from textregion.cli.arguments import limits_of, parse_arguments
 from textregion.cli.batch import RANDOM_WEIGHTS, DemoRun, Settings, photographs, print_files, print_shares
 from textregion.cli.command_line import output_folder, run_program
 from textregion.cli.engine_flags import engine_of
-from textregion.cli.jobs import ImageJob, boxes_of, check_images, gather_jobs, segmenter_options
+from textregion.cli.jobs import ImageJob, boxes_of, check_export, check_images, gather_jobs, segmenter_options
 from textregion.cli.models import list_presets
 from textregion.cli.words import encode_words, templates_option
 from textregion.errors import InputError, at_least
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace, segmenter_class: type) -> int:
     output = output_folder(args.output)
     if args.visualize_global_patch and args.remove_global_patch is False:
         raise InputError("no global-patch scores to show: removal is off; drop --remove_global_patch False")
+    check_export(args, jobs)
     boxes = boxes_of(args, preset)
     options = {**templates_option(args, preset), **segmenter_options(args)}
     check_images(jobs)
@@ -48,12 +49,12 @@ def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:
     scene = draw_scene(at_least("--seed", seed, 0), distinct_colours=True)
     tokens = segmenter.encode_image(scene.image)
     encode_words(segmenter, scene.labels)
-    result = segmenter.segment(tokens, scene.labels)
+    labelled = run.label(tokens, scene.labels)
+    result = labelled["result"]
     uncovered = np.zeros(scene.label_map.shape, bool)
     known = render.overlay(scene.image, scene.label_map, result.palette, uncovered)
     job = ImageJob(Path(f"scene {seed}"), tuple(scene.labels))
-    named = ("scene.png", scene.image, tokens, result, scene.labels, run.note, run.caution)
-    image = LabelledImage(*named, more_panels=[("truth", known)])
+    image = LabelledImage("scene.png", scene.image, tokens, **labelled, more_panels=[("truth", known)])
     clear_remains(output)
     folder = output / f"scene_{seed}"
     written = run.write(job, image, hashlib.sha256(scene.image.tobytes()).hexdigest(), folder, before)

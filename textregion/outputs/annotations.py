@@ -19,6 +19,7 @@ from textregion.resampling import RegionCrop, crop_regions
 from textregion.types import RegionTokens, Segmentation
 
 Crops = Sequence[RegionCrop]  # of every region of some tokens
+TOP = 5  # labels told of a region
 DIGITS = 5  # of every score in JSON: enough to compare, short enough to read
 
 
@@ -29,7 +30,7 @@ def label_shares(result: Segmentation, tokens: RegionTokens) -> list[tuple[str, 
     """
     if not is_labelled(result, tokens):
         return []
-    counts = np.bincount(result.label_map.ravel(), minlength=len(result.labels))
+    counts = np.bincount(result.label_map[result.label_map >= 0], minlength=len(result.labels))
     return [(name, n / result.label_map.size) for name, n in zip(result.labels, counts, strict=True)]
 
 
@@ -45,6 +46,8 @@ def no_region_note(result: Segmentation, tokens: RegionTokens) -> str:
     """What every file and picture says of an image without a region; nothing where some region covers a pixel."""
     if bool((result.region_map >= 0).any()):
         return ""
+    if bool((result.label_map < 0).all()):
+        return f"{no_region(len(tokens))}: no pixel has a label"
     if is_labelled(result, tokens):
         return f"{no_region(len(tokens))}: labelled from dense features"
     return f"{no_region(len(tokens))}: the label map holds the first label everywhere, which means nothing"
@@ -66,18 +69,18 @@ def told_labels(shares: Sequence[tuple[str, float]], most: int) -> list[int]:
 def labels_json(result: Segmentation, tokens: RegionTokens, note: str = "") -> dict:
     """What the pixel values of a label map mean, and how much each label has.
 
-    {"image": {"width", "height"}, "regions": how many, "note", "uncovered": share of pixels in no region, "labels":
+    {"image": {"width", "height"}, "regions": how many, "note", "unlabelled": share of pixels without a label, where
+    there are any, "uncovered": share of pixels in no region, "labels":
     [{"index", "name", "colour": "#rrggbb", "pixels", "share": of the pixels in [0, 1], "confidence": mean probability
     or None}]}, every label in the order asked for, also those without a pixel.
 
     tokens: what was labelled. Without any region (and dense features) no label has a pixel here, though the label map
     holds the first one everywhere; note: that says so, and what else is to be said of all results.
     """
-    flat, count = result.label_map.ravel(), len(result.labels)
-    if not is_labelled(result, tokens):
-        flat = flat[:0]
+    has_label = (result.label_map >= 0) & is_labelled(result, tokens)
+    flat, count = result.label_map[has_label], len(result.labels)
     pixels = np.bincount(flat, minlength=count)
-    confidence = np.bincount(flat, result.confidence.ravel()[: flat.size], minlength=count) / np.maximum(pixels, 1)
+    confidence = np.bincount(flat, result.confidence[has_label], minlength=count) / np.maximum(pixels, 1)
     labels = [
         {
             "index": i,
@@ -90,6 +93,8 @@ def labels_json(result: Segmentation, tokens: RegionTokens, note: str = "") -> d
         for i, (name, colour) in enumerate(zip(result.labels, result.palette, strict=True))
     ]
     head = {**image_json(result.label_map.shape), "regions": len(tokens), "note": note}
+    if bare := unlabelled_share(result):
+        head["unlabelled"] = bare
     return {**head, "uncovered": uncovered_share(result), "labels": labels}
 
 
@@ -103,11 +108,16 @@ def uncovered_share(result: Segmentation) -> float:
     return round(float((result.region_map < 0).mean()), DIGITS)
 
 
+def unlabelled_share(result: Segmentation) -> float:
+    """Share of the pixels without a label, in [0, 1]."""
+    return round(float((result.label_map < 0).mean()), DIGITS)
+
+
 def region_rows(
     tokens: RegionTokens,
     text: Float[Tensor, "Q D"],
     labels: "Sequence[str] | LabelPrompts",
-    top: int = 5,
+    top: int = TOP,
     crops: Crops | None = None,
 ) -> list[dict]:
     """One entry per region: where it is, how sure the mask source was, its `top` best labels, best first.
@@ -204,27 +214,41 @@ def coco_json(images: Sequence[tuple[str, Segmentation, RegionTokens]], note: st
 
 
 def coco_regions_json(
-    file_name: str, tokens: RegionTokens, rows: Sequence[dict], labels: Sequence[str], crops: Crops, note: str = ""
+    file_name: str,
+    tokens: RegionTokens,
+    rows: Sequence[dict],
+    labels: Sequence[str],
+    crops: Crops,
+    note: str = "",
+    least: float = 0.0,
+    absent: Sequence[str] = (),
 ) -> dict:
     """A COCO file of one image's regions, which may overlap: one annotation per region, its best label as category.
 
     rows: from `region_rows`, whose boxes and areas are these; labels: all names in order; crops:
     `crop_regions(tokens.masks)`. "score" is the best label's probability, "region" the index into the tokens. Regions
-    without a pixel at the image's size are left out; "info" says how many, after the note.
+    without a pixel at the image's size are left out; so are those whose best label is `absent` or less probable than
+    `least`. "info" says how many, after the note.
     """
     annotations, size = [], tuple(tokens.masks.image_size)
     full = np.zeros(size, np.uint8, order="F")
+    pixelless, nameless = 0, 0
     for row, crop in zip(rows, crops, strict=True):
-        if row["area"]:
+        best = row["labels"][0]
+        if not row["area"]:
+            pixelless += 1
+        elif best["name"] in absent or best["probability"] < least:
+            nameless += 1
+        else:
             crop.paint(full, 1)
             x1, y1, x2, y2 = map(float, row["box"])
             shape = {"segmentation": to_rle(full), "area": row["area"], "bbox": [x1, y1, x2 - x1, y2 - y1]}
-            category, score = row["labels"][0]["name"], row["labels"][0]["probability"]
+            category, score = best["name"], best["probability"]
             annotations.append({"category": category, **shape, "score": score, "region": row["region"]})
             full[crop.rows, crop.columns] = 0
-    left_out = len(rows) - len(annotations)
-    said = f"left out, for they cover no pixel: {left_out} of {len(rows)} regions" if left_out else ""
-    return _coco_file([(file_name, size, labels, annotations)], "; ".join(filter(None, [note, said])))
+    counted = {"cover no pixel": pixelless, "have no label": nameless}
+    said = [f"left out, for they {why}: {n} of {len(rows)} regions" for why, n in counted.items() if n]
+    return _coco_file([(file_name, size, labels, annotations)], "; ".join(filter(None, [note, *said])))
 
 
 def _coco_file(entries: Sequence[tuple[str, tuple[int, int], Sequence[str], list[dict]]], note: str) -> dict:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from textregion.boxes import GivenBoxes
 from textregion.errors import InputError
-from textregion.images import format_and_orientation
+from textregion.images import format_and_orientation, load_image
 from textregion.labels import TEMPERATURE, LabelPrompts, region_scores
 from textregion.outputs import annotations, pictures
 from textregion.outputs.annotations import Crops
@@ -39,7 +39,10 @@ from textregion.types import RegionTokens, Segmentation
 
 RUN_FILE = "run.json"
 BOXES_FILE = "boxes.json"
-RESERVED = ("summary.csv", "summary.md")  # files of the output folder itself
+LABEL_MASKS, REGION_MASKS = "coco.json", "coco_regions.json"  # what a data set of many images is made of
+DATASET = "dataset"  # folder of --export
+RECORDS = ".records"  # folder of what --no_pictures keeps of each image
+RESERVED = ("summary.csv", "summary.md", DATASET)  # files of the output folder itself
 ASIDE = re.compile(r"\.old-(\d+)$", re.IGNORECASE)  # how `set_aside` ends a name
 MOST_SIMILARITY_MAPS = 40
 RESULT_FILES = {
@@ -75,6 +78,7 @@ class LabelledImage:
 
     name: the image's file name. labels: as asked for, with synonyms. note: the line under picture.png. caution: what
     every picture and file has to say of these results; nothing mostly. source: the image's file, where it has one.
+    least, absent: regions whose best label has a smaller probability, or is one of these names, have no label.
     more_panels: of picture.png. more_files: further pictures (PNG) and dictionaries (JSON) by file name.
     """
 
@@ -86,8 +90,13 @@ class LabelledImage:
     note: str = ""
     caution: str = ""
     source: Path | None = None
+    least: float = 0.0
+    absent: Sequence[str] = ()
     more_panels: Sequence[tuple[str, RgbImage]] = ()
     more_files: Mapping[str, Image.Image | dict] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"LabelledImage({self.name!r}, {self.tokens!r}, {self.result!r})"
 
 
 def write_results(
@@ -98,12 +107,15 @@ def write_results(
     visualize_global_patch: bool = False,
     similarity_maps: bool = False,
     save_tokens: bool = False,
+    top: int | None = None,
+    only_masks: bool = False,
 ) -> dict:
     """Write all files of one image into its folder; returns what run.json holds.
 
     segmenter: the TextRegionSegmenter that made the result. run: at least {"fingerprint"}; the rest is added.
-    The flags ask for the further files of RESULT_FILES. OutputError when something cannot
-    be written; the folder is then as it was before.
+    The flags ask for the further files of RESULT_FILES; top: labels told of every region (None: 5, in the picture 3);
+    only_masks: for nothing but LABEL_MASKS and REGION_MASKS.
+    OutputError when something cannot be written; the folder is then as it was before.
     """
     prompts = LabelPrompts.parse(image.labels)
     text = segmenter.encode_text(prompts.queries)
@@ -111,10 +123,15 @@ def write_results(
         crops = crop_regions(image.tokens.masks)
         nothing = annotations.no_region_note(image.result, image.tokens)
         said = "; ".join(filter(None, [nothing, image.caution]))
-        file_name = write_image(place, image)
-        for name, content in _files(image, file_name, said, text, prompts, crops):
-            write_file(place / name, content)
-        image.result.save_png(place / "labels.png")
+        if only_masks:
+            rows = annotations.region_rows(image.tokens, text, prompts, crops=crops)
+            for name, content in _mask_files(image, image.name, said, rows, prompts, crops):
+                write_file(place / name, content)
+        else:
+            file_name = write_image(place, image)
+            for name, content in _files(image, file_name, said, text, prompts, crops, top):
+                write_file(place / name, content)
+            image.result.save_png(place / "labels.png")
         scores, threshold = image.tokens.patch_scores, segmenter.config.global_patch_threshold
         if visualize_global_patch and scores is not None and threshold is not None:
             picture = pictures.global_patch_picture(image.pixels, scores.cpu().numpy(), threshold, said)
@@ -159,11 +176,17 @@ def write_image(place: Path, image: LabelledImage) -> str:
     if image.source is None:
         name = str(Path(name).with_suffix(".png"))
         write_file(place / name, Image.fromarray(image.pixels))
-    elif (turned := turned_format(image.source)) is None:
-        shutil.copyfile(image.source, place / name)
     else:
-        Image.fromarray(image.pixels).save(place / name, turned, quality=95)
+        copy_upright(image.source, place / name)
     return name
+
+
+def copy_upright(source: Path, target: Path) -> None:
+    """Copy an image's file; one that its EXIF tag turns is saved anew, upright (`turned_format`)."""
+    if (turned := turned_format(source)) is None:
+        shutil.copyfile(source, target)
+    else:
+        Image.fromarray(load_image(source)).save(target, turned, quality=95)
 
 
 def turned_format(path: Path) -> str | None:
@@ -174,9 +197,15 @@ def turned_format(path: Path) -> str | None:
 
 
 def _files(
-    image: LabelledImage, file_name: str, said: str, text: Text, prompts: LabelPrompts, crops: Crops
+    image: LabelledImage,
+    file_name: str,
+    said: str,
+    text: Text,
+    prompts: LabelPrompts,
+    crops: Crops,
+    top: int | None = None,
 ) -> Iterator[tuple]:
-    """Names and contents of what is always written. crops: where the regions lie.
+    """Names and contents of what is always written. crops: where the regions lie. top: as of `write_results`.
 
     file_name: of the image in this folder. said: what all files say of these results.
     """
@@ -185,13 +214,21 @@ def _files(
     yield "picture.png", pictures.main_picture(pixels, tokens, result, crops, note, image.more_panels)
     yield "overlay.png", pictures.overlay_picture(pixels, result, tokens, said)
     yield "labels.json", annotations.labels_json(result, tokens, said)
-    yield "coco.json", annotations.coco_json([(file_name, result, tokens)], said)
-    rows = annotations.region_rows(tokens, text, prompts, crops=crops)
+    rows = annotations.region_rows(tokens, text, prompts, top or annotations.TOP, crops)
     yield "regions.json", {**annotations.image_json(pixels.shape[:2]), "note": said, "regions": rows}
-    yield "regions.png", pictures.region_sheet(pixels, rows, crops, said)
-    names = prompts.names
-    yield "coco_regions.json", annotations.coco_regions_json(file_name, tokens, rows, names, crops, said)
+    yield "regions.png", pictures.region_sheet(pixels, rows, crops, said, lines=top or pictures.LINES)
+    yield from _mask_files(image, file_name, said, rows, prompts, crops)
     yield from image.more_files.items()
+
+
+def _mask_files(
+    image: LabelledImage, file_name: str, said: str, rows: Sequence[dict], prompts: LabelPrompts, crops: Crops
+) -> Iterator[tuple[str, dict]]:
+    """Names and contents of LABEL_MASKS and REGION_MASKS. rows: from `annotations.region_rows`; the rest: `_files`."""
+    yield LABEL_MASKS, annotations.coco_json([(file_name, image.result, image.tokens)], said)
+    none = {"least": image.least, "absent": image.absent}
+    content = annotations.coco_regions_json(file_name, image.tokens, rows, prompts.names, crops, said, **none)
+    yield REGION_MASKS, content
 
 
 def _write_similarity(

@@ -35,9 +35,9 @@ MOST_IN_LEGEND = 48
 MOST_REGIONS = 60  # in one picture of each
 COLUMNS = 6
 SIDE = 184  # pixels, of a region's picture
-LINES = 3  # labels told per region
+LINES = 3  # labels told per region, if nobody asks for more
 SIZE = 14  # pixels, of the letters
-CELL = (SIDE + MARGIN, SIDE + (LINES + 1) * 19 + 6 + MARGIN)  # width, height
+CELL = (SIDE + MARGIN, SIDE + (LINES + 1) * 19 + 6 + MARGIN)  # width, height with so many lines
 MOST_BOXES = 60  # in one picture
 SMALLEST, LARGEST = 800, 2400  # pixels, of the longer side of a picture of boxes
 
@@ -156,12 +156,18 @@ def similarity_picture(
 
 
 def region_sheet(
-    image: RgbImage, rows: Sequence[dict], crops: Crops, note: str = "", most: int = MOST_REGIONS
+    image: RgbImage,
+    rows: Sequence[dict],
+    crops: Crops,
+    note: str = "",
+    most: int = MOST_REGIONS,
+    lines: int = LINES,
 ) -> Image.Image:
     """Regions in cells, large ones first: outlined in the image, below it the region's index, area and best labels.
 
     rows: from `annotations.region_rows`; crops: `crop_regions` of the same masks. Of more than `most` regions only
-    the largest are shown, and the foot of the sheet says so, then the note. Scores are cosine and probability.
+    the largest are shown, and the foot of the sheet says so, then the note. Scores are cosine and probability. lines:
+    labels told of each region.
     """
     count, colours = len(rows), palette(len(rows))
     shown = sorted(rows, key=lambda row: (-row["area"], row["region"]))[:most]
@@ -169,25 +175,27 @@ def region_sheet(
     what = "large to small; #: index in regions.json; per label: cosine, probability"
     told = sentences(some or f"{count} regions", what, note) if count else sentences(note or no_region(0))
     columns = max(3, min(COLUMNS, len(shown)))
-    width = columns * CELL[0] + MARGIN
+    cell_width, cell_height = CELL[0], CELL[1] + 19 * max(lines - LINES, 0)
+    width = columns * cell_width + MARGIN
     foot = footer([], told, width, SIZE)
-    lines = -(-len(shown) // columns)
-    picture = Image.new("RGB", (width, MARGIN + lines * CELL[1] + foot.height), "white")
+    height = MARGIN - (-len(shown) // columns) * cell_height
+    picture = Image.new("RGB", (width, height + foot.height), "white")
     for n, row in enumerate(shown):
-        corner = MARGIN + (n % columns) * CELL[0], MARGIN + (n // columns) * CELL[1]
-        picture.paste(_cell(image, row, crops[row["region"]], colours[row["region"]]), corner)
+        corner = MARGIN + (n % columns) * cell_width, MARGIN + (n // columns) * cell_height
+        told = {**row, "labels": row["labels"][:lines]}
+        picture.paste(_cell(image, told, crops[row["region"]], colours[row["region"]], cell_height), corner)
     picture.paste(foot, (0, picture.height - foot.height))
     return picture
 
 
-def _cell(image: RgbImage, row: dict, crop: RegionCrop, colour: Colour) -> Image.Image:
-    cell = Image.new("RGB", (SIDE, CELL[1] - MARGIN), "white")
+def _cell(image: RgbImage, row: dict, crop: RegionCrop, colour: Colour, height: int) -> Image.Image:
+    cell = Image.new("RGB", (SIDE, height - MARGIN), "white")
     picture = Image.fromarray(region_picture(image, crop, colour))
     cell.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
     draw, y = ImageDraw.Draw(cell), SIDE + 4
     draw.rectangle((0, y + 2, SIZE - 3, y + SIZE - 1), tuple(colour.tolist()), "black")
     lines = [(SIZE + 3, f"#{row['region']}", f"{row['area']:,} px")]
-    lines += [(0, x["name"], f"{x['cosine']:.3f} {x['probability']:4.0%}") for x in row["labels"][:LINES]]
+    lines += [(0, x["name"], f"{x['cosine']:.3f} {x['probability']:4.0%}") for x in row["labels"]]
     for n, (x, left, right) in enumerate(lines):  # the words shortened so that the numbers have room
         ink, taken = "black" if n < 2 else "dimgray", font(SIZE).getlength(right)
         draw.text((SIDE - taken, y + 19 * n), right, ink, font(SIZE))

@@ -1,0 +1,143 @@
+"""--export: a folder becomes one data set, whatever stops the run on the way."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from textregion.cli import datasets
+from textregion.cli.batch import DemoRun
+from textregion.cli.program import main
+from textregion.tiny.scenes import draw_scene
+
+FLAGS = ("--preset", "tiny", "--labels", 'sky, "red, star", grass', "--scale", "96", "96")
+ALL = ("coco", "coco-polygons", "yolo", "label-studio", "cvat", "labelme", "geojson")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Four small drawn scenes, one turned by its EXIF tag, and masks of three regions for each."""
+    folder = tmp_path_factory.mktemp("scenes")
+    (folder / "masks").mkdir()
+    exif = Image.Exif()
+    exif[274] = 6
+    for seed in range(4):
+        picture = Image.fromarray(draw_scene(seed).image).resize((67, 53))
+        picture.save(folder / f"scene{seed}.jpg", exif=exif if seed == 1 else Image.Exif(), quality=95)
+        masks = np.zeros((3, *((67, 53) if seed == 1 else (53, 67))), bool)
+        masks[0, :20], masks[1, 20:, : 20 + seed], masks[2, 10:45, 8:40] = True, True, True
+        np.save(folder / "masks" / f"scene{seed}.npy", masks)
+    return folder
+
+
+def arguments(scenes, output, *more) -> list[str]:
+    masks = str(scenes / "masks")
+    return [*FLAGS, "--image", str(scenes), "--masks", masks, "--output", str(output), *map(str, more)]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def stop_at(monkeypatch, place, name: str, call: int) -> None:
+    """From now on the function is not called again from this call on: the process ends there."""
+    left, function = [call], getattr(place, name)
+
+    def counting(*args, **options):
+        left[0] -= 1
+        if left[0] <= 0:
+            raise KeyboardInterrupt
+        return function(*args, **options)
+
+    monkeypatch.setattr(place, name, counting)
+
+
+def test_stopped_anywhere_and_resumed_is_as_if_left_alone(scenes, tmp_path, capsys, monkeypatch):
+    """At the third image; in the middle of the data set, between two of its files and of its images."""
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    flags = ("--export", *ALL, "--no-pictures", "--resume")
+    for place, name, call in ((DemoRun, "write", 3), (datasets, "copy_upright", 2), (datasets, "write_atomically", 4)):
+        with monkeypatch.context() as patch:
+            stop_at(patch, place, name, call)
+            assert main(arguments(scenes, stopped, *flags)) == 130
+    capsys.readouterr()
+    assert main(arguments(scenes, stopped, *flags)) == 0
+    assert "4 images: 4 resumed" in capsys.readouterr().out
+    assert main(arguments(scenes, whole, *flags)) == 0
+    assert files(stopped / "dataset") == files(whole / "dataset")
+    assert {p.name for p in whole.iterdir()} == {".records", "dataset", "summary.csv", "summary.md"}
+    written = [p for p in (whole / "dataset").rglob("*") if p.is_file() and p.name != "scene1.jpg"]  # that is turned
+    stamps = {p: p.stat().st_mtime_ns for p in written}
+    assert main(arguments(scenes, whole, *flags)) == 0
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_beside_the_folders_and_of_a_finished_run(scenes, tmp_path, capsys):
+    """A run without --export is exported afterwards without being done again; the turned image is upright."""
+    assert main(arguments(scenes, tmp_path)) == 0
+    flags = ("--resume", "--export", "coco", "--export_of", "regions")
+    assert main(arguments(scenes, tmp_path, *flags)) == 0
+    out = capsys.readouterr().out
+    assert "4 images: 4 resumed" in out
+    assert f"data set of 4 images and 12 masks in {tmp_path / 'dataset'}: coco.json, images/" in out
+    coco = COCO(tmp_path / "dataset" / "coco.json")
+    assert [row["name"] for row in coco.dataset["categories"]] == ["sky", "red, star", "grass"]
+    for image in coco.dataset["images"]:
+        with Image.open(tmp_path / "dataset" / "images" / image["file_name"]) as picture:
+            assert picture.size == (image["width"], image["height"])
+            assert picture.getexif().get(274, 1) == 1
+        masks = np.load(scenes / "masks" / f"{image['file_name'][:-4]}.npy")
+        found = coco.loadAnns(coco.getAnnIds(imgIds=[image["id"]]))
+        assert (np.stack([coco.annToMask(row) for row in found]) == masks).all()
+
+
+def test_labels_are_the_label_map(scenes, tmp_path):
+    assert main(arguments(scenes, tmp_path, "--export", "coco")) == 0
+    coco = COCO(tmp_path / "dataset" / "coco.json")
+    for image in coco.dataset["images"]:
+        with Image.open(tmp_path / image["file_name"][:-4] / "labels.png") as picture:
+            label_map = np.array(picture)
+        for row in coco.loadAnns(coco.getAnnIds(imgIds=[image["id"]])):
+            assert (coco.annToMask(row) == (label_map == row["category_id"] - 1)).all()
+
+
+def test_another_run_is_moved_aside_and_failures_are_counted(scenes, tmp_path, capsys):
+    """Ids stay where an image is missing."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for n in range(3):
+        os.link(scenes / f"scene{n}.jpg", photos / f"scene{n}.jpg")
+    (photos / "scene1.jpg").unlink()
+    (photos / "scene1.jpg").write_bytes(b"no image")
+    output = tmp_path / "out"
+    (output / "dataset").mkdir(parents=True)
+    (output / "dataset" / "mine.txt").write_text("kept")
+    words = [*FLAGS, "--image", str(photos), "--masks", str(scenes / "masks"), "--output", str(output)]
+    assert main([*words, "--export", "coco", "geojson", "--no_pictures"]) == 1
+    out = capsys.readouterr().out
+    assert f"kept as {output / 'dataset.old-1'}" in out
+    assert f"note: 1 images are not in the data set: {photos / 'scene1.jpg'}" in out
+    assert (output / "dataset.old-1" / "mine.txt").read_text() == "kept"
+    content = json.loads((output / "dataset" / "coco.json").read_text())
+    assert [(image["id"], image["file_name"]) for image in content["images"]] == [(1, "scene0.jpg"), (3, "scene2.jpg")]
+    assert len(list((output / "dataset" / "geojson").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--export", "coco"], "error: got --export but no image; add --image photos/ and --labels\n"),
+        (["--image", "x.png", "--labels", "a", "--no_pictures"], "error: got --no_pictures without --export, so "),
+        (
+            ["--image", "x.png", "--labels", "a", "--no_pictures", "--export", "coco", "--save_tokens"],
+            "error: got --no_pictures and --save_tokens, which asks for files of an image's folder; leave one out\n",
+        ),
+    ],
+)
+def test_flags_that_mean_nothing_are_refused(flags, line, tmp_path, capsys):
+    assert main([*flags, "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(line)
