@@ -122,7 +122,8 @@ def build_sam2(model_cfg: str | Path = "large", most_numbers: int = MOST_NUMBERS
         content = read_yaml(path, "sam2's YAML form", MOST_VALUES)
         if not isinstance(content, dict) or "model" not in content:
             raise InputError("it has no key model")
-        described = OmegaConf.to_container(OmegaConf.load(path))["model"]  # which reads more spellings of numbers
+        container: Any = OmegaConf.to_container(OmegaConf.load(path))  # which reads more spellings of numbers
+        described = container["model"]
         _check_targets(described)
         with _Bounded(most_numbers) if is_own else nullcontext():
             return instantiate(described, _recursive_=True).eval()
