@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import task_worlds
 import torch
-from kills import KILLS, SEEDS, kill_at_moments
+from kills import SEEDS, kill_at_moments, long_form
 
 from eval import lvis, reasoning, referring, semantic_cli
 from eval.prepare.tiny_lvis import write_tiny_lvis
@@ -26,7 +26,7 @@ PROGRAMS = {
     "reasoning": ["eval_reason_seg.py"],
     "lvis": ["-m", "eval.lvis"],
 }
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.slow, long_form, pytest.mark.usefixtures("one_thread")]
 
 
 def draw_data(name: str, folder: Path) -> list[str]:
@@ -70,8 +70,6 @@ def told(work_dir: Path) -> dict:
 
 @pytest.mark.parametrize("name", MAINS)
 def test_killed_at_random_moments_and_resumed_equals_uninterrupted(name, tmp_path, monkeypatch):
-    if name == "semantic_all" and KILLS == 1:
-        pytest.skip("the long form alone (TEXTREGION_TEST_KILLS=10): every process of it starts another")
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path / "data"))
     flags = draw_data(name, tmp_path / "data")
     assert MAINS[name](["--work-dir", str(tmp_path / "whole"), *flags]) == 0

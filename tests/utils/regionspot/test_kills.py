@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kills import SEEDS, kill_at_moments
+from kills import SEEDS, kill_at_moments, long_form
 
 from textregion.regionspot.loading import load_head
 from utils.regionspot.train import main
@@ -22,6 +22,7 @@ def saved(output: Path) -> int:
 
 
 @pytest.mark.slow
+@long_form
 def test_killed_at_random_moments_and_resumed_equals_uninterrupted(colour_world, tmp_path):
     data = f"one={colour_world.write('one', 610_000, 6)}:{colour_world.folder / 'one'}"
     flags = ["--data", data, "--cache", str(tmp_path / "cache"), "--cache-maps", "--preset", "tiny", "--device", "cpu"]
