@@ -175,7 +175,7 @@ def test_fusion_of_pairs_that_are_decided_at_full_size(count, traffic):
 METHODS = {
     **dict.fromkeys(("from_preset", "encode_image", "encode_images", "settings"), "test_tokens"),
     **dict.fromkeys(("crop_grid", "resize", "mask_full_size", "encode_crops", "pool"), "test_stages"),
-    **dict.fromkeys(("encode_text", "segment", "refer", "reason"), "test_answers"),
+    **dict.fromkeys(("encode_text", "segment", "refer", "reason", "absent_labels"), "test_answers"),
     "encode_boxes": "test_boxes",
 }
 
@@ -221,6 +221,8 @@ def test_answers(cpu, acc, expected, found, traffic, tmp_path):
         assert np.array_equal(one.mask, other.mask)
     one, other = (s.reason(t, "the black ring", ["sand", "brick"]) for s, t in ((acc, tokens), (cpu, theirs)))
     assert np.array_equal(one.label_map, other.label_map)
+
+    assert acc.absent_labels(tokens, LABELS) == cpu.absent_labels(theirs, LABELS)
 
     prompts = cpu.encode_text(["sand", "brick"])
     scores = (region_scores(t, s.encode_text(["sand"]), ["sand"]) for s, t in ((acc, tokens), (cpu, theirs)))

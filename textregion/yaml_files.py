@@ -32,9 +32,7 @@ def read_yaml(path: str | Path, expected: str, most_nodes: int = MOST_NODES) -> 
         node = loader.get_single_node()
         if node is None:
             return None
-        nodes, _ = _measure(node, path, {})
-        if nodes > most_nodes:
-            raise InputError(f"{path} stands for more than {most_nodes} values; use fewer aliases and merge keys")
+        _measure(node, path, most_nodes, {})
         return loader.construct_document(node)
     except InputError:
         raise
@@ -47,7 +45,7 @@ def read_yaml(path: str | Path, expected: str, most_nodes: int = MOST_NODES) -> 
         raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())}); expected {expected}") from error
 
 
-def _measure(node: yaml.Node, path: str | Path, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+def _measure(node: yaml.Node, path: str | Path, most_nodes: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
     """How many nodes and levels a node stands for; InputError beyond the bounds.
 
     known: the measures of nodes by identity, so that each is looked at once, however many aliases name it: a merge key
@@ -64,10 +62,12 @@ def _measure(node: yaml.Node, path: str | Path, known: dict[int, tuple[int, int]
             raise InputError(f"{path} has a number of {len(node.value)} characters, expected at most {LONGEST_NUMBER}")
     nodes, levels = 1, 1
     for child in _children(node, path):
-        more, deeper = _measure(child, path, known)
+        more, deeper = _measure(child, path, most_nodes, known)
         nodes, levels = nodes + more, max(levels, deeper + 1)
     if levels > DEEPEST:
         raise InputError(f"{path} is not valid YAML (nested deeper than {DEEPEST} levels); write it flat")
+    if nodes > most_nodes:
+        raise InputError(f"{path} stands for more than {most_nodes} values; use fewer aliases and merge keys")
     known[id(node)] = nodes, levels
     return nodes, levels
 

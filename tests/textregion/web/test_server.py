@@ -56,6 +56,7 @@ def test_bad_flags_are_one_line(flags, capsys):
 
 def test_a_missing_gradio_is_one_line_with_the_remedy(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "textregion.web.page", raising=False)  # another test may have imported it
     assert main(["--serve", "--port", "0"]) == 2
     remedy = "bash setup_env.sh --web, or pip install 'textregion[web]'"
     assert capsys.readouterr().err == f"error: the page needs gradio, which is not installed; run: {remedy}\n"
