@@ -10,17 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from textregion.index.store import lance_errors
+from textregion.labels import CONTROL_WORDS
 
 if TYPE_CHECKING:
     from textregion.index.region_index import RegionIndex
     from textregion.index.search import Query
 
-CONTROL_WORDS = (
-    *("accordion", "anvil", "armadillo", "bagpipes", "beehive", "bobsled", "catapult", "chandelier", "crossbow"),
-    *("easel", "fax machine", "gramophone", "hang glider", "igloo", "jackhammer", "jellyfish", "loom", "metronome"),
-    *("oil rig", "periscope", "pogo stick", "sarcophagus", "stethoscope", "submarine", "tarantula", "unicycle"),
-    *("walrus", "weather vane", "xylophone", "zeppelin"),
-)
 QUANTILE = 0.9  # of the control words' best scores: the floor; a few of them may be there after all
 ROWS_AT_ONCE = 20_000
 
