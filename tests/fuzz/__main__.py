@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tests.fuzz import files, given, images, labels, meanings, options, report, runs, system
+from tests.fuzz import files, given, images, labels, meanings, options, report, runs, system, tables
 from tests.fuzz.case import FAILURE, FAST, Case, Judge, Result
 from textregion.cli.command_line import Parser, output_folder, positive
 from textregion.errors import InputError
@@ -37,6 +37,7 @@ CORPORA = {
     "options": options.cases,
     "runs": runs.cases,
     "system": system.cases,
+    "tables": tables.cases,
 }
 
 
