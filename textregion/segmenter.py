@@ -336,6 +336,7 @@ class TextRegionSegmenter:
         prompts = LabelPrompts.parse(labels)
         regions = self._regions(image)
         text = self.encode_text(prompts.queries)
+        nowhere = self.absent_labels(regions, prompts) if absent else []
         with self.timer("postprocess"), enough_memory(self.device):
             logits, masks, uncovered = regions.logits(text), regions.masks, None
             if self.config.dense_fallback and regions.dense is not None:
@@ -345,10 +346,9 @@ class TextRegionSegmenter:
             )
             if self.config.mode_per_mask:
                 result = mode_per_mask(result, masks)
-            where = np.isin(result.label_map, self.absent_labels(regions, prompts) if absent else [])
             if unlabelled:
-                where |= (result.confidence < probability_threshold) | (result.region_map < 0)
-            return unlabel(result, where)
+                result = unlabel(result, (result.confidence < probability_threshold) | (result.region_map < 0))
+            return unlabel(result, np.isin(result.label_map, nowhere)) if nowhere else result
 
     @torch.inference_mode()
     def absent_labels(self, image: "ImageInput | RegionTokens", labels: "Sequence[str] | LabelPrompts") -> list[int]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 from pycocotools import mask as coco_mask
 
-from textregion.errors import InputError
+from textregion.errors import InputError, out_of_memory
 from textregion.images import load_image
 from textregion.index.schema import TOKEN, UNREADABLE, Encoder, Regions
 from textregion.index.sources import content_hash, read_bytes, stamp
@@ -72,6 +72,8 @@ class RegionWorker:
                 try:
                     encoded[n] = self.segmenter.encode_image(pixels)
                 except InputError as error:
+                    if out_of_memory(error):  # says nothing about the image: the run ends, and goes on when run again
+                        raise
                     told = {name: getattr(results[n], name) for name in ("image", "image_hash", "stamp")}
                     results[n] = Regions(**told, status=UNREADABLE, reason=str(error))
         for n, tokens in encoded.items():

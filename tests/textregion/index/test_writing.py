@@ -16,6 +16,7 @@ from textregion.engines import Engine
 from textregion.errors import InputError
 from textregion.index import RegionIndex
 from textregion.index.store import Tables
+from textregion.segmenter import TextRegionSegmenter
 from textregion.tiny.scenes import draw_scene
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -86,6 +87,26 @@ def test_a_rerun_does_what_is_missing_or_changed_and_prune_drops_what_is_gone(tm
     fresh = RegionIndex.create(tmp_path / "fresh.lance", "tiny", **QUICK)
     fresh.add(photos)
     assert contents(fresh) == after
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_image(tmp_path, monkeypatch):
+    photos = write_scenes(tmp_path / "photos", range(3))
+    index = RegionIndex.create(tmp_path / "t.lance", "tiny", **QUICK)
+    encode, count = TextRegionSegmenter.encode_images, []
+
+    def short(segmenter, images, masks=None):
+        count.append(len(images))
+        if len(count) > 1:
+            raise InputError("the image needs more memory than there is: out of memory")
+        return encode(segmenter, images, masks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextRegionSegmenter, "encode_images", short)
+        with pytest.raises(InputError, match="out of memory"):
+            index.add(photos)
+    assert list(journal(index)) == ["0.png"]
+    assert index.add(photos).encoded == 2
+    assert {row["status"] for row in journal(index).values()} == {"done"}
 
 
 def test_prune_leaves_other_folders_alone(tmp_path):
