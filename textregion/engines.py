@@ -6,6 +6,7 @@ this process or in every actor, so only `build`, items and results travel.
 
 import logging
 import pickle
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -115,7 +116,8 @@ def _run_ray(build: Callable[[], Worker], items: Sequence[Any], engine: Engine) 
     with needs("--engine ray", layer="cluster", extra="cluster"):
         import ray
         import ray.data
-    with _joined(ray, engine.address):
+    with _joined(ray, engine.address), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*ray_remote_args.* is deprecated")  # there is nothing else before 2.64
         gpus = int(ray.cluster_resources().get("GPU", 0))
         workers = engine.workers or gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
         context = ray.data.DataContext.get_current()
@@ -128,7 +130,7 @@ def _run_ray(build: Callable[[], Worker], items: Sequence[Any], engine: Engine) 
             fn_constructor_args=(build, engine.batch, engine.threads),
             batch_size=None,
             batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=workers),
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # what dies with it
             num_cpus=1,
             num_gpus=1 if gpus else 0,
             max_restarts=-1,
@@ -153,7 +155,9 @@ def _joined(ray: Any, address: str | None) -> Iterator[None]:
         return
     alone = {"object_store_memory": OBJECT_STORE, "include_dashboard": False} if address is None else {}
     try:
-        ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **alone)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*fork support is experimental")  # lancedb's, of a fork that execs
+            ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **alone)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = address or "this machine"
         raise InputError(f"cannot join Ray at {where} ({first_line(error)}); see `ray status`") from error
