@@ -17,6 +17,7 @@ import torch
 from open_clip import SimpleTokenizer
 from PIL import Image
 from skimage import data
+from warm_start import run_warm
 
 from textregion.backbones import FAMILIES, SPECS, find_spec
 from textregion.backbones.loading import load_backbone
@@ -145,15 +146,10 @@ def test_data_set(tmp_path):
     config = tmp_path / "cfg_rooms.py"
     code = example("configs/cfg_ds/cfg_rooms.py")
     config.write_text(code.replace("../base_config.py", str(ROOT / "configs" / "base_config.py")))
-    command = [sys.executable, ROOT / "eval_semantic.py", "--config", config, "--preset", "tiny", "--masks", "slic"]
-    done = subprocess.run(
-        [*command, "--work-dir", tmp_path / "out"],
-        env={**os.environ, "TEXTREGION_DATA": str(tmp_path / "data")},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [ROOT / "eval_semantic.py", "--config", config, "--preset", "tiny", "--masks", "slic"]
+    command += ["--work-dir", tmp_path / "out"]
+    environment = {**os.environ, "TEXTREGION_DATA": str(tmp_path / "data")}
+    done = run_warm([str(word) for word in command], tmp_path, environment)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["items"] == 2

@@ -1,9 +1,11 @@
 """What grid files stand for, and what is refused before anything is run."""
 
-import subprocess
+import os
+import sys
 
 import pytest
 import yaml
+from warm_start import run_warm
 
 from eval.grid import as_flags, read_grid
 from eval.results import ROOT
@@ -101,5 +103,7 @@ def test_a_value_that_the_program_refuses_ends_it(tmp_path, capsys):
 
 def test_the_commands_are_complete(tmp_path):
     (cell,) = grid(tmp_path, benchmarks=["tiny"], common={"preset": "tiny"})
-    done = subprocess.run([*cell.command, "--help"], capture_output=True, text=True, check=True)
+    assert cell.command[0] == sys.executable
+    done = run_warm([*cell.command[1:], "--help"], tmp_path, os.environ)
+    assert done.returncode == 0, done.stderr
     assert "Evaluate one segmentation benchmark" in done.stdout

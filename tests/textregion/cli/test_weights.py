@@ -1,8 +1,8 @@
 """The program that fetches weights: what it prints, and one line for what is wrong."""
 
 import os
-import subprocess
-import sys
+
+from warm_start import run_warm
 
 from textregion.cli.models import weights
 from textregion.weights import write_checksums
@@ -10,8 +10,8 @@ from textregion.weights import write_checksums
 
 def test_the_program_prints_one_line_and_stops_with_two(tmp_path):
     environment = dict(os.environ, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
-    command = [sys.executable, "-m", "textregion", "weights", "--preset", "clip-vit-b16", "--to", str(tmp_path / "to")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    command = ["-m", "textregion", "weights", "--preset", "clip-vit-b16", "--to", str(tmp_path / "to")]
+    done = run_warm(command, tmp_path, environment)
     assert done.returncode == 2
     assert done.stderr.startswith("error: weights not found: open_clip_model.safetensors of timm/")
     assert done.stderr.count("\n") == 1
