@@ -199,7 +199,8 @@ PY
 }
 
 pip_install() {
-  "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check "$@" ||
+  # --no-compile: most modules are never imported, and Python compiles those that are.
+  "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-compile "$@" ||
     fail "pip could not install this (its message is above); run the script again to carry on from here"
 }
 

@@ -13,29 +13,64 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 IMPORTED = ["torch", "open_clip", "sam2.modeling.sam2_base", "textregion.segmenter", "matplotlib", "skimage"]
 IMPORTED += ["mmengine.runner", "mmseg.models", "mmseg.engine", "mmseg.evaluation"]
+
+
+class WarmProgram:
+    """A program that runs, as subprocess.Popen of this Python has it; what it prints goes to files.
+
+    words: "-m MODULE …", "-c CODE …" or "SCRIPT.py …". env: PYTHONPATH counts, as for a new Python.
+    """
+
+    def __init__(self, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED)
+        self.words = list(words)
+        self._folder = tempfile.TemporaryDirectory()
+        self._printed = [Path(self._folder.name, name) for name in ("out", "err")]
+        paths = map(str, self._printed)
+        self._process = context.Process(target=_become, args=(self.words, str(cwd), dict(env), *paths))
+        self._process.start()
+        self._texts: list[str] = []
+
+    def poll(self) -> int | None:
+        """Its exit code, negative after a signal; None while it runs."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """kill -9, and wait for its end."""
+        self._process.kill()
+        self._process.join()
+        self._ended()
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self._printed[0].read_text() if self._printed[0].exists() else ""
+
+    def wait(self, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        """Its exit code and all it printed. TimeoutExpired, and its end, after `timeout` seconds."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self.kill()
+            raise subprocess.TimeoutExpired(self.words, timeout)
+        return subprocess.CompletedProcess(self.words, self._process.exitcode, *self._ended())
+
+    def _ended(self) -> list[str]:
+        """All it printed; its folder goes."""
+        if not self._texts:
+            self._texts = [path.read_text() if path.exists() else "" for path in self._printed]
+            self._folder.cleanup()
+        return self._texts
 
 
 def run_warm(
     words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
-    """As subprocess.run of this Python with captured text. words: "-m MODULE …" or "SCRIPT.py …".
-
-    env: PYTHONPATH counts, as for a new Python. TimeoutExpired after `timeout` seconds.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        process = context.Process(target=_become, args=(list(words), str(cwd), dict(env), str(out), str(err)))
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(list(words), timeout)
-        printed = [path.read_text() if path.exists() else "" for path in (out, err)]
-    return subprocess.CompletedProcess(list(words), process.exitcode, *printed)
+    """As subprocess.run of this Python with captured text; see WarmProgram."""
+    return WarmProgram(words, cwd, env).wait(timeout)
 
 
 def _become(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
@@ -47,11 +82,17 @@ def _become(words: list[str], cwd: str, env: dict[str, str], out: str, err: str)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    if "OMP_NUM_THREADS" in env:
+        torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
     places = [place for place in env.get("PYTHONPATH", "").split(os.pathsep) if place]
     if words[0] == "-m":
         sys.path[:0] = [cwd, *places]
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.path[:0] = [cwd, *places]
+        sys.argv = ["-c", *words[2:]]
+        exec(words[1], {"__name__": "__main__"})
     else:
         sys.path[:0] = [str(Path(words[0]).parent), *places]
         sys.argv = words

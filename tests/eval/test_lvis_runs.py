@@ -3,10 +3,7 @@
 import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +15,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from warm_start import WarmProgram
 
 from eval.journal import Processes
 from eval.lvis import LvisTask, main, softmax_scale
@@ -277,12 +275,11 @@ def test_two_gloo_processes_equal_one(world, alone, tmp_path):
     for number in range(2):
         environment = {**os.environ, "RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number)}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "eval.lvis", *command_line(world, tmp_path, "--launcher", "pytorch")]
-        members.append(
-            subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        )
-    said = [[text.decode() for text in member.communicate(timeout=400)] for member in members]
-    assert [member.returncode for member in members] == [0, 0], said
+        command = ["-m", "eval.lvis", *command_line(world, tmp_path, "--launcher", "pytorch")]
+        members.append(WarmProgram(command, ROOT, environment))
+    ended = [member.wait(timeout=400) for member in members]
+    said = [(member.stdout, member.stderr) for member in ended]
+    assert [member.returncode for member in ended] == [0, 0], said
     assert said[1][0] == "", "only the first process tells the results"
     assert "RegionSpot BB (published)" in said[0][0]
     assert "top-1 " in said[0][1], "running accuracy"
@@ -294,16 +291,14 @@ def test_two_gloo_processes_equal_one(world, alone, tmp_path):
 
 def test_resuming_after_kill_9_equals_an_uninterrupted_run(world, alone, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "eval.lvis", *command_line(world, tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    process = WarmProgram(["-m", "eval.lvis", *command_line(world, tmp_path)], ROOT, environment)
     written = tmp_path / "textregion" / "journal" / "run000-process000.jsonl"
     deadline = time.monotonic() + 300
     while not written.exists() or written.read_bytes().count(b"\n") < 3:
         assert process.poll() is None, "it ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
     assert not (tmp_path / "results.md").exists()
     done = written.read_bytes().count(b"\n") - 1
     with task_worlds.counted_calls() as calls:

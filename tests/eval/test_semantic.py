@@ -6,8 +6,7 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import socket
 import time
 from copy import copy
 from dataclasses import replace
@@ -19,6 +18,7 @@ import pytest
 import task_worlds
 import torch
 from small_benchmark import bands, rooms
+from warm_start import WarmProgram
 
 from eval.journal import Journal
 from eval.mm import MODELS, TRANSFORMS, SegDataSample
@@ -130,15 +130,12 @@ def test_other_settings_are_refused_on_resume(finished, capsys):
 def test_after_kill_9_at_most_one_image_is_repeated(whole, data, tmp_path):
     results, _ = whole
     work_dir = tmp_path / "killed"
-    started = [sys.executable, *command(work_dir)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(started, cwd=ROOT, env=environment(data), **quiet)
+    process = WarmProgram(command(work_dir), ROOT, environment(data))
     journal = work_dir / "journal" / "run000-process000.jsonl"
     deadline = time.monotonic() + 300
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
     before = journal.read_bytes().count(b"\n") - 1
     assert 2 <= before < SCENES, "killed too late or too early to show anything"
     resumed = run(work_dir, resume=True)
@@ -150,10 +147,15 @@ def test_after_kill_9_at_most_one_image_is_repeated(whole, data, tmp_path):
 def test_two_gloo_processes_give_the_numbers_of_one(whole, data, tmp_path):
     results, _ = whole
     work_dir = tmp_path / "two"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    started = [*torchrun, *command(work_dir, "--launcher", "pytorch")]
-    done = subprocess.run(started, cwd=ROOT, env=environment(data), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    members = []
+    for number in map(str, range(2)):  # as torchrun starts them
+        told = {**environment(data), **shared, "RANK": number, "LOCAL_RANK": number}
+        members.append(WarmProgram(command(work_dir, "--launcher", "pytorch"), ROOT, told))
+    ended = [member.wait() for member in members]
+    assert [done.returncode for done in ended] == [0, 0], [done.stderr[-2000:] for done in ended]
     content = json.loads((work_dir / "results.json").read_text())
     assert content["metrics"] == results.metrics
     assert (content["processes"], content["items"]) == (2, SCENES)
@@ -528,10 +530,10 @@ def test_a_run_that_measured_nothing_tells_no_number(data, tmp_path, monkeypatch
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
-    # Without SMALL it draws all of the tiny world, which must not get among the scenes of `data`.
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path / "data"))
     flags = ["--presets", "clip-vit-b16", "--datasets", "tiny", "--work-dir", str(tmp_path), "--device", "cpu"]
-    assert main_all([*flags, "--clip_checkpoint", str(tmp_path / "none.pt")]) == 1
+    absent = ["--clip_checkpoint", str(tmp_path / "none.pt")]
+    assert main_all([*flags, *absent, "--cfg-options", *as_flags(SMALL)]) == 1
     said = capsys.readouterr().err
     assert "failed: tiny, clip-vit-b16: error: --clip_checkpoint names" in said
     assert main_all(["--datasets", "imagenet"]) == 2

@@ -2,13 +2,12 @@
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from warm_start import WarmProgram
 
 from eval.journal import Processes, processes
 from textregion.errors import InputError
@@ -65,8 +64,7 @@ def test_two_gloo_processes_share_and_gather(launcher):
     for number in range(2):
         environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         environment.update(zip(names, (str(number), "2"), strict=True))
-        command = [sys.executable, "-c", MEMBER, launcher]
-        members.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True))
-    said = [member.communicate(timeout=300)[0].strip() for member in members]
-    assert [member.returncode for member in members] == [0, 0]
-    assert said == ["0 ['a', 'c', 'e'] [0, 10]", "1 ['b', 'd'] [0, 10]"]
+        members.append(WarmProgram(["-c", MEMBER, launcher], ROOT, environment))
+    ended = [member.wait(timeout=300) for member in members]
+    assert [member.returncode for member in ended] == [0, 0]
+    assert [member.stdout.strip() for member in ended] == ["0 ['a', 'c', 'e'] [0, 10]", "1 ['b', 'd'] [0, 10]"]

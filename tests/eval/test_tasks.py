@@ -3,15 +3,13 @@
 import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import task_worlds
+from warm_start import WarmProgram
 
 from eval import reasoning, referring
 from eval.tasks import Task, evaluate, image_file
@@ -88,12 +86,10 @@ def test_two_gloo_processes_equal_one(world, alone, tmp_path):
     for number in range(2):
         environment = {**os.environ, "RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number)}
         environment |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", MEMBER, ports, *arguments]
-        members.append(
-            subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        )
-    said = [[text.decode() for text in member.communicate(timeout=400)] for member in members]
-    assert [member.returncode for member in members] == [0, 0], said
+        members.append(WarmProgram(["-c", MEMBER, ports, *arguments], ROOT, environment))
+    ended = [member.wait(timeout=400) for member in members]
+    said = [(member.stdout, member.stderr) for member in ended]
+    assert [member.returncode for member in ended] == [0, 0], said
     assert said[1][0] == "", "only the first process tells the results"
     assert "referring expressions, tiny: refcoco_val accuracy" in said[0][0]
     assert f" of {SCENES * 8}]" in said[0][1], "running accuracy over its own sentences"
@@ -107,19 +103,16 @@ def test_two_gloo_processes_equal_one(world, alone, tmp_path):
 @pytest.mark.parametrize("name", TASKS)
 def test_resuming_after_kill_9_equals_an_uninterrupted_run(name, world, alone, tmp_path):
     module = {"referring": "eval.referring", "reasoning": "eval.reasoning"}[name]
-    command = [sys.executable, "-c", f"import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"]
+    command = ["-c", f"import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, *command_line(name, world, tmp_path)], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
-    )
+    process = WarmProgram([*command, *command_line(name, world, tmp_path)], ROOT, environment)
     journal = tmp_path / "journal" / "run000-process000.jsonl"
     deadline = time.monotonic() + 300
     while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
         assert process.poll() is None, "it ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
     assert not (tmp_path / "results.json").exists()
     done = journal.read_bytes().count(b"\n") - 1
     assert 2 <= done < 2 * SCENES

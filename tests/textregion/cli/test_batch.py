@@ -5,14 +5,13 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from warm_start import WarmProgram
 
 from textregion.backbones import ClipBackbone
 from textregion.cli.batch import MOST_ROWS, Outcome, print_table, totals, write_summary
@@ -81,12 +80,11 @@ def encoded(monkeypatch) -> list[tuple[int, ...]]:
 def test_killed_in_the_middle_and_resumed(scenes, tmp_path, capsys, encoded):
     """kill -9: what was finished stays untouched, the rest is done once, the result is that of a run left alone."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    command = [sys.executable, str(PROGRAM), *arguments(scenes, killed)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = WarmProgram([str(PROGRAM), *arguments(scenes, killed)], tmp_path, os.environ)
     while len(stamps(killed)) < 3 and process.poll() is None:
         time.sleep(0.002)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    assert process.poll() == -signal.SIGKILL
     finished = stamps(killed)
     assert 3 <= len(finished) < 9
     code, out, _ = run(capsys, scenes, killed, "--resume")

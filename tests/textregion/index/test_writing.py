@@ -1,9 +1,6 @@
 """What is in a table after runs that were stopped, killed, repeated, or met images that changed."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +8,7 @@ import numpy as np
 import pytest
 from index_worlds import QUICK, contents, write_scenes
 from PIL import Image
+from warm_start import WarmProgram
 
 from textregion.engines import Engine
 from textregion.errors import InputError
@@ -125,13 +123,12 @@ def test_killed_three_times_and_run_again(tmp_path):
     index = RegionIndex.create(tmp_path / "t.lance", "tiny", **QUICK)
     done: dict[str, dict] = {}
     for delay in (0.05, 0.3, 0.6):
-        command = [sys.executable, "-c", CODE, str(tmp_path / "t.lance"), str(photos)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=environment)
-        process.stdout.readline()
+        process = WarmProgram(["-c", CODE, str(tmp_path / "t.lance"), str(photos)], ROOT, os.environ)
+        while not process.output():
+            assert process.poll() is None, process.wait().stderr
+            time.sleep(0.01)
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
         index.tables.refresh()
         seen = {name: row for name, row in journal(index).items() if row["status"] == "done"}
         assert done.items() <= seen.items()

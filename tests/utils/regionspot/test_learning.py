@@ -15,8 +15,8 @@ from utils.regionspot.compare import score
 from utils.regionspot.data import TokenCache
 from utils.regionspot.training import Plan, StepBatches, Trainer, loader, read_log
 
-TRAINED, FRESH = 500, 100
-STEPS = 800
+TRAINED, FRESH = 250, 60
+STEPS = 400
 
 
 @pytest.mark.slow
@@ -39,8 +39,8 @@ def test_a_head_trained_from_scratch_recognises_boxes_of_fresh_scenes_by_their_t
     trainer.train(loader(StepBatches(caches[:1], plan), 0, workers=0))
     after = score(model, caches[1], text)
     print(f"{before}\n{after}\n{read_log(tmp_path)[-1]}")
-    assert after.boxes > 250
-    assert before.accuracy < 0.4
-    assert after.accuracy > 0.7
-    assert after.shuffled < 0.5
-    assert after.accuracy - after.shuffled > 0.25
+    assert after.boxes > 150
+    assert before.accuracy < 0.3
+    assert after.accuracy > 0.55
+    assert after.shuffled < 0.45
+    assert after.accuracy - after.shuffled > 0.18
