@@ -73,7 +73,7 @@ class Rehearsal:
                 echo "${{*:2:$#-2}}" >> "{self.log}"
                 rm -rf "${{!#}}" && mkdir -p "${{!#}}/bin" && cp "$0" "${{!#}}/bin/python" ;;
               "-m pip install")
-                echo "pip ${{*:7}}" >> "{self.log}"
+                echo "pip ${{*:8}}" >> "{self.log}"
                 if [ -e "{self.pip_fails}" ]; then case "$*" in *$(cat "{self.pip_fails}")*) exit 1 ;; esac; fi ;;
               "-m pip --version") ;;
               "-W ignore -c") ;;
