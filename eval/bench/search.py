@@ -116,6 +116,7 @@ def measure(args: Namespace, table: Path) -> tuple[list[Stage], list[Latency]]:
                 count = min(FLUSH, args.rows - part)
                 writer.add(list(made_up(tokens.draw(count, part), part // A_IMAGE)))
                 writer.commit()
+            writer.tidy()
         size = sum(f.stat().st_size for f in table.rglob("*") if f.is_file())
         stages.append(_stage("write", start, f"{args.rows:,} regions, {size / args.rows:.0f} bytes a region"))
     index = RegionIndex(Tables.open(table))

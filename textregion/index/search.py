@@ -6,6 +6,7 @@ vector are the answer; with more, the neighbours of all pairs' differences are c
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -166,9 +167,11 @@ def best_rows(
 def candidates(
     index: "RegionIndex", query: Query, count: int, where: str | None, effort: Effort
 ) -> tuple[list[dict], bool]:
-    """(rows near any direction, each once, with their score, best first; whether there may be more of them)."""
+    """(rows near any direction, each once, with their score, best first; whether there may be more of them).
+
+    Of a row only what decides the order is read: its number, image and region.
+    """
     table, column = index.tables.regions, index.column
-    names = [field.name for field in table.schema if not field.name.startswith(TOKEN)]
     found: dict[int, dict] = {}
     more_there = False
     for direction in query.directions():
@@ -178,7 +181,7 @@ def candidates(
             asked = asked.nprobes(effort.probes).refine_factor(max(1, effort.refine // SPARE))
             if where is not None:
                 asked = asked.where(where, prefilter=True)
-            result = asked.select([*names, column, "_distance"]).with_row_id(True).to_arrow()
+            result = asked.select(["image", "region", column, "_distance"]).with_row_id(True).to_arrow()
         more_there |= len(result) == count
         if not len(result):
             continue
@@ -201,21 +204,36 @@ def grouped(rows: Sequence[dict], top: int, per_image: int | None) -> list[dict]
 
 
 def as_hits(index: "RegionIndex", rows: Sequence[dict]) -> list[Hit]:
-    """Rows as hits, with the sizes of their images."""
-    named = list(dict.fromkeys(row["image"] for row in rows))
-    sizes = {}
-    if named:
-        with lance_errors(f"cannot read {index.tables.path}"):
-            asked = index.tables.images.search().where(f"image IN ({', '.join(map(quoted, named))})")
-            told = asked.select(["image", "height", "width"]).limit(len(named)).to_list()
-        sizes = {row["image"]: (row["height"], row["width"]) for row in told}
+    """Rows as hits, with their other columns and the sizes of their images, both read at once."""
+    if not rows:
+        return []
+    with lance_errors(f"cannot read {index.tables.path}"), ThreadPoolExecutor(1) as other:
+        waiting = other.submit(_image_sizes, index, list(dict.fromkeys(row["image"] for row in rows)))
+        columns = _columns(index, [row["_rowid"] for row in rows])
+        sizes = waiting.result()
     hits = []
     for row in rows:
         if row["image"] not in sizes:
             raise InputError(f"{index.tables.path} has a region of {row['image']} but not the image: a damaged table")
-        more = {name: value for name, value in row.items() if name not in (*OWN_COLUMNS, "score", "_rowid")}
-        told = {name: row[name] for name in ("image", "image_hash", "region", "area", "score")}
+        whole = columns[row["image"], row["region"]]
+        more = {name: value for name, value in whole.items() if name not in OWN_COLUMNS}
+        told = {name: whole[name] for name in ("image", "image_hash", "region", "area")} | {"score": row["score"]}
         hits.append(
-            Hit(**told, box=tuple(row["box"]), image_size=sizes[row["image"]], mask_code=row["mask"], more=more)
+            Hit(**told, box=tuple(whole["box"]), image_size=sizes[row["image"]], mask_code=whole["mask"], more=more)
         )
     return hits
+
+
+def _columns(index: "RegionIndex", row_ids: Sequence[int]) -> dict[tuple[str, int], dict[str, Any]]:
+    """All columns but the tokens of some rows, by image and region."""
+    table = index.tables.regions
+    names = [field.name for field in table.schema if not field.name.startswith(TOKEN)]
+    rows = table.take_row_ids(list(row_ids)).select(names).to_list()
+    return {(row["image"], row["region"]): row for row in rows}
+
+
+def _image_sizes(index: "RegionIndex", images: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """(height, width) of images that are in the table."""
+    asked = index.tables.images.search().where(f"image IN ({', '.join(map(quoted, images))})")
+    told = asked.select(["image", "height", "width"]).limit(len(images)).to_list()
+    return {row["image"]: (row["height"], row["width"]) for row in told}

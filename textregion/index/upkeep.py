@@ -20,7 +20,7 @@ from textregion.index.encoding import decode_masks, region_columns
 from textregion.index.region_index import NOT_STORED
 from textregion.index.schema import DONE, TOKEN, Encoder, Meta, Regions, arrow
 from textregion.index.sources import content_hash, is_uri, read_bytes, stamp
-from textregion.index.store import KEPT, lance_errors, quoted
+from textregion.index.store import KEPT, lance_errors, lancedb, quoted
 from textregion.render import text_table
 from textregion.segmenter import TextRegionSegmenter
 from textregion.storage import read_json
@@ -82,6 +82,9 @@ def build_index(index: "RegionIndex", kind: str = "rq", **options: Any) -> str:
             index_type=INDEX_KINDS[kind],
             **{"num_partitions": partitions, "max_iterations": 20, "replace": True, **options},
         )
+        index.tables.images.create_index(
+            "image", config=lancedb().index.BTree(), replace=True
+        )  # hits look their images up
         writer.commit()
     return f"index {INDEX_KINDS[kind]} over {rows} regions, {partitions} partitions"
 
