@@ -116,8 +116,8 @@ def measure(args: Namespace, table: Path) -> tuple[list[Stage], list[Latency]]:
                 count = min(FLUSH, args.rows - part)
                 writer.add(list(made_up(tokens.draw(count, part), part // A_IMAGE)))
                 writer.commit()
+            size = sum(f.stat().st_size for f in table.rglob("*") if f.is_file())  # tidied, old files stay an hour
             writer.tidy()
-        size = sum(f.stat().st_size for f in table.rglob("*") if f.is_file())
         stages.append(_stage("write", start, f"{args.rows:,} regions, {size / args.rows:.0f} bytes a region"))
     index = RegionIndex(Tables.open(table))
     queries = tokens.draw(args.queries, 10**9)

@@ -6,7 +6,6 @@ vector are the answer; with more, the neighbours of all pairs' differences are c
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +41,8 @@ class Effort:
     probes: of its partitions that are looked at. refine: candidates a result that are compared by their full vectors.
     """
 
-    probes: int = 40
-    refine: int = 20
+    probes: int = 20
+    refine: int = 10
 
 
 @dataclass(frozen=True)
@@ -171,17 +170,21 @@ def candidates(
 
     Of a row only what decides the order is read: its number, image and region.
     """
-    table, column = index.tables.regions, index.column
+    column = index.column
+    near = {"column": column, "k": count, "metric": "cosine", "refine_factor": max(1, effort.refine // SPARE)}
+    near |= {"minimum_nprobes": effort.probes, "maximum_nprobes": effort.probes}
     found: dict[int, dict] = {}
     more_there = False
     for direction in query.directions():
         told = f"cannot search {index.tables.path}" if where is None else f"cannot search with where {where[:200]!r}"
         with lance_errors(told):
-            asked = table.search(direction, vector_column_name=column).distance_type("cosine").limit(count)
-            asked = asked.nprobes(effort.probes).refine_factor(max(1, effort.refine // SPARE))
-            if where is not None:
-                asked = asked.where(where, prefilter=True)
-            result = asked.select(["image", "region", column, "_distance"]).with_row_id(True).to_arrow()
+            result = index.tables.data()[0].to_table(
+                columns=["image", "region", column, "_distance"],
+                nearest={**near, "q": direction},
+                filter=where,
+                prefilter=True,
+                with_row_id=True,
+            )
         more_there |= len(result) == count
         if not len(result):
             continue
@@ -204,13 +207,12 @@ def grouped(rows: Sequence[dict], top: int, per_image: int | None) -> list[dict]
 
 
 def as_hits(index: "RegionIndex", rows: Sequence[dict]) -> list[Hit]:
-    """Rows as hits, with their other columns and the sizes of their images, both read at once."""
+    """Rows as hits, with their other columns and the sizes of their images."""
     if not rows:
         return []
-    with lance_errors(f"cannot read {index.tables.path}"), ThreadPoolExecutor(1) as other:
-        waiting = other.submit(_image_sizes, index, list(dict.fromkeys(row["image"] for row in rows)))
+    with lance_errors(f"cannot read {index.tables.path}"):
         columns = _columns(index, [row["_rowid"] for row in rows])
-        sizes = waiting.result()
+        sizes = _image_sizes(index, list(dict.fromkeys(row["image"] for row in rows)))
     hits = []
     for row in rows:
         if row["image"] not in sizes:
@@ -226,14 +228,14 @@ def as_hits(index: "RegionIndex", rows: Sequence[dict]) -> list[Hit]:
 
 def _columns(index: "RegionIndex", row_ids: Sequence[int]) -> dict[tuple[str, int], dict[str, Any]]:
     """All columns but the tokens of some rows, by image and region."""
-    table = index.tables.regions
-    names = [field.name for field in table.schema if not field.name.startswith(TOKEN)]
-    rows = table.take_row_ids(list(row_ids)).select(names).to_list()
+    data, _ = index.tables.data()
+    names = [name for name in data.schema.names if not name.startswith(TOKEN)]
+    rows = data.to_table(columns=names, filter=f"_rowid IN ({', '.join(map(str, row_ids))})").to_pylist()
     return {(row["image"], row["region"]): row for row in rows}
 
 
 def _image_sizes(index: "RegionIndex", images: Sequence[str]) -> dict[str, tuple[int, int]]:
     """(height, width) of images that are in the table."""
-    asked = index.tables.images.search().where(f"image IN ({', '.join(map(quoted, images))})")
-    told = asked.select(["image", "height", "width"]).limit(len(images)).to_list()
-    return {row["image"]: (row["height"], row["width"]) for row in told}
+    wanted = f"image IN ({', '.join(map(quoted, images))})"
+    rows = index.tables.data()[1].to_table(columns=["image", "height", "width"], filter=wanted).to_pylist()
+    return {row["image"]: (row["height"], row["width"]) for row in rows}

@@ -60,6 +60,24 @@ def lance_errors(what: str) -> Iterator[None]:
         raise InputError(f"{what} ({PLACE_IN_RUST.sub('', text)[:300]})") from error
 
 
+def short_files(table: Any, whole: set[str] | None = None) -> list[str]:
+    """Names of a table's data files that are shorter on this disk than the table says.
+
+    whole: files that need not be looked at; those that are as they should be are added. An object store is not asked: it
+    has a file whole or not at all.
+    """
+    data = table.to_lance()
+    if is_uri(data.uri):
+        return []
+    whole = set() if whole is None else whole
+    files = {f.path: f.file_size_bytes for part in data.get_fragments() for f in part.metadata.files}
+    short = []
+    for name in files.keys() - whole:
+        path = os.path.join(data.uri, "data", name)
+        (short.append if os.path.getsize(path) < (files[name] or 0) else whole.add)(name)
+    return short
+
+
 def quoted(text: str) -> str:
     """A text as a literal of a filter."""
     return "'" + text.replace("'", "''") + "'"
@@ -95,6 +113,7 @@ class Tables:
     def __init__(self, path: str, tables: dict[str, Any]) -> None:
         self.path = path
         self.regions, self.images, self._state = (tables[name] for name in NAMES)
+        self._data: tuple[int, Any, Any] = (0, None, None)
         self._seen, self.state, self.meta = 0, State(0, 0), Meta({})
         self.refresh()
 
@@ -144,11 +163,19 @@ class Tables:
             self._state.checkout_latest()
             if self._state.version == self._seen:
                 return
+            while self._state.version > 1 and short_files(self._state):  # of a writer whose disk was full
+                self._state.checkout(self._state.version - 1)
             self.state = State.of(self._state)
             self.regions.checkout(self.state.regions)
             self.images.checkout(self.state.images)
             self.meta = Meta.unpack(self.regions.schema.metadata, self.path)
             self._seen = self._state.version
+
+    def data(self) -> tuple[Any, Any]:
+        """`regions` and `images` as Lance data sets, to search: each call of lancedb's own tables costs milliseconds."""
+        if self._data[0] != self._seen:
+            self._data = (self._seen, self.regions.to_lance(), self.images.to_lance())
+        return self._data[1:]
 
     def journal(self) -> "pa.Table":
         """All rows of `images`."""
@@ -166,6 +193,10 @@ class Tables:
                     if table.version != version:  # left by a writer that died
                         table.checkout(version)
                         table.restore()
+                self._state.checkout_latest()
+                if short_files(self._state):  # then `refresh` found an older one
+                    self._state.checkout(self._seen)
+                    self._state.restore()
                 writer = Writer(self, secrets.token_hex(8))
                 writer.claim()
             try:
@@ -197,6 +228,7 @@ class Writer:
 
     def __init__(self, tables: Tables, name: str) -> None:
         self.tables, self.name = tables, name
+        self._whole: set[str] = set()  # files that were seen to be as long as they should be
 
     def claim(self) -> None:
         """Say in `state` that this process writes."""
@@ -231,6 +263,8 @@ class Writer:
         with lance_errors(self._full()):
             self.tables._state.checkout_latest()
             state = State.of(self.tables._state)
+            for table in (self.tables.regions, self.tables.images):
+                self._check(table)
             if state.writer != self.name:
                 raise InputError(f"another process has begun to write to {self.tables.path}; this one stops")
             known = tuple(dict.fromkeys([*state.roots, *roots]))
@@ -250,7 +284,14 @@ class Writer:
 
     def _write(self, state: State) -> None:
         self.tables._state.add(state.row(), mode="overwrite")
+        self._check(self.tables._state)
         self.tables.state = state
+
+    def _check(self, table: Any) -> None:
+        """OSError for files that are shorter than they should be: Lance takes no notice of a disk that gets full."""
+        short = short_files(table, self._whole)
+        if short:
+            raise OSError(f"{short[0]} is cut off")
 
     def _full(self) -> str:
         return f"cannot write to {self.tables.path}; what was committed is kept, free space and run this again"

@@ -4,18 +4,21 @@ import resource
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from index_worlds import QUICK, contents, write_scenes
 
+from eval.bench.search import Tokens, made_up
 from textregion.cli.main import main
 from textregion.errors import InputError
 from textregion.index import RegionIndex
 from textregion.index.encoding import decode_masks
+from textregion.index.schema import TOKEN, Encoder, Meta
 from textregion.index.sources import Opener, find, read_bytes
+from textregion.index.store import Tables
 
 
 def test_a_table_is_opened_with_the_preset_that_made_it(quick):
@@ -88,7 +91,32 @@ def test_a_full_disk_loses_nothing_that_was_committed(quick, tmp_path, size):
         index.add(more)
     again = RegionIndex.open(quick, device="cpu")
     assert contents(again) == before
+    assert len(again.search("sky", top=3)) == 3
     assert again.add(more).encoded == 2
+
+
+@pytest.mark.parametrize("size", [*range(0, 3000, 211), 5000, 8000, 12_000, 10**6])
+def test_wherever_a_disk_gets_full_all_or_nothing_of_a_commit_is_there(tmp_path, size):
+    """Lance itself takes a file that was cut off for written."""
+    tokens = Tokens(3, 5)
+    path = tmp_path / "t.lance"
+    encoder = Encoder("tiny", {}, {}, "", "made up", "", 5, 1.0, 0.0, "")
+    tables = Tables.create(path, Meta({TOKEN: encoder}))
+    with tables.writing() as writer:
+        writer.add(list(made_up(tokens.draw(50, 0), 0)))
+        writer.commit()
+    told = nullcontext() if size == 10**6 else pytest.raises(InputError, match="cannot write to")
+    with files_up_to(size), told, tables.writing() as writer:
+        writer.remove(["/photos/000/00000000.jpg"])
+        writer.add(list(made_up(tokens.draw(75, 1), 2)))
+        writer.commit()
+    again = Tables.open(path)
+    rows = 100 if size == 10**6 else 50
+    assert (again.regions.to_arrow().num_rows, again.images.to_arrow().num_rows) == (rows, rows // 25)
+    with again.writing() as writer:
+        writer.add(list(made_up(tokens.draw(25, 2), 9)))
+        writer.commit()
+    assert again.regions.to_arrow().num_rows == rows + 25
 
 
 def test_images_are_opened_only_below_what_was_indexed(tmp_path):
