@@ -63,7 +63,7 @@ def lance_errors(what: str) -> Iterator[None]:
 def short_files(table: Any, whole: set[str] | None = None) -> list[str]:
     """Names of a table's data files that are shorter on this disk than the table says.
 
-    whole: files that need not be looked at; those that are as they should be are added. An object store is not asked: it
+    whole: files that need not be looked at; those that are as they should be are added. No object store is asked: it
     has a file whole or not at all.
     """
     data = table.to_lance()
@@ -172,7 +172,7 @@ class Tables:
             self._seen = self._state.version
 
     def data(self) -> tuple[Any, Any]:
-        """`regions` and `images` as Lance data sets, to search: each call of lancedb's own tables costs milliseconds."""
+        """`regions` and `images` as Lance data sets, for searches: each call of lancedb's own tables costs more."""
         if self._data[0] != self._seen:
             self._data = (self._seen, self.regions.to_lance(), self.images.to_lance())
         return self._data[1:]
