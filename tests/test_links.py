@@ -1,4 +1,4 @@
-"""Links and anchors of README, docs, model cards and the notebook lead somewhere; addresses in the net are not asked."""
+"""Links and anchors of README, docs, model cards and the notebook lead somewhere; the net is not asked."""
 
 import json
 import re
@@ -30,9 +30,8 @@ def links(text: str) -> list[str]:
 def anchors(text: str) -> set[str]:
     """Of the headings, as GitHub makes them, and of named elements."""
     seen, found = Counter(), set(re.findall(r"<a (?:name|id)=\"([^\"]+)\"", text))
-    for title in re.findall(
-        r"^#{1,6} (.+?)\s*#*$", re.sub(CODE, lambda code: code[0].split("\n")[0], text), re.MULTILINE
-    ):
+    without_blocks = CODE.sub(lambda code: code[0].split("\n")[0], text)
+    for title in re.findall(r"^#{1,6} (.+?)\s*#*$", without_blocks, re.MULTILINE):
         name = re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", title).lower()).replace(" ", "-")
         found.add(f"{name}-{seen[name]}" if seen[name] else name)
         seen[name] += 1

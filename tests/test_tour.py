@@ -1,18 +1,14 @@
-"""docs/tour.ipynb runs, and what docs/hosting.md hosts starts."""
+"""docs/tour.ipynb runs, all of it but the cell that asks for real weights."""
 
 import ast
 import io
 import json
 import re
-import runpy
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
-from starlette.testclient import TestClient
-
-from textregion.web import server
 
 ROOT = Path(__file__).resolve().parents[1]
 TOUR = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))
@@ -61,31 +57,3 @@ def test_the_notebook_is_one_without_outputs():
         assert set(cell) == (keys if cell["cell_type"] == "markdown" else keys | {"execution_count", "outputs"})
         assert cell.get("outputs", []) == []
     assert "colab-badge.svg" in "".join(TOUR["cells"][0]["source"])
-
-
-def test_the_hosted_page_starts_and_answers(monkeypatch):
-    monkeypatch.setenv("PORT", "0")
-    answered = {}
-
-    def run_app(app, listener):
-        with TestClient(app, base_url="http://demo.example") as client:
-            answered.update(
-                host=listener.getsockname()[0], page=client.get("/").text, config=client.get("/config").json()
-            )
-
-    monkeypatch.setattr(server, "run_app", run_app)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "docs" / "hosting" / "app.py"), run_name="__main__")
-    assert ended.value.code == 0
-    assert answered["host"] == "0.0.0.0"
-    assert "<title>TextRegion</title>" in answered["page"]
-    names = {dependency["api_name"] for dependency in answered["config"]["dependencies"]}
-    assert {"segment", "refer"} <= names
-
-
-def test_the_dockerfile_copies_what_is_there():
-    text = (ROOT / "docs" / "hosting" / "Dockerfile").read_text(encoding="utf-8")
-    sources = [name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]]
-    assert sources
-    assert [name for name in sources if not (ROOT / name).exists()] == []
-    assert re.findall(r"^ARG (.*)$", text, re.MULTILINE) == ["TORCH=pinned"]
