@@ -27,7 +27,7 @@ from textregion.outputs.folder import (
     writing,
 )
 from textregion.outputs.georeference import Georeference, georeference
-from textregion.storage import file_hash, safe_name, set_aside, write_atomically
+from textregion.storage import delete_unfinished, file_hash, safe_name, set_aside, write_atomically
 
 EXPORTED = ("labels", "regions")
 MASK_FILES = dict(zip(EXPORTED, (LABEL_MASKS, REGION_MASKS), strict=True))
@@ -53,6 +53,7 @@ def export(
     place = output / DATASET
     with writing(place):
         _make_room(place, {"settings": settings, "images": names, "labels": [job.labels for job in jobs], "of": of})
+        delete_unfinished(place)
         images = []
         for number, (job, folder, name, run) in enumerate(zip(jobs, folders, names, runs, strict=True), start=1):
             if run is not None:

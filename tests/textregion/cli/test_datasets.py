@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from kills import SEEDS, kill_at_moments, long_form
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -70,6 +71,8 @@ def test_stopped_anywhere_and_resumed_is_as_if_left_alone(scenes, tmp_path, caps
             stop_at(patch, place, name, call)
             assert main(arguments(scenes, stopped, *flags)) == 130
     capsys.readouterr()
+    (stopped / "dataset" / "labels").mkdir(exist_ok=True)
+    (stopped / "dataset" / "labels" / ".scene1.txt.0123abcd").write_bytes(b"0 0.5")  # as kill -9 leaves it
     assert main(arguments(scenes, stopped, *flags)) == 0
     assert "4 images: 4 resumed" in capsys.readouterr().out
     assert main(arguments(scenes, whole, *flags)) == 0
@@ -79,6 +82,21 @@ def test_stopped_anywhere_and_resumed_is_as_if_left_alone(scenes, tmp_path, caps
     stamps = {p: p.stat().st_mtime_ns for p in written}
     assert main(arguments(scenes, whole, *flags)) == 0
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+@pytest.mark.slow
+@long_form
+def test_killed_and_resumed_is_as_if_left_alone(scenes, tmp_path):
+    """kill -9 at random moments, of the labelling and of the data set's writing."""
+    flags = ("--export", *ALL, "--no-pictures")
+    assert main(arguments(scenes, tmp_path / "whole", *flags)) == 0
+    for seed in SEEDS:
+        output = tmp_path / str(seed)
+        command = [sys.executable, "TextRegionSegmenter.py", *arguments(scenes, output, *flags)]
+        kills = kill_at_moments(command, lambda folder=output: len(files(folder)), seed, moments=3, most=12)
+        assert main(arguments(scenes, output, *flags, "--resume")) == 0
+        assert files(output / "dataset") == files(tmp_path / "whole" / "dataset")
+        print(f"seed {seed}: killed {kills} times")
 
 
 def test_beside_the_folders_and_of_a_finished_run(scenes, tmp_path, capsys):
