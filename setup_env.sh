@@ -12,7 +12,7 @@ no_browser=$venv/textregion-no-browser # written when a browser could not be ins
 
 usage() {
   cat <<'HELP'
-usage: bash setup_env.sh [--web] [--search] [--cluster] [--eval] [--tests] [--help]
+usage: bash setup_env.sh [--web] [--search] [--cluster] [--geo] [--eval] [--tests] [--help]
 
 Makes the Python environment .venv next to this script and installs the exact versions of
 configs/requirements/*.txt into it, with the program .venv/bin/textregion. Needs Python 3.11 to 3.14
@@ -23,6 +23,7 @@ Without a flag: what the library and its demo need. A flag adds a layer, which l
   --web     the page in the browser (gradio)
   --search  the region index: textregion index, textregion search (lancedb)
   --cluster the same, and folders, on many machines: --engine ray (ray)
+  --geo     coordinates of GeoTIFFs in --export geojson (rasterio)
   --eval    benchmarks and tasks (mmsegmentation, lvis), SLIC masks, RegionSpot's training and SAM v1
   --tests   all of them, and pytest, ruff, pyright, …
 
@@ -121,6 +122,7 @@ files_of() {
     web) echo "web.txt" ;;
     search) echo "search.txt" ;;
     cluster) echo "cluster.txt" ;;
+    geo) echo "geo.txt" ;;
     eval) echo "eval.txt eval_no_deps.txt" ;;
     tests) echo "dev.txt" ;;
   esac
@@ -298,6 +300,11 @@ install_cluster() {
   pip_install -r "$requirements/cluster.txt" -c "$requirements/core.txt"
 }
 
+install_geo() {
+  say_step "GeoTIFFs: rasterio"
+  pip_install -r "$requirements/geo.txt" -c "$requirements/core.txt"
+}
+
 install_eval() {
   say_step "benchmarks and tasks: mmsegmentation, lvis, SAM v1"
   pip_install -r "$requirements/eval.txt" -c "$requirements/core.txt"
@@ -320,8 +327,8 @@ for flag in "$@"; do
       usage
       exit 0
       ;;
-    --web | --search | --cluster | --eval) add_layer "${flag#--}" ;;
-    --tests) for layer in web search cluster eval tests; do add_layer "$layer"; done ;;
+    --web | --search | --cluster | --geo | --eval) add_layer "${flag#--}" ;;
+    --tests) for layer in web search cluster geo eval tests; do add_layer "$layer"; done ;;
     *) fail "does not know '$flag'; see bash setup_env.sh --help" ;;
   esac
 done

@@ -41,6 +41,12 @@ def exif_orientation(block: object) -> int:
         return 1
 
 
+def has_tiff_tag(data: bytes, tags: set[int]) -> bool:
+    """Whether the first page of a TIFF has one of these tags. struct.error: damage in its directory."""
+    order, place, is_big = _tiff_header(data)
+    return any(tag in tags for tag, *_ in _entries(data, order, place, is_big))
+
+
 def without_metadata(data: bytes, form: str, directory: int | None = None) -> tuple[bytes, int | None]:
     """(the file with what its first picture's pixels depend on, its EXIF orientation).
 

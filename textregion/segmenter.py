@@ -117,6 +117,10 @@ class TextRegionSegmenter:
         self.templates = TEMPLATE_SETS[self.config.templates]
         self.text_cache = TextCache(text_cache, self.backbone, self.templates) if text_cache is not None else None
 
+    def __repr__(self) -> str:
+        source = "masks are given" if self.mask_generator is None else type(self.mask_generator).__name__
+        return f"TextRegionSegmenter({self.backbone!r}, {source}, {self.device})"
+
     def settings(self) -> dict[str, Any]:
         """All that decides the results but images and words, as JSON has it: the record of a run, and its identity."""
         settings = {

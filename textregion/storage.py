@@ -31,6 +31,7 @@ NO_FLUSH = {
     getattr(errno, name)
     for name in ("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "ENOTTY", "EISDIR", "EACCES", "EPERM", "EBADF", "EROFS")
 }
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}")  # how `write_atomically` names what it has not renamed yet
 LONGEST_NAME = 120  # bytes of a name that we make: some encrypted disks take 143, and a number may be put behind it
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\ud800-\udc7f\udd00-\udfff]')  # in names, on some system
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)  # on Windows
@@ -79,6 +80,13 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def delete_unfinished(folder: Path) -> None:
+    """Delete what a killed `write_atomically` has left in a folder and below; to be called by its only writer."""
+    for path in folder.rglob(".*"):
+        if UNFINISHED.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def flush_to_disk(handle: int, path: str | Path) -> None:

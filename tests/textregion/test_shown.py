@@ -11,7 +11,11 @@ from PIL import Image
 from textregion.backbones.base import CropFeatures
 from textregion.boxes import ANY_IMAGE, BoxesFile, GivenBoxes
 from textregion.labels import LabelPrompts
+from textregion.masks.base import SOURCES
+from textregion.masks.prompts import BoxMaskGenerator, PointMaskGenerator
+from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.resampling import RegionCrop
+from textregion.segmenter import TextRegionSegmenter
 from textregion.types import Segmentation
 
 LABEL_MAP = np.repeat(np.array([[0, 0, 1, -1]]), 4, 0)
@@ -32,6 +36,18 @@ def test_plot_draws_picture_and_legend_into_given_axes():
     assert RESULT.plot(image, axes) is axes
     assert (axes.images[0].get_array() == RESULT.overlay(image)).all()
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dog 50%", "狗, red 25%"]
+
+
+def test_models_and_sources_tell_no_tensors(tiny_clip, tiny_sam2, small_model):
+    clip = "ClipBackbone(tiny, D = 24, crops of 32 pixels)"
+    sam2 = Sam2MaskGenerator(tiny_sam2)
+    assert repr(tiny_clip) == clip
+    assert repr(TextRegionSegmenter(tiny_clip, device="cpu")) == f"TextRegionSegmenter({clip}, masks are given, cpu)"
+    assert repr(small_model).startswith(f"RegionSpot({clip}, ")
+    assert repr(BoxMaskGenerator(sam2, [[0, 0, 5, 5]])) == "BoxMaskGenerator(1 boxes)"
+    assert repr(PointMaskGenerator(sam2, [[0, 0], [5, 5]])) == "PointMaskGenerator(2 regions)"
+    for source in SOURCES.values():
+        assert len(repr(source.generator.example(tiny_sam2, (40, 60)))) < 300
 
 
 def test_types_tell_counts_and_sizes():

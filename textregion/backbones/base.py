@@ -104,6 +104,9 @@ class Backbone(ABC):
         self.crop_size = crop_size or to_2tuple(model.visual.image_size)[0]
         self._prefixes: dict[tuple[Template, ...], Prefixes | None] = {}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, D = {self.width}, crops of {self.crop_size} pixels)"
+
     @classmethod
     def from_model(
         cls, model: nn.Module, tokenizer: Tokenizer, name: str = "custom", crop_size: int | None = None

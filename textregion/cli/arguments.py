@@ -144,7 +144,7 @@ def _add_page(parser: Parser) -> None:
         ("max_pixels", limits.max_pixels, "larger images are refused by the page"),
         ("max_megabytes", most, "larger image files are refused by the page"),
         ("cache_megabytes", kept, "memory for encoded images, so that new labels need no new encoding"),
-        ("queue_size", limits.queue_size, "requests that may wait; further ones are turned away"),
+        ("queue_size", limits.queue_size, "requests that may wait while one is answered; further ones are told so"),
         ("disk_megabytes", disk, "of all files that the page keeps; those used longest ago are deleted"),
         ("session_megabytes", session, "of one browser's uploads; likewise"),
     ):

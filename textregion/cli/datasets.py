@@ -7,6 +7,7 @@ again ends with the files of a run left alone. The data set of another run is mo
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os.path import isfile
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from textregion.outputs.folder import (
     read_run,
     writing,
 )
-from textregion.storage import file_hash, safe_name, set_aside, write_atomically
+from textregion.outputs.georeference import Georeference, georeference
+from textregion.storage import delete_unfinished, file_hash, safe_name, set_aside, write_atomically
 
 EXPORTED = ("labels", "regions")
 MASK_FILES = dict(zip(EXPORTED, (LABEL_MASKS, REGION_MASKS), strict=True))
@@ -51,11 +53,13 @@ def export(
     place = output / DATASET
     with writing(place):
         _make_room(place, {"settings": settings, "images": names, "labels": [job.labels for job in jobs], "of": of})
+        delete_unfinished(place)
         images = []
         for number, (job, folder, name, run) in enumerate(zip(jobs, folders, names, runs, strict=True), start=1):
             if run is not None:
                 _write_image(place / IMAGES / name, job.image, run["image"]["sha256"])
-                images.append(_read_image(number, name, run, folder / MASK_FILES[of]))
+                on_earth = georeference(job.image) if "geojson" in formats else None
+                images.append(_read_image(number, name, run, folder / MASK_FILES[of], on_earth))
         labels = dict.fromkeys(name for job in jobs for name in LabelPrompts.parse(job.labels).names)
         dataset = Dataset(tuple(labels), images, note)
         files = [name for form in dict.fromkeys(formats) for name in _write(place, form, dataset)]
@@ -100,15 +104,16 @@ def _write_image(target: Path, source: Path, content: str) -> None:
     os.replace(partial, target)
 
 
-def _read_image(number: int, name: str, run: Mapping, path: Path) -> DatasetImage:
-    """One image's masks from the COCO file that this program has written."""
+def _read_image(number: int, name: str, run: Mapping, path: Path, on_earth: Georeference | None) -> DatasetImage:
+    """One image's masks from the COCO file that this program has written. on_earth: where its pixels lie."""
     content = json.loads(path.read_bytes())
     objects = []
     for row in content["annotations"]:
         x, y, width, height = map(int, row["bbox"])
         where = {"rle": row["segmentation"], "area": row["area"], "box": (x, y, width, height)}
         objects.append(LabelledObject(row["category"], row["score"], **where, region=row.get("region")))
-    return DatasetImage(number, name, run["width"], run["height"], objects)
+    image = DatasetImage(number, name, run["width"], run["height"], objects)
+    return image if on_earth is None else replace(image, transform=on_earth.transform, crs=on_earth.crs)
 
 
 def _write(place: Path, form: str, dataset: Dataset) -> list[str]:

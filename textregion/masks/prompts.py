@@ -69,6 +69,9 @@ class BoxMaskGenerator(PromptedMaskGenerator):
     boxes: Numbers
     multimask_output: bool = option(False, "the best of three outputs by predicted IoU, not SAM 2's single one")
 
+    def __repr__(self) -> str:
+        return f"BoxMaskGenerator({len(self.boxes)} boxes)"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.boxes = as_boxes(self.boxes)
@@ -96,6 +99,9 @@ class PointMaskGenerator(PromptedMaskGenerator):
     points: Numbers
     labels: Numbers | None = None
     multimask_output: bool = option(True, "the best of three outputs by predicted IoU, not SAM 2's single one")
+
+    def __repr__(self) -> str:
+        return f"PointMaskGenerator({len(self.points)} regions)"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -152,6 +152,9 @@ class RegionSpot:
                 f"{box_tokens.token_width}; give the SAM it was trained with"
             )
 
+    def __repr__(self) -> str:
+        return f"RegionSpot({self.backbone!r}, {self.box_tokens.name}, {self.side} x {self.side} pixels)"
+
     @property
     def scale(self) -> float:
         """Factor from cosine to logit: CLIP's own (RegionSpot 1.12), about 100 for published weights."""

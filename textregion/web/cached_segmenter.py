@@ -35,8 +35,9 @@ class Limits:
 
     max_pixels: pixels of an image. max_bytes: bytes of an image file. max_labels: labels of one question.
     max_characters: length of one label or sentence. cache_bytes: memory of the encoded images that are kept.
-    queue_size: waiting requests; further ones are turned away. disk_bytes: of all files that are kept, sent or made;
-    session_bytes: of one session's uploads. Of both those used longest ago are deleted to make room for new ones.
+    queue_size: requests that wait while one is answered; further ones are told so. disk_bytes: of all files that are
+    kept, sent or made; session_bytes: of one session's uploads. Of both those used longest ago are deleted to make room
+    for new ones.
     """
 
     max_pixels: int = 24_000_000
@@ -44,7 +45,7 @@ class Limits:
     max_labels: int = 50
     max_characters: int = 200
     cache_bytes: int = 1024 * MEGABYTE
-    queue_size: int = 20
+    queue_size: int = 40
     disk_bytes: int = 512 * MEGABYTE
     session_bytes: int = 128 * MEGABYTE
 

@@ -1,14 +1,16 @@
 """What the server answers at all: the routes the page uses, for this host, with no way to a file or address outside.
 
-gradio has many more routes (an API, a proxy, monitoring, run history, fetching of URLs, …). The page needs few, so
-these are named here and everything else is refused before gradio sees it. Uploads never reach gradio, whose own way
-bounds neither their number nor what broken ones leave behind.
+gradio has many more routes (a proxy, monitoring, run history, fetching of URLs, …). The page and its API (docs/api.md)
+need few, so these are named here and everything else is refused before gradio sees it. Uploads never reach gradio,
+whose own way bounds neither their number nor what broken ones leave behind.
 """
 
 import asyncio
 import json
 import re
 import secrets
+from collections.abc import Callable, Mapping
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,10 +32,11 @@ API = "/gradio_api"
 ROUTES = {
     "GET": re.compile(
         r"/|/(assets|static)/[\w./-]+|/(theme\.css|config|favicon\.ico|manifest\.json|robots\.txt)"
-        rf"|{API}/(queue/data|upload_progress|heartbeat/\w+|startup-events|theme\.css)|{API}/file=.+",
+        rf"|{API}/(queue/data|upload_progress|heartbeat/[\w-]+|startup-events|theme\.css|info)"
+        rf"|{API}/call/\w+/[0-9a-f]{{32}}|{API}/file=.+",
         re.DOTALL,
     ),
-    "POST": re.compile(rf"{API}/(queue/join|upload|cancel|reset)/?"),
+    "POST": re.compile(rf"{API}/(queue/join|upload|cancel|reset|call/\w+)/?"),
 }
 ROUTES["HEAD"] = ROUTES["GET"]
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
@@ -60,11 +63,15 @@ class Gate:
     """ASGI middleware around gradio's app.
 
     uploads: has the one folder whose files may be read and named. local: only LOCAL_NAMES and loopback addresses may be
-    asked for (against DNS rebinding); False allows any name, for a server that others may reach.
+    asked for (against DNS rebinding); False allows any name, for a server that others may reach. calls: the functions
+    of the API by their names.
     """
 
-    def __init__(self, app: ASGIApp, uploads: Uploads, local: bool = True) -> None:
+    def __init__(
+        self, app: ASGIApp, uploads: Uploads, local: bool = True, calls: Mapping[str, Callable] | None = None
+    ) -> None:
         self.app, self.uploads, self.local = app, uploads, local
+        self.calls = {name: signature(call) for name, call in (calls or {}).items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with one line; every answer has HEADERS besides its own."""
@@ -80,7 +87,7 @@ class Gate:
         elif scope["type"] == "http":
             try:
                 self.check(scope)
-                if scope["path"] == "/" and SESSION not in Request(scope).cookies:
+                if scope["path"] in ("/", "/config") and SESSION not in Request(scope).cookies:
                     more.append((b"set-cookie", new_session().encode()))
                 app, receive = await self.answering(scope, receive)
             except HTTPException as refused:
@@ -102,7 +109,9 @@ class Gate:
 
     async def answering(self, scope: Scope, receive: Receive) -> tuple[ASGIApp, Receive]:
         """What answers a request that passed `check`, and what it reads the body from."""
-        path = scope["path"]
+        path, name = scope["path"], called(scope["path"])
+        if name is not None and name not in self.calls:
+            raise HTTPException(404, f"no {name} here; there are {', '.join(self.calls) or 'none'}")
         if path.startswith(f"{API}/file="):
             self.check_file(path.removeprefix(f"{API}/file="))
         if path == f"{API}/upload_progress":
@@ -155,7 +164,9 @@ class Gate:
         parts = []
         try:
             body = await Request(scope, bounded(receive, MOST_JSON, "this request is too large")).body()
-            json.loads(body, object_hook=lambda part: parts.append(part) or part)
+            content = json.loads(body, object_hook=lambda part: parts.append(part) or part)
+            if (name := called(scope["path"])) is not None:
+                body = json.dumps({"data": arguments(name, self.calls[name], content)}).encode()
         except (ClientDisconnect, ValueError, RecursionError) as error:
             raise HTTPException(400, "expected JSON") from error
         for part in parts:
@@ -167,6 +178,25 @@ class Gate:
             if str(part.get("url") or "").startswith("data:"):
                 raise HTTPException(403, "upload the image instead")
         return replay(body, receive)
+
+
+def called(path: str) -> str | None:
+    """The function of the API that a path names; None for other paths."""
+    return path.removeprefix(f"{API}/call/").split("/")[0] if path.startswith(f"{API}/call/") else None
+
+
+def arguments(name: str, expected: Signature, content: Any) -> list:
+    """All arguments of a call, defaults filled in. HTTPException when too few or too many came."""
+    data = content.get("data") if isinstance(content, dict) else None
+    wanted = ", ".join(str(one.replace(annotation=Parameter.empty)) for one in expected.parameters.values())
+    if not isinstance(data, list):
+        raise HTTPException(400, f'expected {{"data": [{wanted}]}}')
+    try:
+        bound = expected.bind(*data)
+    except TypeError as error:
+        raise HTTPException(400, f"got {len(data)} values for {name}, expected [{wanted}]") from error
+    bound.apply_defaults()
+    return list(bound.args)
 
 
 def new_session() -> str:

@@ -1,6 +1,6 @@
 """The page: layout, events, and the app that serves it. The only module that knows gradio."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -18,7 +18,7 @@ from textregion.errors import InputError
 from textregion.labels import join_labels
 from textregion.outputs.pictures import sentences
 from textregion.tiny.scenes import draw_scene
-from textregion.web import views
+from textregion.web import api, views
 from textregion.web.cached_segmenter import CachedSegmenter, Limits
 from textregion.web.gate import Gate
 from textregion.web.search import EMPTY, TableView
@@ -62,7 +62,9 @@ def build_app(
     table: what the tab Search asks; None for no such tab.
     """
     uploads = Uploads(files, limits)
-    page = build_page(CachedSegmenter(segmenter, preset, limits, caution), draw_examples(files), uploads, table)
+    model = CachedSegmenter(segmenter, preset, limits, caution)
+    page = build_page(model, draw_examples(files), uploads, table)
+    calls = build_api(page, model, uploads, table)
     page.temp_file_sets.append(uploads.paths)
     page.queue(max_size=limits.queue_size, default_concurrency_limit=1, api_open=False)
     theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE)
@@ -82,7 +84,48 @@ def build_app(
         mcp_server=False,
     )
     page.has_launched = True  # else gradio takes any path of this machine for an uploaded file
-    return Gate(app, uploads, local)
+    return Gate(app, uploads, local, calls)
+
+
+def build_api(
+    page: gr.Blocks, model: CachedSegmenter, uploads: Uploads, table: TableView | None
+) -> dict[str, Callable]:
+    """Give the page's API its functions; returns them by their names. Their docstrings are what programs read."""
+
+    def replied(ask: Callable[[], tuple]) -> tuple:
+        uploads.make_room()
+        try:
+            return keep_files(ask())
+        except InputError as error:
+            raise gr.Error(views.sentence_case(error), print_exception=False) from error
+
+    def segment(image: dict, labels: str, threshold: float = 0.0) -> tuple[dict, dict, dict]:
+        """Label every pixel: (label map as PNG, what its values mean, scores and masks of all regions as JSON)."""
+        return replied(lambda: api.segment(model, image, labels, threshold))
+
+    def refer(image: dict, sentence: str) -> tuple[dict, dict]:
+        """The region that a sentence refers to: (its mask as PNG, its box, its score and those of all regions)."""
+        return replied(lambda: api.refer(model, image, sentence))
+
+    def search(words: str, without: str = "", one_per_image: bool = False) -> tuple[str, list]:
+        """Regions of the table that words describe: (a line about them, a row each, best first)."""
+        return replied(lambda: api.search(table, words, without, one_per_image))
+
+    calls = {"segment": segment, "refer": refer} | ({} if table is None else {"search": search})
+    with page:
+        for name, call in calls.items():
+            gr.api(call, api_name=name, concurrency_id="model", concurrency_limit=1)
+    return calls
+
+
+def keep_files(value: Any) -> Any:
+    """The value with each NamedFile in it saved for its reader and replaced by what gradio sends of a file."""
+    if isinstance(value, api.NamedFile):
+        path = save_bytes_to_cache(value.data, value.name, get_upload_folder())
+        return {"path": path, "orig_name": value.name, "meta": {"_type": "gradio.FileData"}}
+    if isinstance(value, dict):
+        return {name: keep_files(part) for name, part in value.items()}
+    return type(value)(map(keep_files, value)) if isinstance(value, (list, tuple)) else value
 
 
 def draw_examples(files: Path) -> list[list[str]]:

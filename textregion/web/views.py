@@ -268,19 +268,30 @@ def picture_png(model: CachedSegmenter, image: EncodedImage, controls: Controls)
 
 def label_map_png(model: CachedSegmenter, image: EncodedImage, controls: Controls) -> bytes:
     """Label indices in the image's own resolution, as palette PNG; for a sentence 255 in its region, 0 elsewhere."""
-    answer = model.answer(image, controls.question, image.size)
+    return mask_png(model.answer(image, controls.question, image.size))
+
+
+def mask_png(answer: Answer) -> bytes:
+    """An answer's label indices as palette PNG; for a sentence 255 in its region, 0 elsewhere."""
     if answer.grounding is not None:
         return png_bytes(Image.fromarray(answer.grounding.mask.astype(np.uint8) * 255))
     return png_bytes(label_map_image(answer.result.label_map, answer.result.palette))
 
 
 def numbers_json(model: CachedSegmenter, image: EncodedImage, controls: Controls) -> bytes:
-    """Labels, every region's scores, and the masks as COCO (outputs/annotations.py), in the image's own resolution.
+    """What `answer_numbers` tells, in the image's own resolution."""
+    question = controls.question
+    content = answer_numbers(model, image, question, model.answer(image, question, image.size), controls.file_name)
+    return json.dumps(content, indent=1, ensure_ascii=False).encode()
+
+
+def answer_numbers(
+    model: CachedSegmenter, image: EncodedImage, question: Question, answer: Answer, name: str
+) -> dict[str, Any]:
+    """Labels, every region's scores, and the masks as COCO (outputs/annotations.py), which calls the image `name`.
 
     For a sentence: the region it refers to, its box, score and mask, and every region's score.
     """
-    name, question = controls.file_name, controls.question
-    answer = model.answer(image, question, image.size)
     rows = region_rows(image.regions, model.embed(answer.words), answer.words, top=len(answer.names))
     content = {"file": name, "preset": model.preset, "note": answer.note}
     if (found := answer.grounding) is None:
@@ -291,7 +302,7 @@ def numbers_json(model: CachedSegmenter, image: EncodedImage, controls: Controls
         mask = None if found.region is None else encode_mask(found.mask)
         content |= {"sentence": answer.names[0], "region": found.region, "box": found.box, "score": found.score}
         content |= {"mask": mask, "regions": rows}
-    return json.dumps(content, indent=1, ensure_ascii=False).encode()
+    return content
 
 
 DOWNLOADS: dict[str, tuple[str, str, Callable[..., bytes]]] = {  # button, end of the file's name, what makes it

@@ -2,16 +2,22 @@
 
 import json
 import os
+import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+from kills import SEEDS, kill_at_moments, long_form
 from PIL import Image
 from pycocotools.coco import COCO
 
 from textregion.cli import datasets
 from textregion.cli.batch import DemoRun
 from textregion.cli.program import main
+from textregion.errors import InputError
+from textregion.outputs.georeference import georeference
 from textregion.tiny.scenes import draw_scene
 
 FLAGS = ("--preset", "tiny", "--labels", 'sky, "red, star", grass', "--scale", "96", "96")
@@ -65,6 +71,8 @@ def test_stopped_anywhere_and_resumed_is_as_if_left_alone(scenes, tmp_path, caps
             stop_at(patch, place, name, call)
             assert main(arguments(scenes, stopped, *flags)) == 130
     capsys.readouterr()
+    (stopped / "dataset" / "labels").mkdir(exist_ok=True)
+    (stopped / "dataset" / "labels" / ".scene1.txt.0123abcd").write_bytes(b"0 0.5")  # as kill -9 leaves it
     assert main(arguments(scenes, stopped, *flags)) == 0
     assert "4 images: 4 resumed" in capsys.readouterr().out
     assert main(arguments(scenes, whole, *flags)) == 0
@@ -74,6 +82,22 @@ def test_stopped_anywhere_and_resumed_is_as_if_left_alone(scenes, tmp_path, caps
     stamps = {p: p.stat().st_mtime_ns for p in written}
     assert main(arguments(scenes, whole, *flags)) == 0
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+@pytest.mark.slow
+@long_form
+def test_killed_and_resumed_is_as_if_left_alone(scenes, tmp_path):
+    """kill -9 at random moments, of the labelling and of the data set's writing."""
+    flags = ("--export", *ALL, "--no-pictures")
+    assert main(arguments(scenes, tmp_path / "whole", *flags)) == 0
+    kills = 0
+    for seed in SEEDS:
+        output = tmp_path / str(seed)
+        command = [sys.executable, "TextRegionSegmenter.py", *arguments(scenes, output, *flags)]
+        kills += kill_at_moments(command, lambda folder=output: len(files(folder)), seed, moments=3, most=12)
+        assert main(arguments(scenes, output, *flags, "--resume")) == 0
+        assert files(output / "dataset") == files(tmp_path / "whole" / "dataset")
+    assert kills > 0
 
 
 def test_beside_the_folders_and_of_a_finished_run(scenes, tmp_path, capsys):
@@ -141,3 +165,64 @@ def test_another_run_is_moved_aside_and_failures_are_counted(scenes, tmp_path, c
 def test_flags_that_mean_nothing_are_refused(flags, line, tmp_path, capsys):
     assert main([*flags, "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(line)
+
+
+@pytest.fixture
+def map_and_photo(tmp_path):
+    """A GeoTIFF of half a metre a pixel, north up from (100, 200), and a PNG; all of each is one region."""
+    folder = tmp_path / "photos"
+    (folder / "masks").mkdir(parents=True)
+    pixels = draw_scene(1).image[:40, :52]
+    Image.fromarray(pixels).save(folder / "photo.png")
+    kind = {"driver": "GTiff", "width": 52, "height": 40, "count": 3, "dtype": "uint8", "crs": "EPSG:32633"}
+    with rasterio.open(folder / "map.tif", "w", **kind, transform=(0.5, 0, 100, 0, -0.5, 200)) as file:
+        file.write(pixels.transpose(2, 0, 1))
+    for name in ("map", "photo"):
+        np.save(folder / "masks" / f"{name}.npy", np.ones((1, 40, 52), bool))
+    return folder
+
+
+def test_a_geotiff_keeps_its_coordinates(map_and_photo, tmp_path, capsys):
+    assert main(arguments(map_and_photo, tmp_path / "out", "--export", "geojson", "--export_of", "regions")) == 0
+    read = {}
+    for name in ("map", "photo"):
+        content = json.loads((tmp_path / "out" / "dataset" / "geojson" / f"{name}.geojson").read_text())
+        (feature,) = content["features"]
+        corners = np.array(feature["geometry"]["coordinates"][0])
+        bounds = [*corners.min(0).tolist(), *corners.max(0).tolist()]
+        read[name] = bounds, content.get("crs", {}).get("properties")
+    assert read == {"map": ([100, 180, 126, 200], {"name": "EPSG:32633"}), "photo": ([0, 0, 52, 40], None)}
+
+
+def test_a_geotiff_without_rasterio_is_one_line_after_the_work_is_kept(map_and_photo, tmp_path, capsys, monkeypatch):
+    """Other formats and other images need none."""
+    flags = arguments(map_and_photo, tmp_path / "out", "--export")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "rasterio", None)
+        assert main([*flags, "coco"]) == 0
+        assert main([*flags, "geojson", "--resume"]) == 2
+        remedy = "bash setup_env.sh --geo, or pip install 'textregion[geo]'"
+        line = "error: a GeoTIFF's coordinates (--export geojson) needs rasterio, which is not installed; run: "
+        assert capsys.readouterr().err.splitlines()[-1] == line + remedy
+    assert main([*flags, "geojson", "--resume"]) == 0
+    assert "2 images: 2 resumed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["turned", "no directory", "keys"])
+def test_georeferences_that_cannot_be(damage, map_and_photo):
+    path = map_and_photo / "map.tif"
+    data = bytearray(path.read_bytes())
+    if damage == "turned":
+        tag = data.index(struct.pack("<HHL", 284, 3, 1))  # planar configuration, which chunky files may leave out
+        data[tag : tag + 12] = struct.pack("<HHLHH", 274, 3, 1, 6, 0)
+    elif damage == "no directory":
+        data[4:8] = b"\xff\xff\xff\x7f"
+    else:
+        tag = data.index(struct.pack("<HH", 34735, 3))
+        data[tag + 8 : tag + 12] = b"\xff\xff\xff\x7f"
+    path.write_bytes(data)
+    if damage == "keys":
+        assert georeference(path) is None or georeference(path).crs == ""
+    else:
+        with pytest.raises(InputError):
+            georeference(path)

@@ -96,7 +96,8 @@ def test_an_event_may_name_uploaded_files_only(ask, server, pytestconfig):
         *(
             "/docs",
             "/openapi.json",
-            "/gradio_api/info",
+            "/gradio_api/infos",
+            "/gradio_api/call/v2/segment",
             "/gradio_api/openapi.json",
             "/monitoring",
             "/monitoring/summary",

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from kills import KILLS
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -21,6 +22,7 @@ from textregion.outputs.export import EXPORTERS, Dataset, DatasetImage, Labelled
 from textregion.outputs.export.label_studio import SIZES, brush_code
 from textregion.outputs.export.outlines import centre_rings, edge_polygons, edge_polygons_without_holes
 from textregion.render import encode_mask
+from textregion.tiny.scenes import draw_scene
 
 NAMES = ("dog, red", 'a "b" <c> & d\'s', "狗", "🐶 emoji", "never: there")
 HEIGHT, WIDTH = 37, 53
@@ -65,15 +67,19 @@ def dataset() -> Dataset:
 
 @pytest.fixture
 def folder(dataset, tmp_path) -> Path:
-    """All formats written as the program does it."""
-    (tmp_path / "images").mkdir()
+    return written(dataset, tmp_path)
+
+
+def written(dataset: Dataset, folder: Path) -> Path:
+    """All formats, as the program writes them."""
+    (folder / "images").mkdir()
     for image in dataset.images:
-        Image.new("RGB", (image.width, image.height)).save(tmp_path / "images" / image.name)
+        Image.new("RGB", (image.width, image.height)).save(folder / "images" / image.name)
     for form in EXPORTERS.values():
         for name, content in form(dataset):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_bytes(content)
-    return tmp_path
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+    return folder
 
 
 def wanted(dataset: Dataset) -> Found:
@@ -137,6 +143,10 @@ def test_pycocotools_reads_the_masks_exactly(dataset, folder, name):
 
 @pytest.mark.parametrize("name", ["coco.json", "coco_polygons.json"])
 def test_supervision_reads_coco(dataset, folder, name):
+    check_supervision_reads_coco(dataset, folder, name)
+
+
+def check_supervision_reads_coco(dataset: Dataset, folder: Path, name: str) -> None:
     read = supervision.DetectionDataset.from_coco(str(folder / "images"), str(folder / name))
     found, expected = of_supervision(read), wanted(dataset)
     assert found.keys() == expected.keys()
@@ -146,6 +156,10 @@ def test_supervision_reads_coco(dataset, folder, name):
 
 
 def test_supervision_reads_yolo(dataset, folder):
+    check_supervision_reads_yolo(dataset, folder)
+
+
+def check_supervision_reads_yolo(dataset: Dataset, folder: Path) -> None:
     parts = [str(folder / name) for name in ("images", "labels", "data.yaml")]
     read = of_supervision(supervision.DetectionDataset.from_yolo(*parts, force_masks=True))
     assert read.keys() == wanted(dataset).keys()
@@ -216,14 +230,17 @@ def of_brush(code: list[int], size: tuple[int, int]) -> np.ndarray:
     return np.array(out, np.uint8).reshape(*size, 4)[..., 3] == 255
 
 
-def test_label_studio(dataset, folder):
-    tasks = json.loads((folder / "label_studio.json").read_text(encoding="utf-8"))
+def of_label_studio(dataset: Dataset, tasks: list[dict]) -> Found:
     found: Found = {}
     for task, image in zip(tasks, dataset.images, strict=True):
-        results = task["predictions"][0]["result"]
-        size = (HEIGHT, WIDTH)
+        results, size = task["predictions"][0]["result"], (image.height, image.width)
         found[image.name] = [(r["value"]["brushlabels"][0], of_brush(r["value"]["rle"], size)) for r in results]
-    assert same(found, wanted(dataset))
+    return found
+
+
+def test_label_studio(dataset, folder):
+    tasks = json.loads((folder / "label_studio.json").read_text(encoding="utf-8"))
+    assert same(of_label_studio(dataset, tasks), wanted(dataset))
     assert tasks[0]["data"]["image"] == "/data/local-files/?d=dataset/images/a%20b%2C%C3%BC.png"
     view = ElementTree.parse(folder / "label_studio.xml").getroot()
     assert tuple(label.attrib["value"] for label in view.iter("Label")) == NAMES
@@ -266,6 +283,38 @@ def test_geojson_of_a_georeferenced_image():
     shape = shapely.from_geojson(json.dumps(content["features"][0]["geometry"]))
     assert (name, shape.bounds, shape.exterior.is_ccw) == ("geojson/a.geojson", (100, 198, 105, 200), True)
     assert content["crs"]["properties"]["name"] == "EPSG:32633"
+
+
+def scene_objects(seed: int) -> list[LabelledObject]:
+    """A drawn scene's regions with their names made awkward, and one pixel more, somewhere."""
+    scene, random = draw_scene(seed, 68), np.random.default_rng(seed)
+    ids = scene.region_ids[: 67 - seed % 5, seed % 7 :].astype(int)
+    ids[random.integers(len(ids)), random.integers(ids.shape[1])] = len(scene.regions)
+    names = [f'{region.name}, "{seed % 3}" 🐶' for region in scene.regions] + ["狗"]
+    return [labelled(ids == i, name, i) for i, name in enumerate(names) if (ids == i).any()]
+
+
+def test_scenes_come_back_from_every_format(tmp_path):
+    """TEXTREGION_TEST_KILLS=1 makes it 200 scenes."""
+    images = []
+    for seed in range(200 if KILLS else 4):
+        objects = scene_objects(seed)
+        height, width = objects[0].rle["size"]
+        images.append(DatasetImage(seed + 1, f"scene {seed}.png", width, height, objects))
+    labels = dict.fromkeys(found.label for image in images for found in image.objects)
+    dataset = Dataset(tuple(labels), images)
+    folder, expected = written(dataset, tmp_path), wanted(dataset)
+    for name in ("coco.json", "coco_polygons.json"):
+        assert same(of_pycocotools(folder / name), expected)
+        check_supervision_reads_coco(dataset, folder, name)
+    check_supervision_reads_yolo(dataset, folder)
+    read = supervision.DetectionDataset.from_labelme(str(folder / "images"), str(folder / "labelme"))
+    assert same(of_supervision(read), expected)
+    assert same(of_cvat(folder / "cvat.xml"), expected)
+    tasks = json.loads((folder / "label_studio.json").read_text(encoding="utf-8"))
+    assert same(of_label_studio(dataset, tasks), expected)
+    assert same({image.name: of_geojson(folder, image) for image in images}, expected)
+    print(f"{len(images)} scenes, {sum(len(image.objects) for image in images)} masks")
 
 
 @settings(max_examples=40, deadline=None)
