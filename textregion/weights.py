@@ -31,7 +31,10 @@ SAM2_VARIABLE = "TEXTREGION_SAM2"
 CHECKSUMS = "SHA256SUMS"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
-SHARED_NAMES = {"open_clip_model.safetensors", "open_clip_pytorch_model.bin", "tokenizer.json"}
+# The weights of a repository in transformers' layout, whatever the model; a large one is in parts, with an index.
+TRANSFORMERS_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+TRANSFORMERS_FILES += ("pytorch_model.bin.index.json",)
+SHARED_NAMES = {"open_clip_model.safetensors", "open_clip_pytorch_model.bin", "tokenizer.json", *TRANSFORMERS_FILES}
 HUB = constants.ENDPOINT
 PROXIES = ("http", "https", "all")  # HTTP_PROXY, HTTPS_PROXY, ALL_PROXY
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
@@ -116,9 +119,13 @@ def locate_all(requests: Sequence[tuple[Asset, str | Path | None]], root: str | 
 
 
 def _given(asset: Asset, path: Path, origin: str) -> Path | None:
-    """The file that a given path means; None for a companion that does not lie there."""
+    """The file that a given path means; None for a companion that does not lie there.
+
+    A folder is one of weights as `fetch` makes it, or a repository in transformers' layout.
+    """
     if path.is_dir():
-        found = next(_in_folder(asset, path), None)
+        plain = asset.files if asset.companion else TRANSFORMERS_FILES
+        found = next((*_in_folder(asset, path), *(path / name for name in plain if (path / name).is_file())), None)
         if found is None and not asset.companion:
             raise InputError(f"{origin} is the folder {path} without {asset.wanted}, which {asset.what} needs")
         return found

@@ -24,9 +24,10 @@ from textregion.errors import InputError, at_least, one_of
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source, speed_option
 from textregion.masks.click_decoder import SharedImageDecoder
+from textregion.masks.sam2_names import MEMORY, MEMORY_MODULES, images_only, is_transformers, to_sam2
 from textregion.runtime import autocast, compile_backend, free_memory, in_parts, to_device
 from textregion.types import LOGIT_CUT, RegionMasks
-from textregion.weights import SAM2_VARIABLE, Asset
+from textregion.weights import SAM2_VARIABLE, TRANSFORMERS_FILES, Asset
 from textregion.yaml_files import read_yaml
 
 MEAN = (0.485, 0.456, 0.406)
@@ -74,10 +75,10 @@ def find_size(name: str) -> Sam2Size:
 
 
 def sam2_asset(size: str) -> Asset:
-    """The weight file of a size, e.g. sam2.1_hiera_tiny.pt."""
+    """The weight file of a size, e.g. sam2.1_hiera_tiny.pt, or transformers' beside it."""
     repository = find_size(size).repository
-    file = f"{repository.split('/')[-1].replace('-', '_')}.pt"
-    return Asset(f"SAM 2.1 {size}", repository, (file,), SAM2_VARIABLE, "--sam2_checkpoint")
+    own = f"{repository.split('/')[-1].replace('-', '_')}.pt"
+    return Asset(f"SAM 2.1 {size}", repository, (own, *TRANSFORMERS_FILES[:1]), SAM2_VARIABLE, "--sam2_checkpoint")
 
 
 def size_of(model_cfg: str | Path | None) -> str | None:
@@ -153,11 +154,18 @@ def _is_part_of_sam2(target: Any) -> bool:
 def load_sam2(path: str | Path, model_cfg: str | Path | None = None) -> nn.Module:
     """A SAM 2 with the weights of a file (the original `.pt` with its `model` key, or safetensors), strictly.
 
-    model_cfg: as for `config_path`; None finds the published size the file belongs to.
-    Raises InputError: missing, truncated, unsafe, or of another architecture.
+    The names may be those of transformers' Sam2VideoModel, or of its Sam2Model, which has no memory: then the model has
+    none either, and is for images alone. model_cfg: as for `config_path`; None finds the published size the file
+    belongs to. Raises InputError: missing, truncated, unsafe, or of another architecture.
     """
-    state = read_state(path)
+    found = read_state(path)
+    state = to_sam2(found)
     model = build_sam2(model_cfg if model_cfg is not None else matching_size(state, path))
+    if is_transformers(found) and images_only(state):
+        for name in MEMORY_MODULES:
+            setattr(model, name, nn.Identity())
+        own = {name: value for name, value in model.state_dict().items() if name.startswith(MEMORY)}
+        state = {name: torch.zeros_like(value) for name, value in own.items()} | state
     load_strictly(model, state, f"SAM 2 ({model_cfg})" if model_cfg is not None else "SAM 2.1", path)
     return model
 
