@@ -46,7 +46,7 @@ def siglip(naflex: bool = False):
 
 
 def sam2_config(video: bool = False):
-    """The form of `tiny_models.SAM2_CONFIG`."""
+    """The form of `tiny_models.SAM2_CONFIG`; with video, its memory is 64 wide, as transformers' code has it."""
     from transformers import Sam2Config, Sam2HieraDetConfig, Sam2VideoConfig, Sam2VisionConfig
 
     trunk = Sam2HieraDetConfig(
@@ -71,7 +71,7 @@ def sam2_config(video: bool = False):
         return Sam2Config(**parts)
     memory = {"memory_attention_hidden_size": 64, "memory_attention_num_layers": 1}
     memory |= {"memory_attention_feed_forward_hidden_size": 64, "memory_attention_rope_feat_sizes": [16, 16]}
-    memory |= {"memory_encoder_hidden_size": 64, "memory_encoder_output_channels": 16, "mask_downsampler_embed_dim": 64}
+    memory |= {"memory_encoder_hidden_size": 64, "memory_encoder_output_channels": 64, "mask_downsampler_embed_dim": 64}
     memory |= {"memory_fuser_num_layers": 1, "memory_fuser_embed_dim": 64, "memory_fuser_intermediate_dim": 256}
     memory |= {"image_size": SAM2_SIDE, "enable_occlusion_spatial_embedding": True}
     memory |= {"enable_temporal_pos_encoding_for_object_pointers": True}
@@ -85,6 +85,8 @@ def sam2(video: bool = False):
 
     with seeded(6):
         model = enliven((Sam2VideoModel if video else Sam2Model)(sam2_config(video)), scale=1.5)
+    if video:
+        model.memory_encoder.projection = nn.Identity()  # from 64 to 64 the sam2 package has none
     shared = model.prompt_encoder.shared_embedding.positional_embedding
     model.shared_image_embedding.positional_embedding.copy_(shared)
     return model

@@ -125,7 +125,8 @@ def _given(asset: Asset, path: Path, origin: str) -> Path | None:
     """
     if path.is_dir():
         plain = asset.files if asset.companion else TRANSFORMERS_FILES
-        found = next((*_in_folder(asset, path), *(path / name for name in plain if (path / name).is_file())), None)
+        beside = next((path / name for name in plain if (path / name).is_file()), None)
+        found = next(_in_folder(asset, path), beside)
         if found is None and not asset.companion:
             raise InputError(f"{origin} is the folder {path} without {asset.wanted}, which {asset.what} needs")
         return found

@@ -101,9 +101,8 @@ def test_a_siglip2_model_of_free_sizes_has_its_embeddings_of_a_square(tmp_path):
     model = tiny_transformers.siglip(naflex=True)
     backbone = load(SIGLIP, saved(model, tmp_path))
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    patches = torch.stack(
-        [images[:, :, y : y + 8, x : x + 8].permute(0, 2, 3, 1).flatten(1) for y in range(0, 64, 8) for x in range(0, 64, 8)], 1
-    )
+    corners = [(slice(y, y + 8), slice(x, x + 8)) for y in range(0, 64, 8) for x in range(0, 64, 8)]
+    patches = torch.stack([images[:, :, y, x].permute(0, 2, 3, 1).flatten(1) for y, x in corners], 1)
     mask, shapes = torch.ones(2, 64, dtype=torch.int64), torch.full((2, 2), 8)
     with torch.no_grad():
         theirs = model.get_image_features(patches, mask, shapes).pooler_output
@@ -113,10 +112,15 @@ def test_a_siglip2_model_of_free_sizes_has_its_embeddings_of_a_square(tmp_path):
 def clip_as_transformers(state: dict) -> dict:
     """An open_clip CLIP's tensors, one by one, by the names that CLIPModel gives them."""
     found = {"logit_scale": state["logit_scale"]}
-    found["visual_projection.weight"], found["text_projection.weight"] = state["visual.proj"].T, state["text_projection"].T
+    found["visual_projection.weight"], found["text_projection.weight"] = (
+        state["visual.proj"].T,
+        state["text_projection"].T,
+    )
     found["text_model.embeddings.position_ids"] = torch.arange(13)[None]
     for ours, theirs in (("visual.", "vision_model."), ("", "text_model.")):
-        count = len({name.split("resblocks.")[1].split(".")[0] for name in state if name.startswith(f"{ours}transformer.")})
+        count = len(
+            {name.split("resblocks.")[1].split(".")[0] for name in state if name.startswith(f"{ours}transformer.")}
+        )
         for n in range(count):
             for kind in ("weight", "bias"):
                 block, layer = f"{ours}transformer.resblocks.{n}.", f"{theirs}encoder.layers.{n}."
