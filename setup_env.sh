@@ -12,7 +12,7 @@ no_browser=$venv/textregion-no-browser # written when a browser could not be ins
 
 usage() {
   cat <<'HELP'
-usage: bash setup_env.sh [--web] [--eval] [--tests] [--help]
+usage: bash setup_env.sh [--web] [--eval] [--transformers] [--tests] [--help]
 
 Makes the Python environment .venv next to this script and installs the exact versions of
 configs/requirements/*.txt into it, with the program .venv/bin/textregion. Needs Python 3.11 to 3.14
@@ -22,7 +22,8 @@ CPU-only torch). No root.
 Without a flag: what the library and its demo need. A flag adds a layer, which later runs keep:
   --web     the page in the browser (gradio)
   --eval    benchmarks and tasks (mmsegmentation, lvis), SLIC masks, RegionSpot's training and SAM v1
-  --tests   both, and pytest, ruff, pyright, …
+  --transformers  mask sources sam2-hf, sam3 and eomt (transformers)
+  --tests   all, and pytest, ruff, pyright, …
 
 One test drives a Chromium or Chrome. Where there is none, it is skipped, and --tests says how to get one.
 Only in CI (CI=true) and as root does it get Debian's package chromium by itself, through apt-get.
@@ -118,6 +119,7 @@ files_of() {
     base) echo "build.txt torch.txt core.txt sam2.txt" ;;
     web) echo "web.txt" ;;
     eval) echo "eval.txt eval_no_deps.txt" ;;
+    transformers) echo "transformers.txt" ;;
     tests) echo "dev.txt" ;;
   esac
 }
@@ -290,6 +292,11 @@ install_eval() {
   check_imports mmengine mmcv skimage
 }
 
+install_transformers() {
+  say_step "mask sources of transformers"
+  pip_install -r "$requirements/transformers.txt" -c "$requirements/core.txt"
+}
+
 install_tests() {
   say_step "tests and checks"
   pip_install -r "$requirements/dev.txt" -c "$requirements/core.txt"
@@ -305,8 +312,8 @@ for flag in "$@"; do
       usage
       exit 0
       ;;
-    --web | --eval) add_layer "${flag#--}" ;;
-    --tests) for layer in web eval tests; do add_layer "$layer"; done ;;
+    --web | --eval | --transformers) add_layer "${flag#--}" ;;
+    --tests) for layer in web eval transformers tests; do add_layer "$layer"; done ;;
     *) fail "does not know '$flag'; see bash setup_env.sh --help" ;;
   esac
 done

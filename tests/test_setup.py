@@ -109,6 +109,7 @@ AFTER_TORCH = [
 BASE = ["pip -r build.txt", "pip -r torch.txt -c core.txt", *AFTER_TORCH]
 WEB = ["pip -r web.txt -c core.txt"]
 EVAL = ["pip -r eval.txt -c core.txt", "pip --no-deps -r eval_no_deps.txt"]
+TRANSFORMERS = ["pip -r transformers.txt -c core.txt"]
 DEV = ["pip -r dev.txt -c core.txt"]
 
 
@@ -154,6 +155,7 @@ def test_help_documents_the_variables():
     for word in (
         "--web",
         "--eval",
+        "--transformers",
         "--tests",
         "PYTHON",
         "TEXTREGION_TORCH",
@@ -223,7 +225,7 @@ def test_a_first_run_installs_torch_before_what_needs_it_and_a_second_run_nothin
     ("flags", "layers"),
     [
         (["--eval", "--web"], [*EVAL, *WEB]),
-        (["--tests", "--web"], [*WEB, *EVAL, *DEV]),
+        (["--tests", "--web"], [*WEB, *EVAL, *TRANSFORMERS, *DEV]),
     ],
     ids=["two", "all"],
 )
@@ -239,6 +241,7 @@ def test_layers_can_be_added_one_by_one_and_each_counts_its_steps(rehearsal: Reh
         ([], ["venv --clear", *BASE], 5),
         (["--web"], WEB, 2),
         (["--eval"], EVAL, 2),
+        (["--transformers"], TRANSFORMERS, 2),
         (["--tests"], DEV, 3),
         (["--web", "--eval"], [], 0),
     ):

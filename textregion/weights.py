@@ -162,7 +162,7 @@ def _cache_folders(root: str | Path | None) -> list[Path]:
 def _download(asset: Asset, root: str | Path | None, **target: str) -> Path:
     """From the hub with its progress bar, into `root`, the usual cache, or as `target` says."""
     where = target or ({"cache_dir": str(Path(root).expanduser())} if root else {})
-    why = _unreachable()
+    why = unreachable()
     for name in () if why else asset.files:
         try:
             return Path(hf_hub_download(asset.repository, name, endpoint=HUB, **where))
@@ -174,7 +174,7 @@ def _download(asset: Asset, root: str | Path | None, **target: str) -> Path:
     raise WeightsNotFoundError([asset], root, why)
 
 
-def _unreachable() -> str:
+def unreachable() -> str:
     """Why the hub cannot be asked at all, or ''; spares the client's half minute of retries, and its tracebacks."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"

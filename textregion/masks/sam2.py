@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from textregion.checkpoints import load_strictly, read_state
 from textregion.config import option
-from textregion.errors import InputError, at_least, needs, one_of
+from textregion.errors import InputError, at_least, one_of
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source, speed_option
 from textregion.masks.click_decoder import SharedImageDecoder
@@ -88,13 +88,22 @@ def size_of(model_cfg: str | Path | None) -> str | None:
     return next((s.name for s in SIZES.values() if name in (s.name, s.config, f"configs/sam2.1/{s.config}")), None)
 
 
+def require_sam2() -> None:
+    """InputError that names the other way to SAM 2 where the package sam2 is not installed."""
+    try:
+        import_module("sam2")
+    except ModuleNotFoundError as error:
+        way = "install it as setup_env.sh does, or take the mask source sam2-hf, which needs transformers instead"
+        raise InputError(f"SAM 2 needs the package sam2, which is not installed; {way}") from error
+
+
 def config_path(model_cfg: str | Path) -> Path:
     """The YAML of a size name, of a name inside the sam2 package, or of an own file; InputError otherwise.
 
     model_cfg: "large", "sam2.1_hiera_l.yaml", "configs/sam2.1/sam2.1_hiera_l.yaml" or a path.
     """
-    with needs("the mask source sam2"):
-        package = Path(str(files("sam2")))
+    require_sam2()
+    package = Path(str(files("sam2")))
     name = SIZES[model_cfg].config if model_cfg in SIZES else str(model_cfg)
     for candidate in (Path(name), package / name, package / "configs" / "sam2.1" / name):
         if isfile(candidate):
