@@ -338,7 +338,7 @@ APT = ["update -qq", "install -qq --yes --no-install-recommends chromium"]
 def test_root_in_ci_gets_debians_chromium_once(rehearsal: Rehearsal, tmp_path: Path):
     machine = Machine(tmp_path, user=0, apt_works=True)
     code, asked, said = rehearsal.run("--tests", **machine.environment(rehearsal))
-    assert (code, asked[1:], machine.apt) == (0, [*BASE, *WEB, *EVAL, *DEV], APT), said
+    assert (code, asked[1:], machine.apt) == (0, [*BASE, *WEB, *EVAL, *TRANSFORMERS, *DEV], APT), said
     assert said.splitlines()[-2] == f"      {machine.folder}/chromium"
     code, asked, said = rehearsal.run(**machine.environment(rehearsal))
     assert (code, asked, machine.apt) == (0, [], APT)
