@@ -227,3 +227,10 @@ def test_without_the_package_sam2_all_else_works():
     assert said.startswith("SAM 2 needs the package sam2, which is not installed; ")
     assert "sam2-hf" in said
     assert side == "128"
+
+
+def test_sam2_hf_takes_a_video_models_folder_as_the_hub_has_it(tmp_path):
+    model = tiny_transformers.sam2(video=True)
+    model.save_pretrained(tmp_path)
+    own, found = model.state_dict(), Sam2HfMaskGenerator.from_weights(tmp_path).model.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in found.items())
