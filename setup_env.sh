@@ -12,7 +12,7 @@ no_browser=$venv/textregion-no-browser # written when a browser could not be ins
 
 usage() {
   cat <<'HELP'
-usage: bash setup_env.sh [--web] [--search] [--cluster] [--eval] [--tests] [--help]
+usage: bash setup_env.sh [--web] [--search] [--cluster] [--eval] [--transformers] [--tests] [--help]
 
 Makes the Python environment .venv next to this script and installs the exact versions of
 configs/requirements/*.txt into it, with the program .venv/bin/textregion. Needs Python 3.11 to 3.14
@@ -24,6 +24,7 @@ Without a flag: what the library and its demo need. A flag adds a layer, which l
   --search  the region index: textregion index, textregion search (lancedb)
   --cluster the same, and folders, on many machines: --engine ray (ray)
   --eval    benchmarks and tasks (mmsegmentation, lvis), SLIC masks, RegionSpot's training and SAM v1
+  --transformers  mask sources sam2-hf, sam3 and eomt (transformers)
   --tests   all of them, and pytest, ruff, pyright, …
 
 One test drives a Chromium or Chrome. Where there is none, it is skipped, and --tests says how to get one.
@@ -122,6 +123,7 @@ files_of() {
     search) echo "search.txt" ;;
     cluster) echo "cluster.txt" ;;
     eval) echo "eval.txt eval_no_deps.txt" ;;
+    transformers) echo "transformers.txt" ;;
     tests) echo "dev.txt" ;;
   esac
 }
@@ -304,6 +306,11 @@ install_eval() {
   check_imports mmengine mmcv skimage
 }
 
+install_transformers() {
+  say_step "mask sources of transformers"
+  pip_install -r "$requirements/transformers.txt" -c "$requirements/core.txt"
+}
+
 install_tests() {
   say_step "tests and checks"
   pip_install -r "$requirements/dev.txt" -c "$requirements/core.txt"
@@ -319,8 +326,8 @@ for flag in "$@"; do
       usage
       exit 0
       ;;
-    --web | --search | --cluster | --eval) add_layer "${flag#--}" ;;
-    --tests) for layer in web search cluster eval tests; do add_layer "$layer"; done ;;
+    --web | --search | --cluster | --eval | --transformers) add_layer "${flag#--}" ;;
+    --tests) for layer in web search cluster eval transformers tests; do add_layer "$layer"; done ;;
     *) fail "does not know '$flag'; see bash setup_env.sh --help" ;;
   esac
 done

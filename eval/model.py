@@ -26,7 +26,7 @@ from textregion.devices import resolve_device
 from textregion.errors import InputError, one_of, out_of_memory
 from textregion.images import load_image
 from textregion.labels import LabelPrompts
-from textregion.masks import automatic_sources, find_source
+from textregion.masks import automatic_sources
 from textregion.masks.given import label_masks
 from textregion.presets import TINY_WORLD, find_preset
 from textregion.render import palette
@@ -238,7 +238,7 @@ def _build(
     if masks == GROUND_TRUTH:
         chosen["mask_generator"] = None
     elif masks != "sam2":
-        chosen["mask_generator"] = find_source(masks).generator()
+        chosen["mask_generator"] = masks
     chosen |= {"recipe": recipe, "dense_fallback": bool(dense_fallback), "device": device}
     return TextRegionSegmenter.from_preset(preset, **chosen)
 

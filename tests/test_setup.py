@@ -111,6 +111,7 @@ WEB = ["pip -r web.txt -c core.txt"]
 SEARCH = ["pip -r search.txt -c core.txt"]
 CLUSTER = ["pip -r cluster.txt -c core.txt"]
 EVAL = ["pip -r eval.txt -c core.txt", "pip --no-deps -r eval_no_deps.txt"]
+TRANSFORMERS = ["pip -r transformers.txt -c core.txt"]
 DEV = ["pip -r dev.txt -c core.txt"]
 
 
@@ -156,6 +157,7 @@ def test_help_documents_the_variables():
     for word in (
         "--web",
         "--eval",
+        "--transformers",
         "--tests",
         "PYTHON",
         "TEXTREGION_TORCH",
@@ -225,7 +227,7 @@ def test_a_first_run_installs_torch_before_what_needs_it_and_a_second_run_nothin
     ("flags", "layers"),
     [
         (["--eval", "--web"], [*EVAL, *WEB]),
-        (["--tests", "--web"], [*WEB, *SEARCH, *CLUSTER, *EVAL, *DEV]),
+        (["--tests", "--web"], [*WEB, *SEARCH, *CLUSTER, *EVAL, *TRANSFORMERS, *DEV]),
     ],
     ids=["two", "all"],
 )
@@ -242,6 +244,7 @@ def test_layers_can_be_added_one_by_one_and_each_counts_its_steps(rehearsal: Reh
         (["--web"], WEB, 2),
         (["--eval"], EVAL, 2),
         (["--search", "--cluster"], [*SEARCH, *CLUSTER], 3),
+        (["--transformers"], TRANSFORMERS, 2),
         (["--tests"], DEV, 3),
         (["--web", "--eval"], [], 0),
     ):
@@ -338,7 +341,9 @@ APT = ["update -qq", "install -qq --yes --no-install-recommends chromium"]
 def test_root_in_ci_gets_debians_chromium_once(rehearsal: Rehearsal, tmp_path: Path):
     machine = Machine(tmp_path, user=0, apt_works=True)
     code, asked, said = rehearsal.run("--tests", **machine.environment(rehearsal))
-    assert (code, asked[1:], machine.apt) == (0, [*BASE, *WEB, *SEARCH, *CLUSTER, *EVAL, *DEV], APT), said
+    assert (code, asked[1:], machine.apt) == (0, [*BASE, *WEB, *SEARCH, *CLUSTER, *EVAL, *TRANSFORMERS, *DEV], APT), (
+        said
+    )
     assert said.splitlines()[-2] == f"      {machine.folder}/chromium"
     code, asked, said = rehearsal.run(**machine.environment(rehearsal))
     assert (code, asked, machine.apt) == (0, [], APT)

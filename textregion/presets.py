@@ -1,6 +1,6 @@
 """Presets: backbone, SAM 2 size, clicks and recipe under one name (presets.yaml), and the segmenter one stands for."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from inspect import signature
 from pathlib import Path
@@ -135,7 +135,8 @@ def build(
 
     clip_checkpoint, sam2_checkpoint: explicit weight files (or folders of weights), which must exist.
     clip_download_root: weights folder or hub cache, for both models. model_cfg: SAM 2.1 size, or YAML.
-    mask_generator: "preset" or "sam2" is the preset's SAM 2, "slic" superpixels; None for given masks only; or
+    mask_generator: "preset" or "sam2" is the preset's SAM 2, "slic" superpixels; "sam2-hf", "sam3", "eomt" models of
+        transformers, whose weights (a folder in the hub's layout) sam2_checkpoint gives; None for given masks only; or
         a generator of your own.
     random_weights: the real architectures without any file, the same every time; results mean nothing.
     fast: other settings that take less time and give other results (`fast_preset`, `fast_dtype`); options win over it.
@@ -159,10 +160,11 @@ def build(
         raise InputError(f"unknown options {', '.join(unknown)}; expected some of {', '.join(known)}")
     if isinstance(mask_generator, str) and mask_generator not in (FROM_PRESET, "sam2"):
         source = find_source(mask_generator)
-        if source.needs:
-            must = f"the mask source {mask_generator} must be given {source.needs}"
-            raise InputError(f"{must}; make it and pass the object itself")
-        mask_generator = source.generator()
+        if source.repository and random_weights:
+            raise InputError(f"random weights are not for the mask source {mask_generator}; give its weights")
+        known = {f.name for f in fields(source.generator)} if is_dataclass(source.generator) else set()
+        of_source = {key: value for key, value in {**preset.masks, **of_masks}.items() if key in known}
+        mask_generator = source.make(sam2_checkpoint, clip_download_root, **of_source)
     wants_sam2 = isinstance(mask_generator, str)
     if random_weights:
         explicit = {"--clip_checkpoint": clip_checkpoint, "--sam2_checkpoint": sam2_checkpoint}

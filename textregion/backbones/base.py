@@ -127,7 +127,7 @@ class Backbone(ABC):
 
     @classmethod
     def to_open_clip(cls, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-        """A state dict in a layout of the family's authors as open_clip's own for `model`; InputError if it cannot."""
+        """A state dict in another published layout as open_clip's own for `model`; InputError if it cannot."""
         return state
 
     @classmethod

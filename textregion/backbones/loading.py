@@ -17,6 +17,7 @@ from open_clip.tokenizer import get_clean_fn
 from torch import Tensor, nn
 
 from textregion.backbones.base import FAMILIES, Backbone, BackboneSpec, Tokenizer, model_config
+from textregion.backbones.transformers_names import CLIP_MARK, check_activation
 from textregion.checkpoints import load_strictly, read_state
 from textregion.errors import InputError, first_line
 from textregion.storage import reading, stand_in
@@ -76,6 +77,8 @@ def load_backbone(spec: BackboneSpec, path: str | Path, tokenizer: Tokenizer) ->
     kind = kind_of(state)
     if kind not in (None, family.kind) and not family.owns(state):
         raise InputError(f"{path} is {kind}, but {spec.name} is {family.kind}; give its own weights")
+    if CLIP_MARK in state:
+        check_activation(path, bool(model_config(spec).get("quick_gelu", False)), spec.name)
     model = build_model(spec)
     load_strictly(model, to_open_clip(state, model, family), spec.name, path)
     return wrap(spec, model, tokenizer)
@@ -92,21 +95,20 @@ def wrap(spec: BackboneSpec, model: nn.Module, tokenizer: Tokenizer) -> Backbone
 
 def kind_of(state: dict[str, Tensor]) -> str | None:
     """What the names of a weight file's tensors tell: "a CLIP", "a SAM 2", …, or None."""
-    if any(name.startswith("image_encoder.trunk.") for name in state):
+    if any(name.startswith(("image_encoder.trunk.", "vision_encoder.backbone.blocks.")) for name in state):
         return "a SAM 2"
     return next((family.kind for family in FAMILIES.values() if family.owns(state)), None)
 
 
 def to_open_clip(state: dict[str, Tensor], model: nn.Module, family: type[Backbone]) -> dict[str, Tensor]:
-    """Published layouts as open_clip's own: OpenAI's CLIP, those of the family's authors, text tower at the top level.
+    """Published layouts as open_clip's own: OpenAI's CLIP, the family's others, text tower at the top level.
 
     logit_scale and logit_bias are sometimes saved with one dimension more or less.
     """
     state = {k: v for k, v in state.items() if k not in SIZE_ENTRIES and not k.endswith("attn_mask")}
-    if isinstance(model, CustomTextCLIP):
-        state = family.to_open_clip(state, model)
-        if "positional_embedding" in state:
-            state = convert_to_custom_text_state_dict(state)
+    state = family.to_open_clip(state, model)
+    if isinstance(model, CustomTextCLIP) and "positional_embedding" in state:
+        state = convert_to_custom_text_state_dict(state)
     own = dict(model.named_parameters())
     for name in ("logit_scale", "logit_bias"):
         if name in state and own.get(name) is not None and state[name].numel() == own[name].numel():
