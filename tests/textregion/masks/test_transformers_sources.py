@@ -212,9 +212,9 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
 
 def test_without_the_package_sam2_all_else_works(monkeypatch):
     monkeypatch.setitem(sys.modules, "sam2", None)  # as where it is not installed
-    with pytest.raises(InputError, match="^SAM 2 needs the package sam2, which is not installed; .*sam2-hf"):
+    with pytest.raises(InputError, match=r"^SAM 2 needs the package sam2, which is not installed; .*sam2-hf"):
         load_sam2()
-    assert Sam2HfMaskGenerator.example(None, (31, 43)).input_side == 128
+    assert Sam2HfMaskGenerator.example(torch.nn.Identity(), (31, 43)).input_side == 128
 
 
 def test_no_module_imports_sam2_or_transformers_with_itself():
