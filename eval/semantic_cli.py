@@ -21,6 +21,7 @@ from eval.results import ROOT, nothing_measured, published_figures, resumable
 from eval.selection import DIGITS, selection_flags
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
 from textregion.cli.flags import add_model_flags, add_option_flags, chosen_preset, given_options, mask_source_flag
+from textregion.concepts import SAM3_CONCEPTS
 from textregion.errors import InputError
 from textregion.masks import automatic_sources
 from textregion.presets import find_preset
@@ -66,6 +67,8 @@ def _shared_arguments(parser: Parser) -> Parser:
     add("--save-predictions", action="store_true", help=maps)
     choices = (*automatic_sources(), "ground-truth")
     mask_source_flag(group, " or ground-truth, an ablation (default: sam2)", choices=choices)
+    method = "textregion, or sam3-concepts: SAM 3 asked with the words, without regions (default: textregion)"
+    add("--method", choices=("textregion", SAM3_CONCEPTS), help=method)
     add("--mask-cache", metavar="DIR", help="keep SAM 2's masks there and use those that are there")
     add("--names", choices=("published", "natural"), help="spelling of the prompt words (default: published)")
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="K=V", help="override config values")
@@ -83,7 +86,8 @@ def _parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespa
 
 def _model_arguments(options: argparse.Namespace) -> dict:
     """The model arguments that were given as flags; InputError for a backbone that is not known."""
-    given = {name: value for name in ("names", "masks", "mask_cache") if (value := getattr(options, name)) is not None}
+    names = ("names", "masks", "method", "mask_cache")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     preset = chosen_preset(options)
     return {**given, **given_options(options), **({"preset": preset} if preset else {})}
 

@@ -79,6 +79,34 @@ def sam2_config(video: bool = False):
 
 
 @cache
+def sam3_concepts():
+    """A Sam3Model of 112 px with 7 instances, masks of 32 x 32, and CLIP's words."""
+    from transformers import Sam3Config, Sam3Model
+
+    sizes = {"image_size": 112, "pretrain_image_size": 56, "patch_size": 14, "window_size": 4}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "global_attn_indexes": [1]}
+    backbone = {"model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 64, **sizes, **layers}
+    vision = {
+        "backbone_config": backbone,
+        "fpn_hidden_size": 32,
+        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+    }
+    text = {"vocab_size": 49408, "hidden_size": 24, "intermediate_size": 48, "projection_dim": 16}
+    text |= {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 32}
+    part = {"hidden_size": 32, "num_attention_heads": 2}
+    deep = part | {"num_layers": 2, "intermediate_size": 64}
+    config = Sam3Config(
+        vision_config=vision,
+        text_config=text,
+        geometry_encoder_config=deep,
+        detr_encoder_config=deep,
+        detr_decoder_config=deep | {"num_queries": 7},
+        mask_decoder_config=part,
+    )
+    return enliven(Sam3Model(config), seed=5, scale=1.5)
+
+
+@cache
 def sam2(video: bool = False):
     """A Sam2Model or Sam2VideoModel that is as `tiny_models.sam2`; the two position matrices are the same."""
     from transformers import Sam2Model, Sam2VideoModel
