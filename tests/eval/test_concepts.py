@@ -42,8 +42,9 @@ def test_the_model_labels_as_the_labeller_does(folder):
         TextRegionModel(method="sam3")
 
 
-def test_the_program_evaluates_it(folder, tmp_path, capsys):
-    words = ["--config", str(ROOT / "configs/cfg_ds/cfg_tiny.py"), "--data-root", str(folder), "--device", "cpu"]
+def test_the_program_evaluates_it(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TEXTREGION_DATA", str(folder))
+    words = ["--config", str(ROOT / "configs/cfg_ds/cfg_tiny.py"), "--device", "cpu"]
     words += ["--method", "sam3-concepts", "--sam3_checkpoint", str(folder / "sam3"), "--work-dir", str(tmp_path)]
     words += ["--cfg-options", "benchmark.scenes=2", "benchmark.size=64", "model.concepts.score_thresh=0.2"]
     assert main(words) == 0
