@@ -24,7 +24,7 @@ Without a flag: what the library and its demo need. A flag adds a layer, which l
   --search  the region index: textregion index, textregion search (lancedb)
   --cluster the same, and folders, on many machines: --engine ray (ray)
   --eval    benchmarks and tasks (mmsegmentation, lvis), SLIC masks, RegionSpot's training and SAM v1
-  --transformers  mask sources sam2-hf, sam3 and eomt (transformers)
+  --transformers  mask sources sam2-hf, sam3, eomt; sam3-concepts (transformers)
   --tests   all of them, and pytest, ruff, pyright, …
 
 One test drives a Chromium or Chrome. Where there is none, it is skipped, and --tests says how to get one.

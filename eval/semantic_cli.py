@@ -140,17 +140,25 @@ def main_all(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_all(options: argparse.Namespace) -> int:
-    """Every backbone on every benchmark whose data are there. InputError for names that do not exist."""
+    """Every backbone, or the method that has none, on every benchmark whose data are there.
+
+    InputError for names that do not exist.
+    """
     one = chosen_preset(options)
     if one and options.presets:
         raise InputError("give either --presets or --preset (or the two flags that stand for one), not both")
     presets = options.presets or [one or "clip-vit-b16"]
+    if options.method == SAM3_CONCEPTS:
+        if options.presets or one:
+            raise InputError(f"got --method {SAM3_CONCEPTS} and a preset, which it has none of; leave one out")
+        presets = [SAM3_CONCEPTS]
     for name in options.datasets:
         if not _config_of(name).is_file():
             known = sorted(path.stem.removeprefix("cfg_") for path in CONFIGS.glob("cfg_*.py"))
             raise InputError(f"unknown data set {name!r}; expected some of {', '.join(known)}")
     for preset in presets:
-        find_preset(preset)
+        if preset != SAM3_CONCEPTS:
+            find_preset(preset)
     from eval.data import check_folders
     from eval.semantic import load_config
 
@@ -236,7 +244,7 @@ def _command(options: argparse.Namespace, preset: str, benchmark: str, work_dir:
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.nproc}"]
         launcher = ["--launcher", "pytorch"]
     made = [sys.executable, *torchrun, str(ROOT / "eval_semantic.py"), "--config", str(_config_of(benchmark))]
-    made += ["--work-dir", str(work_dir), "--preset", preset]
+    made += ["--work-dir", str(work_dir), *(["--preset", preset] if preset != SAM3_CONCEPTS else [])]
     own = {"limit": options.limit, "images": options.images, "device": options.device}
     for flag, value in {**_model_arguments(options), **own}.items():
         if flag == "random_weights":

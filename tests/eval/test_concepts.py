@@ -11,7 +11,7 @@ from eval.mm import SegDataSample
 from eval.model import TextRegionModel, describe
 from eval.prepare.converters import draw_scenes, scenes_folder
 from eval.results import ROOT
-from eval.semantic_cli import main
+from eval.semantic_cli import _command, all_parser, main, main_all
 from textregion.concepts import ConceptLabeller
 from textregion.errors import InputError
 
@@ -54,3 +54,13 @@ def test_the_program_evaluates_it(folder, tmp_path, capsys, monkeypatch):
     assert results["config"]["resolved"]["config"]["score_thresh"] == 0.2
     assert results["identity"]["weights"].keys() == {"sam3-concepts"}
     assert results["items"] == 2
+
+
+def test_all_benchmarks_are_asked_without_a_preset(tmp_path, capsys):
+    words = ["--method", "sam3-concepts", "--sam3_checkpoint", "sam3", "--work-dir", str(tmp_path / "all")]
+    made = _command(all_parser().parse_args(words), "sam3-concepts", "voc21", tmp_path)
+    assert "--preset" not in made
+    assert made[made.index("--method") + 1] == "sam3-concepts"
+    assert made[made.index("--sam3_checkpoint") + 1] == "sam3"
+    assert main_all([*words, "--preset", "tiny"]) == 2
+    assert "got --method sam3-concepts and a preset, which it has none of" in capsys.readouterr().err
