@@ -21,15 +21,18 @@ from textregion.backbones.transformers_names import CLIP_MARK, check_activation
 from textregion.checkpoints import load_strictly, read_state
 from textregion.errors import InputError, first_line
 from textregion.storage import reading, stand_in
-from textregion.weights import CLIP_VARIABLE, Asset
+from textregion.weights import CLIP_VARIABLE, TRANSFORMERS_FILES, Asset
 
 RANDOM_SEED = 0
 SEEDING = threading.RLock()
+OWN_CONTEXT = 64  # positions of the text towers that open_clip does not have
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 
 
 def weight_asset(spec: BackboneSpec) -> Asset:
     """The weight file of a row, as open_clip's table says: safetensors first, then the older name."""
+    if spec.repository:
+        return Asset(spec.name, spec.repository, TRANSFORMERS_FILES, CLIP_VARIABLE, "--clip_checkpoint")
     model, tag = spec.open_clip
     entry = get_pretrained_cfg(model, tag)
     repository, _, file = entry["hf_hub"].rpartition("/")
@@ -42,6 +45,8 @@ def weight_asset(spec: BackboneSpec) -> Asset:
 
 def build_model(spec: BackboneSpec) -> nn.Module:
     """The row's architecture, random float32 weights, no file read; InputError if its text tower is not open_clip's."""
+    if spec.repository:
+        return FAMILIES[spec.family].build(spec).eval()
     config = model_config(spec)
     if "hf_model_name" in config["text_cfg"] or "multimodal_cfg" in config:
         raise InputError(f"{spec.name} has a text tower outside open_clip or a caption decoder, which is not supported")
@@ -118,7 +123,7 @@ def to_open_clip(state: dict[str, Tensor], model: nn.Module, family: type[Backbo
 
 def tokenizer_asset(spec: BackboneSpec) -> Asset | None:
     """The tokenizer file of a row (SigLIP: its pieces are not in open_clip), or None where none is needed."""
-    repository = model_config(spec)["text_cfg"].get("hf_tokenizer_name")
+    repository = spec.repository or model_config(spec)["text_cfg"].get("hf_tokenizer_name")
     if not repository:
         return None
     name, file = f"tokenizer of {spec.name}", "tokenizer.json"
@@ -127,6 +132,8 @@ def tokenizer_asset(spec: BackboneSpec) -> Asset | None:
 
 def tokenizer_of(spec: BackboneSpec, path: Path | None = None) -> Tokenizer:
     """The row's own tokenizer: list of N strings -> (N, context) int64. path: its file, if it has one."""
+    if spec.repository and path is not None:
+        return FileTokenizer(path, OWN_CONTEXT, "whitespace")
     if path is None:
         return open_clip.get_tokenizer(spec.open_clip[0])
     config = model_config(spec)["text_cfg"]
