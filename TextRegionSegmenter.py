@@ -8,6 +8,9 @@ The class is textregion/segmenter.py's, the program that of `textregion segment`
 
 import sys
 
+if __name__ == "__main__":
+    import textregion.quick_start  # noqa: F401
+
 from textregion.cli.program import main
 from textregion.segmenter import TextRegionSegmenter
 

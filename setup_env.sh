@@ -12,7 +12,7 @@ no_browser=$venv/textregion-no-browser # written when a browser could not be ins
 
 usage() {
   cat <<'HELP'
-usage: bash setup_env.sh [--web] [--search] [--cluster] [--geo] [--eval] [--tests] [--help]
+usage: bash setup_env.sh [--web] [--search] [--cluster] [--geo] [--eval] [--transformers] [--tests] [--help]
 
 Makes the Python environment .venv next to this script and installs the exact versions of
 configs/requirements/*.txt into it, with the program .venv/bin/textregion. Needs Python 3.11 to 3.14
@@ -25,6 +25,7 @@ Without a flag: what the library and its demo need. A flag adds a layer, which l
   --cluster the same, and folders, on many machines: --engine ray (ray)
   --geo     coordinates of GeoTIFFs in --export geojson (rasterio)
   --eval    benchmarks and tasks (mmsegmentation, lvis), SLIC masks, RegionSpot's training and SAM v1
+  --transformers  mask sources sam2-hf, sam3, eomt; sam3-concepts (transformers)
   --tests   all of them, and pytest, ruff, pyright, …
 
 One test drives a Chromium or Chrome. Where there is none, it is skipped, and --tests says how to get one.
@@ -124,6 +125,7 @@ files_of() {
     cluster) echo "cluster.txt" ;;
     geo) echo "geo.txt" ;;
     eval) echo "eval.txt eval_no_deps.txt" ;;
+    transformers) echo "transformers.txt" ;;
     tests) echo "dev.txt" ;;
   esac
 }
@@ -312,6 +314,11 @@ install_eval() {
   check_imports mmengine mmcv skimage
 }
 
+install_transformers() {
+  say_step "mask sources of transformers"
+  pip_install -r "$requirements/transformers.txt" -c "$requirements/core.txt"
+}
+
 install_tests() {
   say_step "tests and checks"
   pip_install -r "$requirements/dev.txt" -c "$requirements/core.txt"
@@ -327,8 +334,8 @@ for flag in "$@"; do
       usage
       exit 0
       ;;
-    --web | --search | --cluster | --geo | --eval) add_layer "${flag#--}" ;;
-    --tests) for layer in web search cluster geo eval tests; do add_layer "$layer"; done ;;
+    --web | --search | --cluster | --geo | --eval | --transformers) add_layer "${flag#--}" ;;
+    --tests) for layer in web search cluster geo eval transformers tests; do add_layer "$layer"; done ;;
     *) fail "does not know '$flag'; see bash setup_env.sh --help" ;;
   esac
 done

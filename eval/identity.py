@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eval.results import ROOT, git_commit
+from textregion.concepts import SAM3_CONCEPTS, ConceptLabeller
 from textregion.config import fingerprint
 from textregion.runtime import package_versions
 from textregion.segmenter import TextRegionSegmenter
@@ -28,7 +29,7 @@ SOURCES = ("textregion", "eval", "utils", "configs")  # folders whose files deci
 SOURCE_SUFFIXES = (".py", ".yaml", ".txt", ".json")
 # Where things lie and how fast they go: no part of an identity. Weights count by their content instead.
 PLACES = ("device", "mask_cache", "crops_per_batch", "points_per_batch", "clip_download_root", "clip_checkpoint")
-PLACES += ("sam2_checkpoint", "regionspot_checkpoint", "sam1_checkpoint")
+PLACES += ("sam2_checkpoint", "sam3_checkpoint", "regionspot_checkpoint", "sam1_checkpoint")
 
 
 def run_identity(settings: Mapping[str, Any], data: Mapping[str, Any], weights: Mapping[str, str]) -> dict[str, Any]:
@@ -54,19 +55,23 @@ def sources_hash(root: Path = ROOT) -> str:
     return fingerprint(told)
 
 
-def segmenter_weights(segmenter: TextRegionSegmenter, with_regionspot: bool = False) -> dict[str, str]:
+def segmenter_weights(
+    segmenter: TextRegionSegmenter | ConceptLabeller, with_regionspot: bool = False
+) -> dict[str, str]:
     """{"image-text", "words", "masks …", "regionspot …"}: hashes of everything learned, wherever it was found.
 
     words: the text tower's weights with what the tokenizer makes of the templates. with_regionspot: with the
-    trained head.
+    trained head. A ConceptLabeller is one model.
     """
+    if isinstance(segmenter, ConceptLabeller):
+        return {SAM3_CONCEPTS: state_hash(segmenter.model)}
     backbone = segmenter.backbone
     found = {"image-text": state_hash(backbone.model), "words": model_fingerprint(backbone)[:16]}
     generator = segmenter.mask_generator
     while (inner := getattr(generator, "generator", None)) is not None:  # a cache around it
         generator = inner
     spot = segmenter.regionspot if with_regionspot else None
-    parts = [("masks", generator)]
+    parts = [("masks", generator), ("concepts", segmenter.concepts)]
     if spot is not None:
         parts += [("regionspot", spot), ("regionspot's SAM", spot.box_tokens)]
     for name, part in parts:

@@ -6,7 +6,7 @@ samples = model(inputs, data_samples, mode="predict")
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,11 +22,12 @@ from eval.data import read_classes
 from eval.mask_cache import CachedMasks
 from eval.mm import MODELS, SegDataSample
 from textregion.backbones import FAMILIES, ClipBackbone, find_spec
+from textregion.concepts import SAM3_CONCEPTS, ConceptLabeller
 from textregion.devices import resolve_device
 from textregion.errors import InputError, one_of, out_of_memory
 from textregion.images import load_image
 from textregion.labels import LabelPrompts
-from textregion.masks import automatic_sources, find_source
+from textregion.masks import automatic_sources
 from textregion.masks.given import label_masks
 from textregion.presets import TINY_WORLD, find_preset
 from textregion.render import palette
@@ -34,6 +35,7 @@ from textregion.segmenter import TextRegionSegmenter
 from textregion.types import RegionTokens
 
 GROUND_TRUTH = "ground-truth"
+METHODS = ("textregion", SAM3_CONCEPTS)
 
 
 class Unchanged(BaseDataPreprocessor):
@@ -63,6 +65,9 @@ class TextRegionModel(BaseModel):
     recipe: of method 7.2; "auto" is "semantic" for OpenAI's CLIP, "semantic-fp32" for others.
     dense_fallback: method 8.4a; "auto" is on where the family has it (CLIP).
     masks: "sam2", "ground-truth" (from gt_sem_seg; ablation), "slic" (ablation) or another source by name.
+    method: "textregion", or "sam3-concepts", SAM 3 asked with the words (textregion/concepts.py), for which all options
+        of backbone, masks and regions are without meaning.
+    concepts: its thresholds, {"score_thresh", "fallback_thresh"}. sam3_checkpoint: its folder; for label_filter too.
     mask_cache: folder that keeps SAM 2's masks, None for none.
     return_probabilities: also `seg_logits`, the (K, H, W) class probabilities; costs K * H * W * 4 bytes.
     device: "auto" is the one that mmseg moves the model to, or the first that exists; a device's name stays.
@@ -80,6 +85,9 @@ class TextRegionModel(BaseModel):
         recipe: str = "auto",
         dense_fallback: bool | str = "auto",
         masks: str = "sam2",
+        method: str = "textregion",
+        concepts: Mapping[str, float] | None = None,
+        sam3_checkpoint: str | Path | None = None,
         mask_cache: str | Path | None = None,
         return_probabilities: bool = False,
         device: str = "auto",
@@ -96,22 +104,29 @@ class TextRegionModel(BaseModel):
                 "data_preprocessor, init_cfg, pretrained, train_cfg and test_cfg out"
             )
         super().__init__(data_preprocessor=Unchanged())
+        one_of("method", method, METHODS)
         one_of("masks", masks, (*automatic_sources(), GROUND_TRUTH))
         self.prompts = LabelPrompts.parse(read_classes(classes, names))
         self.probability_threshold = probability_threshold
         self.masks = masks
+        self.method = method
         self.return_probabilities = return_probabilities
         self.mask_cache = mask_cache
         self._rebuild = None
-        if segmenter is None:
-            build = partial(_build, preset, recipe, dense_fallback, masks, options)
+        made: TextRegionSegmenter | ConceptLabeller | None = segmenter
+        if made is None:
+            root = options.get("clip_download_root")
+            build = partial(_build_concepts, sam3_checkpoint, root, dict(concepts or {}))
+            if method == "textregion":
+                options = {**options, "sam3_checkpoint": sam3_checkpoint}
+                build = partial(_build, preset, recipe, dense_fallback, masks, options)
             self._rebuild = build if device == "auto" else None
-            segmenter = build(device)
-        self._use(segmenter)
+            made = build(device)
+        self._use(made)
 
-    def _use(self, segmenter: TextRegionSegmenter) -> None:
+    def _use(self, segmenter: TextRegionSegmenter | ConceptLabeller) -> None:
         self.segmenter = segmenter
-        if self.mask_cache is not None and self.masks == "sam2":
+        if self.mask_cache is not None and self.masks == "sam2" and self.method != SAM3_CONCEPTS:
             segmenter.mask_generator = CachedMasks(segmenter.mask_generator, self.mask_cache)
 
     def to(self, *args: object, **kwargs: object) -> "TextRegionModel":
@@ -164,9 +179,12 @@ class TextRegionModel(BaseModel):
             raise InputError(f"got mode {mode!r}; the method is not trained, only mode 'predict' exists")
         samples = list(data_samples) if data_samples is not None else [SegDataSample() for _ in inputs]
         ready = [ready for pair in zip(inputs, samples, strict=True) if (ready := self._prepare(*pair)) is not None]
-        regions = self._encode([pixels for _, pixels, _ in ready], [masks for _, _, masks in ready])
-        for (sample, _, _), encoded in zip(ready, regions, strict=True):
-            self.label(sample, encoded)
+        if self.method == SAM3_CONCEPTS:
+            regions = [None] * len(ready)
+        else:
+            regions = self._encode([pixels for _, pixels, _ in ready], [masks for _, _, masks in ready])
+        for (sample, pixels, _), encoded in zip(ready, regions, strict=True):
+            self.label(sample, encoded, pixels)
         return samples
 
     def _prepare(self, image: Tensor, sample: SegDataSample) -> tuple | None:
@@ -197,14 +215,18 @@ class TextRegionModel(BaseModel):
                 raise
         return [self._encode([image], [own])[0] for image, own in zip(images, masks, strict=True)]
 
-    def label(self, sample: SegDataSample, regions: "RegionTokens | InputError") -> None:
-        """Add the prediction, or the reason why there is none."""
+    def label(
+        self, sample: SegDataSample, regions: "RegionTokens | InputError | None", pixels: np.ndarray | None = None
+    ) -> None:
+        """Add the prediction, or the reason why there is none. regions: None for a method that has none."""
         if isinstance(regions, InputError):
             sample.set_metainfo({"unreadable": str(regions)})
             return
-        result = self.segmenter.segment(
-            regions, self.prompts, self.probability_threshold, return_probabilities=self.return_probabilities
-        )
+        if self.method == SAM3_CONCEPTS:
+            result = self.segmenter.segment(pixels, self.prompts, return_probabilities=self.return_probabilities)
+        else:
+            threshold, every = self.probability_threshold, self.return_probabilities
+            result = self.segmenter.segment(regions, self.prompts, threshold, return_probabilities=every, pixels=pixels)
         sample.pred_sem_seg = PixelData(data=torch.from_numpy(result.label_map)[None])
         if result.probabilities is not None:
             sample.seg_logits = PixelData(data=torch.from_numpy(result.probabilities))
@@ -238,16 +260,22 @@ def _build(
     if masks == GROUND_TRUTH:
         chosen["mask_generator"] = None
     elif masks != "sam2":
-        chosen["mask_generator"] = find_source(masks).generator()
+        chosen["mask_generator"] = masks
     chosen |= {"recipe": recipe, "dense_fallback": bool(dense_fallback), "device": device}
     return TextRegionSegmenter.from_preset(preset, **chosen)
+
+
+def _build_concepts(
+    weights: str | Path | None, root: str | Path | None, thresholds: dict[str, float], device: str
+) -> ConceptLabeller:
+    return ConceptLabeller.from_weights(weights, root, **thresholds).to(resolve_device(device))
 
 
 def describe(model: TextRegionModel) -> dict:
     """What decides the model's numbers, JSON-able: for results.json and the journal's fingerprint."""
     return {
         **model.segmenter.settings(),
-        "mask_source": model.masks,
+        "mask_source": model.masks if model.method != SAM3_CONCEPTS else None,
         "labels": list(model.prompts.names),
         "queries": list(model.prompts.queries),
         "probability_threshold": model.probability_threshold,

@@ -47,6 +47,7 @@ from eval.results import Results, describe_device, now, sum_seconds, write_csv
 from eval.run_folder import keep_other_results
 from eval.selection import Selection, default_folder, marks_of
 from textregion.cli.command_line import output_folder
+from textregion.concepts import SAM3_CONCEPTS
 from textregion.errors import InputError, first_line
 
 LOADER_PATIENCE = 600  # seconds that the loading of a batch may take; a dead network drive takes longer
@@ -132,7 +133,8 @@ def evaluate(evaluation: Evaluation) -> Results | None:
         check_ground_truth(config, model, dataset, [every[item] for item in items])
         identity = identity_of(config, model, list(every))
         digests = group.gather(item_digests(items, lambda item: files_of(every[item])) if group.is_first else {})[0]
-        preset = config.model.get("preset", identity["settings"]["resolved"]["backbone"])
+        backbone = identity["settings"]["resolved"]["backbone"]
+        preset = backbone if model.method == SAM3_CONCEPTS else config.model.get("preset", backbone)
         parent = Path("out") / config.benchmark.name
         work_dir = evaluation.work_dir or default_folder(parent, preset, identity, evaluation.resume)
         if evaluation.work_dir is not None and group.is_first:

@@ -21,6 +21,7 @@ from eval.results import ROOT, nothing_measured, published_figures, resumable
 from eval.selection import DIGITS, selection_flags
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
 from textregion.cli.flags import add_model_flags, add_option_flags, chosen_preset, given_options, mask_source_flag
+from textregion.concepts import SAM3_CONCEPTS
 from textregion.errors import InputError
 from textregion.masks import automatic_sources
 from textregion.presets import find_preset
@@ -66,6 +67,8 @@ def _shared_arguments(parser: Parser) -> Parser:
     add("--save-predictions", action="store_true", help=maps)
     choices = (*automatic_sources(), "ground-truth")
     mask_source_flag(group, " or ground-truth, an ablation (default: sam2)", choices=choices)
+    method = "textregion, or sam3-concepts: SAM 3 asked with the words, without regions (default: textregion)"
+    add("--method", choices=("textregion", SAM3_CONCEPTS), help=method)
     add("--mask-cache", metavar="DIR", help="keep SAM 2's masks there and use those that are there")
     add("--names", choices=("published", "natural"), help="spelling of the prompt words (default: published)")
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="K=V", help="override config values")
@@ -83,7 +86,8 @@ def _parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespa
 
 def _model_arguments(options: argparse.Namespace) -> dict:
     """The model arguments that were given as flags; InputError for a backbone that is not known."""
-    given = {name: value for name in ("names", "masks", "mask_cache") if (value := getattr(options, name)) is not None}
+    names = ("names", "masks", "method", "mask_cache")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     preset = chosen_preset(options)
     return {**given, **given_options(options), **({"preset": preset} if preset else {})}
 
@@ -136,17 +140,25 @@ def main_all(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_all(options: argparse.Namespace) -> int:
-    """Every backbone on every benchmark whose data are there. InputError for names that do not exist."""
+    """Every backbone, or the method that has none, on every benchmark whose data are there.
+
+    InputError for names that do not exist.
+    """
     one = chosen_preset(options)
     if one and options.presets:
         raise InputError("give either --presets or --preset (or the two flags that stand for one), not both")
     presets = options.presets or [one or "clip-vit-b16"]
+    if options.method == SAM3_CONCEPTS:
+        if options.presets or one:
+            raise InputError(f"got --method {SAM3_CONCEPTS} and a preset, which it has none of; leave one out")
+        presets = [SAM3_CONCEPTS]
     for name in options.datasets:
         if not _config_of(name).is_file():
             known = sorted(path.stem.removeprefix("cfg_") for path in CONFIGS.glob("cfg_*.py"))
             raise InputError(f"unknown data set {name!r}; expected some of {', '.join(known)}")
     for preset in presets:
-        find_preset(preset)
+        if preset != SAM3_CONCEPTS:
+            find_preset(preset)
     from eval.data import check_folders
     from eval.semantic import load_config
 
@@ -232,7 +244,7 @@ def _command(options: argparse.Namespace, preset: str, benchmark: str, work_dir:
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.nproc}"]
         launcher = ["--launcher", "pytorch"]
     made = [sys.executable, *torchrun, str(ROOT / "eval_semantic.py"), "--config", str(_config_of(benchmark))]
-    made += ["--work-dir", str(work_dir), "--preset", preset]
+    made += ["--work-dir", str(work_dir), *(["--preset", preset] if preset != SAM3_CONCEPTS else [])]
     own = {"limit": options.limit, "images": options.images, "device": options.device}
     for flag, value in {**_model_arguments(options), **own}.items():
         if flag == "random_weights":

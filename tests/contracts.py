@@ -45,6 +45,10 @@ def real_size(spec: BackboneSpec) -> Backbone:
     megabytes = sum(p.numel() for p in model.parameters()) * 4 / 1e6
     assert abs(spec.megabytes - megabytes) < 1, "published as float32"
     family = FAMILIES[spec.family]
+    if spec.repository:
+        assert open_clip.get_model_config(spec.open_clip[0]) is None
+        assert kind_of(model.state_dict()) == family.kind
+        return backbone
     assert find_family(spec.open_clip[0], open_clip.get_model_config(spec.open_clip[0])) is family
     assert find_spec(f"open_clip:{'/'.join(spec.open_clip)}").family == spec.family
     state = model.state_dict()
@@ -54,7 +58,10 @@ def real_size(spec: BackboneSpec) -> Backbone:
 
 
 def published(spec: BackboneSpec) -> None:
-    """Preprocessing, weights and tokenizer are those of open_clip's tag."""
+    """Preprocessing, weights and tokenizer are those of open_clip's tag; or are in the row's own repository."""
+    if spec.repository:
+        assert {weight_asset(spec).repository, tokenizer_asset(spec).repository} == {spec.repository}
+        return
     entry, family = get_pretrained_cfg(*spec.open_clip), FAMILIES[spec.family]
     assert (spec.mean or family.mean) == tuple(entry["mean"])
     assert (spec.std or family.std) == tuple(entry["std"])

@@ -112,6 +112,7 @@ SEARCH = ["pip -r search.txt -c core.txt"]
 CLUSTER = ["pip -r cluster.txt -c core.txt"]
 GEO = ["pip -r geo.txt -c core.txt"]
 EVAL = ["pip -r eval.txt -c core.txt", "pip --no-deps -r eval_no_deps.txt"]
+TRANSFORMERS = ["pip -r transformers.txt -c core.txt"]
 DEV = ["pip -r dev.txt -c core.txt"]
 
 
@@ -157,6 +158,7 @@ def test_help_documents_the_variables():
     for word in (
         "--web",
         "--eval",
+        "--transformers",
         "--tests",
         "PYTHON",
         "TEXTREGION_TORCH",
@@ -226,7 +228,7 @@ def test_a_first_run_installs_torch_before_what_needs_it_and_a_second_run_nothin
     ("flags", "layers"),
     [
         (["--eval", "--web"], [*EVAL, *WEB]),
-        (["--tests", "--web"], [*WEB, *SEARCH, *CLUSTER, *GEO, *EVAL, *DEV]),
+        (["--tests", "--web"], [*WEB, *SEARCH, *CLUSTER, *GEO, *EVAL, *TRANSFORMERS, *DEV]),
     ],
     ids=["two", "all"],
 )
@@ -243,6 +245,7 @@ def test_layers_can_be_added_one_by_one_and_each_counts_its_steps(rehearsal: Reh
         (["--web"], WEB, 2),
         (["--eval"], EVAL, 2),
         (["--search", "--cluster", "--geo"], [*SEARCH, *CLUSTER, *GEO], 4),
+        (["--transformers"], TRANSFORMERS, 2),
         (["--tests"], DEV, 3),
         (["--web", "--eval"], [], 0),
     ):
@@ -339,7 +342,8 @@ APT = ["update -qq", "install -qq --yes --no-install-recommends chromium"]
 def test_root_in_ci_gets_debians_chromium_once(rehearsal: Rehearsal, tmp_path: Path):
     machine = Machine(tmp_path, user=0, apt_works=True)
     code, asked, said = rehearsal.run("--tests", **machine.environment(rehearsal))
-    assert (code, asked[1:], machine.apt) == (0, [*BASE, *WEB, *SEARCH, *CLUSTER, *GEO, *EVAL, *DEV], APT), said
+    layers = [*WEB, *SEARCH, *CLUSTER, *GEO, *EVAL, *TRANSFORMERS, *DEV]
+    assert (code, asked[1:], machine.apt) == (0, [*BASE, *layers], APT), said
     assert said.splitlines()[-2] == f"      {machine.folder}/chromium"
     code, asked, said = rehearsal.run(**machine.environment(rehearsal))
     assert (code, asked, machine.apt) == (0, [], APT)

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from textregion.errors import InputError, first_line, out_of_memory
-from textregion.storage import reading, stand_in
+from textregion.storage import read_json, reading, stand_in
 
 SHOWN_KEYS = 3
 # Under which words weights are kept: keys of a saved dict, or beginnings of all tensors' names ("model.visual.proj").
@@ -46,6 +46,9 @@ CODE_PHRASES = ("GLOBAL", "Can only create new object", "Can only build", "reduc
 # What readers raise for a file that is cut off or in which bytes have changed.
 DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError)
 DAMAGE += (struct.error, zlib.error, zipfile.BadZipFile)
+INDEX_ENDING = ".index.json"  # of the file that says which of several files ("shards") holds which tensor
+SHARD = re.compile(r"-\d+-of-\d+(?=\.\w+$)")
+Names = Sequence[tuple[str, str]]
 STORAGE_TYPES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -61,7 +64,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a weight file by the model's own names, on the CPU, in the file's own types.
 
     path: safetensors, a PyTorch file holding tensors only, or a TorchScript archive as OpenAI published CLIP (read, not
-    run), whatever its ending. The weights may be wrapped as `unwrap` says.
+    run), whatever its ending. The weights may be wrapped as `unwrap` says. Or an index (`model.safetensors.index.json`)
+    of several such files in its own folder, or one of them with its index beside it.
     Raises InputError in one line: missing, unreadable, empty, truncated, not a weight file (a web page, a Git LFS
     pointer), a pickle with code in it, tensors that claim more than is there, or weights of which it is not clear which
     are meant.
@@ -69,22 +73,88 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not isfile(path):
         raise InputError(f"no weight file at {path}; check the path")
-    with reading(path):
-        content = _read_safetensors(path) if _is_safetensors(path) else _read_pytorch(path)
+    index = path if path.name.endswith(INDEX_ENDING) else path.with_name(f"{SHARD.sub('', path.name)}{INDEX_ENDING}")
+    if isfile(index) and (path == index or SHARD.search(path.name)):
+        path, (content, size) = index, _read_shards(index)
+    else:
+        content, size = _read_file(path), path.stat().st_size
     state = unwrap(content, path)
-    _check_claims(path, state)
+    _check_claims(path, state, size)
     return state
 
 
-def _check_claims(path: Path, state: dict[str, Tensor]) -> None:
-    """InputError for tensors that are no plain ones, or that repeat numbers: a copy would be larger than the file."""
+def _read_file(path: Path) -> object:
+    with reading(path):
+        return _read_safetensors(path) if _is_safetensors(path) else _read_pytorch(path)
+
+
+def _check_claims(path: Path, state: dict[str, Tensor], size: int) -> None:
+    """InputError for tensors that are no plain ones, or that repeat numbers: a copy would be larger than the file.
+
+    size: bytes of the file, or of all files.
+    """
     for name, value in state.items():
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_nested:
             kind = "quantized" if value.is_quantized else "nested" if value.is_nested else value.layout
             raise InputError(f"{path} holds {name} as {kind} on {value.device}, expected a plain tensor of the CPU")
     claimed, (times, least) = sum(value.nbytes for value in state.values()), MOST_CLAIMED
-    if claimed > max(least, times * path.stat().st_size):
+    if claimed > max(least, times * size):
         raise InputError(f"{path} claims tensors of {claimed / 1e9:.1f} GB, far more than it holds; get it anew")
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Any], int]:
+    """The tensors that an index names, each from its file, and the files' bytes.
+
+    InputError where one is not where it should be.
+    """
+    content = read_json(index, "the index of a weight file in parts")
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()) or not places:
+        raise InputError(f"{index} has no weight_map from tensors to files, expected the index of weights in parts")
+    state, size = {}, 0
+    for file in sorted(set(places.values())):
+        path = index.with_name(file) if file not in ("", ".", "..") and "/" not in file and "\\" not in file else None
+        if path is None or not isfile(path):
+            raise InputError(f"{index} names {file!r}, which does not lie beside it; copy all parts into one folder")
+        held = _read_file(path)
+        wanted = [name for name, where in places.items() if where == file]
+        missing = [name for name in wanted if not isinstance(held, dict) or name not in held]
+        if missing:
+            raise InputError(f"{path} lacks {missing[0]}, which {index.name} puts there; download both again")
+        state |= {name: held[name] for name in wanted}
+        size += path.stat().st_size
+    return state, size
+
+
+def rename(state: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """Tensors with the beginnings of their names exchanged.
+
+    names: (old, new) beginnings, up to a dot or the end, in which "{}" stands for a number. The first that fits is
+    taken; a name that none fits stays.
+    """
+    patterns = [(re.compile(re.escape(old).replace(r"\{\}", r"(\d+)") + r"(?=\.|$)"), new) for old, new in names]
+
+    def renamed(name: str) -> str:
+        found = ((pattern.match(name), new) for pattern, new in patterns)
+        return next((new.format(*m.groups()) + name[m.end() :] for m, new in found if m), name)
+
+    return {renamed(name): value for name, value in state.items()}
+
+
+def join_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`….q_proj.weight`, `….k_proj.weight`, `….v_proj.weight` as one `….qkv.weight`, in this order; biases alike.
+
+    Where one of the three is missing or has another form they stay as they are.
+    """
+    state = dict(state)
+    for name in [name for name in state if ".q_proj." in name]:
+        parts = [name.replace(".q_proj.", f".{part}_proj.") for part in "qkv"]
+        values = [state[part] for part in parts if part in state]
+        if len(values) == 3 and values[0].ndim > 0 and len({(value.shape, value.dtype) for value in values}) == 1:
+            for part in parts:
+                del state[part]
+            state[name.replace(".q_proj.", ".qkv.")] = torch.cat(values)
+    return state
 
 
 def unwrap(content: object, path: str | Path) -> dict[str, Tensor]:

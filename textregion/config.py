@@ -15,6 +15,8 @@ from textregion.crops import RESIZE_METHODS
 from textregion.errors import InputError, at_least, one_of, sides
 from textregion.pooling import RECIPES, PoolingRecipe
 
+LABEL_FILTERS = ("none", "presence")
+
 
 def option(default: Any, help: str, **flag: Any) -> Any:
     """A dataclass field with a default and its help; flag: further arguments of its command-line flag (choices, …)."""
@@ -63,6 +65,13 @@ class SegmenterConfig:
     mode_per_mask: bool = option(
         False, "every mask takes the most frequent label of its pixels, the smallest first (method 8.7)"
     )
+    label_filter: str = option(
+        "none",
+        "presence: labels that SAM 3 does not see in the image are left out before its pixels are labelled, the first "
+        "one excepted (docs/methods.md); needs its weights and transformers",
+        choices=LABEL_FILTERS,
+    )
+    presence_threshold: float = option(0.5, "0..1, from which on label_filter presence keeps a label", metavar="X")
     templates: int = option(
         80,
         "prompts a label is put into and averaged over: OpenAI's 80, which results were published with, open_clip's 7 "
@@ -85,6 +94,8 @@ class SegmenterConfig:
             if f.name != "recipe" and (choices := f.metadata["flag"].get("choices")):
                 one_of(f.name, getattr(self, f.name), choices)
         at_least("upsample_times", self.upsample_times)
+        if not (isinstance(self.presence_threshold, Real) and 0 <= self.presence_threshold <= 1):
+            raise InputError(f"got presence_threshold {self.presence_threshold}, expected a number in 0..1")
         if self.crop_size is not None:
             at_least("crop_size", self.crop_size)
         threshold = self.global_patch_threshold

@@ -128,6 +128,19 @@ def mode_per_mask(result: Segmentation, masks: RegionMasks) -> Segmentation:
     return replace(result, label_map=label_map, region_map=region_map)
 
 
+def among_all(result: Segmentation, places: Sequence[int], names: tuple[str, ...]) -> Segmentation:
+    """A segmentation by some labels as one by all `names`. places: of the result's labels among them.
+
+    Labels that were not asked for have no pixel and probability 0.
+    """
+    probabilities = None
+    if result.probabilities is not None:
+        probabilities = np.zeros((len(names), *result.label_map.shape), np.float32)
+        probabilities[list(places)] = result.probabilities
+    label_map = np.asarray(places)[result.label_map]
+    return replace(result, label_map=label_map, labels=names, probabilities=probabilities)
+
+
 def unlabel(result: Segmentation, where: Bool[np.ndarray, "H W"]) -> Segmentation:
     """The same, with no label at some pixels (`types.UNLABELLED`)."""
     return replace(result, label_map=np.where(where, UNLABELLED, result.label_map)) if where.any() else result

@@ -133,6 +133,14 @@ class LabelPrompts:
             tuple(index for index, group in enumerate(groups) for _ in group),
         )
 
+    def select(self, places: Sequence[int]) -> "tuple[LabelPrompts, list[int]]":
+        """Those of some labels, places ascending, and the places of their queries among all."""
+        label_of = {place: label for label, place in enumerate(places)}
+        queries = [n for n, place in enumerate(self.query_label) if place in label_of]
+        names = tuple(self.names[place] for place in places)
+        labels = tuple(label_of[self.query_label[n]] for n in queries)
+        return LabelPrompts(names, tuple(self.queries[n] for n in queries), labels), queries
+
     def best_query(self, values: Float[Tensor, "..."], dim: int = 1) -> Float[Tensor, "..."]:
         """The largest value among each label's queries: Q values along `dim` become L."""
         if len(self.queries) == len(self.names):

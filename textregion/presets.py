@@ -1,6 +1,6 @@
 """Presets: backbone, SAM 2 size, clicks and recipe under one name (presets.yaml), and the segmenter one stands for."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from inspect import signature
 from pathlib import Path
@@ -21,6 +21,7 @@ from textregion.backbones.loading import (
     tokenizer_of,
     weight_asset,
 )
+from textregion.concepts import ConceptLabeller
 from textregion.config import SegmenterConfig
 from textregion.devices import resolve_device
 from textregion.errors import InputError
@@ -125,6 +126,7 @@ def build(
     clip_checkpoint: GivenPath = None,
     clip_download_root: GivenPath = None,
     sam2_checkpoint: GivenPath = None,
+    sam3_checkpoint: GivenPath = None,
     model_cfg: GivenPath = None,
     mask_generator: MaskGenerator | str | None = FROM_PRESET,
     random_weights: bool = False,
@@ -134,8 +136,10 @@ def build(
     """A segmenter from a preset; weights are located as textregion/weights.py says, all of them before any is loaded.
 
     clip_checkpoint, sam2_checkpoint: explicit weight files (or folders of weights), which must exist.
-    clip_download_root: weights folder or hub cache, for both models. model_cfg: SAM 2.1 size, or YAML.
-    mask_generator: "preset" or "sam2" is the preset's SAM 2, "slic" superpixels; None for given masks only; or
+    sam3_checkpoint: SAM 3's folder in the hub's layout, for label_filter presence.
+    clip_download_root: weights folder or hub cache, for all models. model_cfg: SAM 2.1 size, or YAML.
+    mask_generator: "preset" or "sam2" is the preset's SAM 2, "slic" superpixels; "sam2-hf", "sam3", "eomt" models of
+        transformers, whose weights (a folder in the hub's layout) sam2_checkpoint gives; None for given masks only; or
         a generator of your own.
     random_weights: the real architectures without any file, the same every time; results mean nothing.
     fast: other settings that take less time and give other results (`fast_preset`, `fast_dtype`); options win over it.
@@ -159,11 +163,18 @@ def build(
         raise InputError(f"unknown options {', '.join(unknown)}; expected some of {', '.join(known)}")
     if isinstance(mask_generator, str) and mask_generator not in (FROM_PRESET, "sam2"):
         source = find_source(mask_generator)
-        if source.needs:
-            must = f"the mask source {mask_generator} must be given {source.needs}"
-            raise InputError(f"{must}; make it and pass the object itself")
-        mask_generator = source.generator()
-    wants_sam2 = isinstance(mask_generator, str)
+        if source.repository and random_weights:
+            raise InputError(f"random weights are not for the mask source {mask_generator}; give its weights")
+        known = {f.name for f in fields(source.generator)} if is_dataclass(source.generator) else set()
+        of_source = {key: value for key, value in {**preset.masks, **of_masks}.items() if key in known}
+        mask_generator = source.make(sam2_checkpoint, clip_download_root, **of_source)
+    wants_sam2, concepts = isinstance(mask_generator, str), options.pop("concepts", None)
+    if concepts is None and options.get("label_filter", "none") == "presence":
+        if random_weights:
+            raise InputError("random weights are not for label_filter presence; leave one of the two out")
+        concepts = ConceptLabeller.from_weights(sam3_checkpoint, clip_download_root)
+    elif sam3_checkpoint is not None:
+        raise InputError("got sam3_checkpoint without label_filter presence, which it is for; add it")
     if random_weights:
         explicit = {"--clip_checkpoint": clip_checkpoint, "--sam2_checkpoint": sam2_checkpoint}
         if given := [flag for flag, path in explicit.items() if path is not None]:
@@ -176,7 +187,7 @@ def build(
         sam2 = _load_sam2(preset, found.get("sam2"), model_cfg, sam2_checkpoint is not None) if wants_sam2 else None
     if wants_sam2:
         mask_generator = Sam2MaskGenerator(sam2, **{**preset.masks, **of_masks})
-    segmenter = segmenter_class(backbone, mask_generator, **{**preset.options, **options})
+    segmenter = segmenter_class(backbone, mask_generator, concepts=concepts, **{**preset.options, **options})
     if regionspot:
         segmenter.regionspot = load_regionspot(segmenter.backbone, segmenter.mask_generator, **regionspot)
     return segmenter

@@ -20,7 +20,7 @@ BLOCK_LISTS = ("resblocks", "blocks")  # how open_clip and timm name a tower's l
 MEMORY_REMEDY = "use a smaller --scale, fewer --points_per_side, a smaller --preset or --device cpu"
 PACKAGES = (  # whose versions decide the numbers
     *("torchvision", "open_clip_torch", "timm", "sam2", "numpy", "opencv-python-headless", "opencv-python", "pillow"),
-    *("pycocotools", "segment-anything", "lvis", "mmsegmentation", "mmengine", "mmcv-lite", "mmcv"),
+    *("pycocotools", "segment-anything", "transformers", "lvis", "mmsegmentation", "mmengine", "mmcv-lite", "mmcv"),
     *("onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv"),
 )
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from textregion.backbones import Backbone
 from textregion.backbones.base import CropFeatures
+from textregion.concepts import ConceptLabeller, labels_present
 from textregion.config import SegmenterConfig
 from textregion.crops import CropGrid, cut_crops, fuse_crops
 from textregion.devices import read, resolve_device, resolve_dtype, to_device
@@ -31,6 +32,7 @@ from textregion.errors import InputError, at_least, one_of
 from textregion.images import ImageInput, load_image, resize_keep_ratio
 from textregion.labeling import (
     GroundingResult,
+    among_all,
     label_pixels,
     label_target,
     largest_component_box,
@@ -78,6 +80,7 @@ class TextRegionSegmenter:
     text_cache: folder that keeps text embeddings between runs, one small file per model and label; None for none.
     compile: torch.compile of the image encoder's blocks and of a Sam2MaskGenerator; the first image then takes minutes
         and results differ in rounding, so it is off by default and for benchmarks. True, False or a backend's name.
+    concepts: the SAM 3 that option label_filter asks.
     device: "auto", "cpu", "cuda", "cuda:N" or "mps". dtype: "auto", "float32", "float16" or "bfloat16" of the
         encoders; pooling is float32 always.
     InputError says which option was got and what is expected. timer: seconds of every stage, summed.
@@ -92,6 +95,7 @@ class TextRegionSegmenter:
         crops_per_batch: int = 32,
         text_cache: str | Path | None = None,
         compile: bool | str = False,
+        concepts: ConceptLabeller | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         **options: Any,
@@ -103,10 +107,13 @@ class TextRegionSegmenter:
         backbone.check_crop_size(self.config.crop_size)
         if config.dense_fallback and not backbone.has_dense_fallback:
             raise InputError(f"the {backbone.family} family has no dense features; leave dense_fallback off")
+        if config.label_filter == "presence" and concepts is None:
+            raise InputError("label_filter presence asks a SAM 3; give its ConceptLabeller as concepts")
         self.crops_per_batch = at_least("crops_per_batch", crops_per_batch)
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device, resolve_dtype(dtype, self.device))
         self.mask_generator = mask_generator.to(self.device) if mask_generator is not None else None
+        self.concepts = concepts.to(self.device) if concepts is not None else None
         self.regionspot: RegionSpot | None = None  # encode_boxes(method="regionspot") fills it where a head is shipped
         if (compiler := compile_backend(compile)) is not None:
             compile_blocks(self.backbone.model.visual, compiler)
@@ -328,6 +335,7 @@ class TextRegionSegmenter:
         return_probabilities: bool = False,
         unlabelled: bool = False,
         absent: bool = False,
+        pixels: ImageInput | None = None,
     ) -> Segmentation:
         """A label for every pixel (method 8.3, 8.4). With tokens instead of an image nothing is encoded again.
 
@@ -335,24 +343,41 @@ class TextRegionSegmenter:
         probability_threshold: 0..1; less certain pixels get the first label (method 8.4c). output_size: (H, W),
         default the image's own. return_probabilities: keep (L, H, W). unlabelled: pixels below the threshold have no
         label instead, nor have those in no region. absent: nor have those of labels that
-        `absent_labels` finds nowhere in the image; the other labels win nothing by it.
+        `absent_labels` finds nowhere in the image; the other labels win nothing by it. pixels: the image of given
+        tokens, which option label_filter needs.
         """
         prompts = LabelPrompts.parse(labels)
         regions = self._regions(image)
-        text = self.encode_text(prompts.queries)
+        text, asked = self.encode_text(prompts.queries), prompts
+        kept = self._labels_present(image if pixels is None else pixels, prompts)
+        if len(kept) < len(prompts.names):
+            asked, queries = prompts.select(kept)
+            text = text[queries]
         nowhere = self.absent_labels(regions, prompts) if absent else []
         with self.timer("postprocess"), enough_memory(self.device):
             logits, masks, uncovered = regions.logits(text), regions.masks, None
             if self.config.dense_fallback and regions.dense is not None:
                 uncovered = torch.einsum("qd,dyx->qyx", text, regions.dense)
             result = label_pixels(
-                logits, masks, prompts, output_size, uncovered, probability_threshold, return_probabilities
+                logits, masks, asked, output_size, uncovered, probability_threshold, return_probabilities
             )
+            if len(kept) < len(prompts.names):
+                result = among_all(result, kept, prompts.names)
             if self.config.mode_per_mask:
                 result = mode_per_mask(result, masks)
             if unlabelled:
                 result = unlabel(result, (result.confidence < probability_threshold) | (result.region_map < 0))
             return unlabel(result, np.isin(result.label_map, nowhere)) if nowhere else result
+
+    def _labels_present(self, image: "ImageInput | RegionTokens", prompts: LabelPrompts) -> list[int]:
+        """Places of the labels that option label_filter leaves."""
+        if self.config.label_filter == "none" or self.concepts is None:
+            return list(range(len(prompts.names)))
+        if isinstance(image, RegionTokens):
+            raise InputError("label_filter presence looks at the image itself; give its pixels beside its tokens")
+        with self.timer("presence"):
+            presence = self.concepts.presence(image, prompts.queries)
+            return labels_present(presence, prompts, self.config.presence_threshold)
 
     @torch.inference_mode()
     def absent_labels(self, image: "ImageInput | RegionTokens", labels: "Sequence[str] | LabelPrompts") -> list[int]:

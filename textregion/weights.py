@@ -31,7 +31,10 @@ SAM2_VARIABLE = "TEXTREGION_SAM2"
 CHECKSUMS = "SHA256SUMS"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
-SHARED_NAMES = {"open_clip_model.safetensors", "open_clip_pytorch_model.bin", "tokenizer.json"}
+# The weights of a repository in transformers' layout, whatever the model; a large one is in parts, with an index.
+TRANSFORMERS_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+TRANSFORMERS_FILES += ("pytorch_model.bin.index.json",)
+SHARED_NAMES = {"open_clip_model.safetensors", "open_clip_pytorch_model.bin", "tokenizer.json", *TRANSFORMERS_FILES}
 HUB = constants.ENDPOINT
 PROXIES = ("http", "https", "all")  # HTTP_PROXY, HTTPS_PROXY, ALL_PROXY
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
@@ -116,9 +119,14 @@ def locate_all(requests: Sequence[tuple[Asset, str | Path | None]], root: str | 
 
 
 def _given(asset: Asset, path: Path, origin: str) -> Path | None:
-    """The file that a given path means; None for a companion that does not lie there."""
+    """The file that a given path means; None for a companion that does not lie there.
+
+    A folder is one of weights as `fetch` makes it, or a repository in transformers' layout.
+    """
     if path.is_dir():
-        found = next(_in_folder(asset, path), None)
+        plain = asset.files if asset.companion else TRANSFORMERS_FILES
+        beside = next((path / name for name in plain if (path / name).is_file()), None)
+        found = next(_in_folder(asset, path), beside)
         if found is None and not asset.companion:
             raise InputError(f"{origin} is the folder {path} without {asset.wanted}, which {asset.what} needs")
         return found
@@ -154,7 +162,7 @@ def _cache_folders(root: str | Path | None) -> list[Path]:
 def _download(asset: Asset, root: str | Path | None, **target: str) -> Path:
     """From the hub with its progress bar, into `root`, the usual cache, or as `target` says."""
     where = target or ({"cache_dir": str(Path(root).expanduser())} if root else {})
-    why = _unreachable()
+    why = unreachable()
     for name in () if why else asset.files:
         try:
             return Path(hf_hub_download(asset.repository, name, endpoint=HUB, **where))
@@ -166,7 +174,7 @@ def _download(asset: Asset, root: str | Path | None, **target: str) -> Path:
     raise WeightsNotFoundError([asset], root, why)
 
 
-def _unreachable() -> str:
+def unreachable() -> str:
     """Why the hub cannot be asked at all, or ''; spares the client's half minute of retries, and its tracebacks."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"

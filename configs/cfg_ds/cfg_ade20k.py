@@ -3,7 +3,7 @@ _base_ = "../base_config.py"
 import os
 
 benchmark = dict(name="ade20k", prepare=None)
-model = dict(classes="ade20k")
+model = dict(classes="ade20k", concepts=dict(score_thresh=0.3, fallback_thresh=0.0))
 test_dataloader = dict(
     dataset=dict(
         type="ADE20KDataset",

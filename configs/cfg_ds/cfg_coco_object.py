@@ -13,7 +13,7 @@ bear; hair drier; toothbrush
 """
 
 benchmark = dict(name="coco_object", prepare="coco_object")
-model = dict(classes="coco_object", probability_threshold=0.5)
+model = dict(classes="coco_object", probability_threshold=0.5, concepts=dict(score_thresh=0.5, fallback_thresh=0.4))
 test_dataloader = dict(
     dataset=dict(
         type="BaseSegDataset",

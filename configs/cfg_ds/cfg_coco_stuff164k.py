@@ -3,7 +3,7 @@ _base_ = "../base_config.py"
 import os
 
 benchmark = dict(name="coco_stuff164k", prepare="coco_stuff164k")
-model = dict(classes="coco_stuff164k", scale=(1334, 896))
+model = dict(classes="coco_stuff164k", scale=(1334, 896), concepts=dict(score_thresh=0.2, fallback_thresh=0.0))
 test_dataloader = dict(
     dataset=dict(
         type="COCOStuffDataset",

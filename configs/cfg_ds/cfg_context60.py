@@ -3,7 +3,7 @@ _base_ = "../base_config.py"
 import os
 
 benchmark = dict(name="context60", prepare="pascal_context")
-model = dict(classes="context60", probability_threshold=0.35)
+model = dict(classes="context60", probability_threshold=0.35, concepts=dict(score_thresh=0.3, fallback_thresh=0.1))
 test_dataloader = dict(
     dataset=dict(
         type="PascalContextDataset",

@@ -3,7 +3,9 @@ _base_ = "../base_config.py"
 import os
 
 benchmark = dict(name="voc21", prepare=None)
-model = dict(classes="voc21", probability_threshold=0.4, scale=(1008, 672))
+model = dict(
+    classes="voc21", probability_threshold=0.4, scale=(1008, 672), concepts=dict(score_thresh=0.5, fallback_thresh=0.4)
+)
 test_dataloader = dict(
     dataset=dict(
         type="PascalVOCDataset",

@@ -58,8 +58,8 @@ class SmallModel(TextRegionModel):
             probability_threshold=probability_threshold,
         )
 
-    def label(self, sample, regions):
-        super().label(sample, regions)
+    def label(self, sample, regions, pixels=None):
+        super().label(sample, regions, pixels)
         if "pred_sem_seg" in sample:
             self.predictions[stem(sample)] = sample.pred_sem_seg.data[0].numpy().copy()
 
@@ -70,8 +70,8 @@ class Planted(SmallModel):
 
     planted: dict = {}  # noqa: RUF012
 
-    def label(self, sample, regions):
-        super().label(sample, regions)
+    def label(self, sample, regions, pixels=None):
+        super().label(sample, regions, pixels)
         sample.pred_sem_seg.data = torch.from_numpy(self.planted[stem(sample)])[None]
 
 

@@ -219,3 +219,12 @@ def test_the_settings_of_the_paper():
         assert (tuple(model.scale), model.probability_threshold, model.points_per_side) == values, name
         assert (model.antialias, model.mask_size, model.recipe) == (False, "original", "auto")
         assert tuple(model.get("global_splits", (1, 1))) == ((1, 2) if name == "city_scapes" else (1, 1))
+
+
+def test_the_thresholds_of_sam3_concepts_are_the_published_ones():
+    expected = {"voc20": (0.2, 0.0), "voc21": (0.5, 0.4), "context59": (0.3, 0.0), "context60": (0.3, 0.1)}
+    expected |= {"coco_object": (0.5, 0.4), "coco_stuff164k": (0.2, 0.0)}
+    expected |= {"city_scapes": (0.3, 0.0), "ade20k": (0.3, 0.0)}
+    for name, values in expected.items():
+        concepts = load_config(ROOT / "configs/cfg_ds" / f"cfg_{name}.py").model.concepts
+        assert (concepts.score_thresh, concepts.fallback_thresh) == values, name

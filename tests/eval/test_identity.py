@@ -4,11 +4,13 @@ from dataclasses import Field, fields
 from pathlib import Path
 
 import pytest
+import tiny_transformers
 
 from eval import model, tasks
 from eval.journal import Journal
 from textregion.cli.arguments import parse_arguments
 from textregion.cli.jobs import ImageJob, job_fingerprint, run_settings
+from textregion.concepts import ConceptLabeller
 from textregion.config import SegmenterConfig
 from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator, SlicMasks
@@ -40,7 +42,8 @@ def identity(tiny_clip, tiny_sam2):
 
     def made(config: dict, masks: dict, source=None) -> dict[str, dict]:
         source = source or Sam2MaskGenerator(tiny_sam2, **masks)
-        segmenter = TextRegionSegmenter(tiny_clip, source, device="cpu", **config)
+        concepts = ConceptLabeller(tiny_transformers.sam3_concepts())  # which label_filter asks
+        segmenter = TextRegionSegmenter(tiny_clip, source, device="cpu", concepts=concepts, **config)
         run = tasks.Run("tiny", Path("unused"))
         return {
             "tasks": {"model": tasks.describe(segmenter, run)},

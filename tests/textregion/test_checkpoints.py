@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import pickle
 import struct
 import tracemalloc
@@ -503,3 +504,43 @@ def test_a_string_that_claims_4_gb_asks_for_no_more_than_the_file_has(tmp_path):
     finally:
         tracemalloc.stop()
     assert peak < 50_000_000
+
+
+# ---------------------------------------------------------------- weights in several files
+
+
+def in_parts(folder: Path, **changes) -> Path:
+    """STATE in two files with their index, whose content `changes` replaces."""
+    places = {"a.weight": "m-00001-of-00002.safetensors", "a.bias": "m-00002-of-00002.safetensors"}
+    for name, file in places.items():
+        save_file({name: STATE[name]}, folder / file)
+    (folder / "m.safetensors.index.json").write_text(json.dumps({"weight_map": places} | changes))
+    return folder / "m.safetensors.index.json"
+
+
+def test_an_index_or_any_part_beside_it_gives_all_tensors(tmp_path):
+    index = in_parts(tmp_path)
+    for path in (index, tmp_path / "m-00001-of-00002.safetensors"):
+        state = read_state(path)
+        assert state.keys() == STATE.keys()
+        assert all(torch.equal(state[name], STATE[name]) for name in STATE)
+    index.unlink()
+    assert list(read_state(tmp_path / "m-00002-of-00002.safetensors")) == ["a.bias"], "a part alone is what it holds"
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ({"a.weight": "../m-00001-of-00002.safetensors"}, "does not lie beside it"),
+        ({"a.weight": "gone.safetensors"}, "names 'gone.safetensors', which does not lie beside it"),
+        ({"a.weight": ".."}, "does not lie beside it"),
+        ({"b": "m-00001-of-00002.safetensors"}, "lacks b, which m.safetensors.index.json puts there"),
+        ({"a.weight": 3}, "has no weight_map"),
+        ({}, "has no weight_map"),
+        (["a.weight"], "has no weight_map"),
+    ],
+)
+def test_an_index_that_cannot_be_followed_is_one_line(tmp_path, places, message):
+    (tmp_path / "inner").mkdir()
+    with pytest.raises(InputError, match=message):
+        read_state(in_parts(tmp_path, weight_map=places))

@@ -97,7 +97,7 @@ def test_the_mask_generator_may_be_none_named_or_an_own_object():
     assert isinstance(made("slic"), SlicMasks)
     assert isinstance(made("sam2"), Sam2MaskGenerator)
     assert made(own) is own
-    assert "unknown mask source 'sam3'" in refusal("tiny", mask_generator="sam3")
+    assert "unknown mask source 'sam9'" in refusal("tiny", mask_generator="sam9")
     assert "the mask source boxes must be given a Sam2MaskGenerator" in refusal("tiny", mask_generator="boxes")
 
 

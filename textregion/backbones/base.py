@@ -57,7 +57,8 @@ class BackboneSpec:
     open_clip: (model name, pretrained tag); the tag's entry in open_clip says where the weights are.
     crop_size: side in pixels of the crops the method uses. width: D of the joint embedding.
     megabytes: download size of the weights, 0 if unknown. original: the file's name where the authors first
-    published it, if that differs. mean, std, interpolation: only where a row differs from its family.
+    published it, if that differs. mean, std, interpolation: only where a row differs from its family. repository: of a
+    model that open_clip does not have: the hub's, in transformers' layout; its family then has `build`.
     """
 
     name: str
@@ -70,6 +71,7 @@ class BackboneSpec:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     interpolation: str | None = None
+    repository: str = ""
 
 
 class Backbone(ABC):
@@ -130,8 +132,13 @@ class Backbone(ABC):
 
     @classmethod
     def to_open_clip(cls, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-        """A state dict in a layout of the family's authors as open_clip's own for `model`; InputError if it cannot."""
+        """A state dict in another published layout as open_clip's own for `model`; InputError if it cannot."""
         return state
+
+    @classmethod
+    def build(cls, spec: BackboneSpec) -> nn.Module:
+        """The architecture of a row with a repository of its own, random float32 weights."""
+        raise NotImplementedError(f"{cls.__name__} has no build, which rows outside open_clip need")
 
     @classmethod
     def stand_in(cls, spec: BackboneSpec) -> nn.Module:

@@ -22,6 +22,7 @@ from textregion.backbones.base import (
     register_backbone,
     small_text,
 )
+from textregion.backbones.transformers_names import CLIP_MARK, clip_to_open_clip
 from textregion.errors import InputError
 from textregion.pooling import PoolingRecipe, weighted_sum
 
@@ -56,8 +57,14 @@ class ClipBackbone(Backbone):
 
     @classmethod
     def owns(cls, state: dict[str, Tensor]) -> bool:
-        """A class token and a projection, without the attention pool of Meta's Perception Encoder."""
-        return "visual.class_embedding" in state and "visual.proj" in state and "visual.attn_pool.probe" not in state
+        """A class token and a projection, without the attention pool of Meta's Perception Encoder; or transformers'."""
+        opened = "visual.class_embedding" in state and "visual.proj" in state
+        return CLIP_MARK in state or (opened and "visual.attn_pool.probe" not in state)
+
+    @classmethod
+    def to_open_clip(cls, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """transformers' CLIPModel."""
+        return clip_to_open_clip(state)
 
     @classmethod
     def stand_in(cls, spec: BackboneSpec) -> nn.Module:

@@ -17,18 +17,22 @@ from open_clip.tokenizer import get_clean_fn
 from torch import Tensor, nn
 
 from textregion.backbones.base import FAMILIES, Backbone, BackboneSpec, Tokenizer, model_config
+from textregion.backbones.transformers_names import CLIP_MARK, check_activation
 from textregion.checkpoints import load_strictly, read_state
 from textregion.errors import InputError, first_line
 from textregion.storage import reading, stand_in
-from textregion.weights import CLIP_VARIABLE, Asset
+from textregion.weights import CLIP_VARIABLE, TRANSFORMERS_FILES, Asset
 
 RANDOM_SEED = 0
 SEEDING = threading.RLock()
+OWN_CONTEXT = 64  # positions of the text towers that open_clip does not have
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 
 
 def weight_asset(spec: BackboneSpec) -> Asset:
     """The weight file of a row, as open_clip's table says: safetensors first, then the older name."""
+    if spec.repository:
+        return Asset(spec.name, spec.repository, TRANSFORMERS_FILES, CLIP_VARIABLE, "--clip_checkpoint")
     model, tag = spec.open_clip
     entry = get_pretrained_cfg(model, tag)
     repository, _, file = entry["hf_hub"].rpartition("/")
@@ -41,6 +45,8 @@ def weight_asset(spec: BackboneSpec) -> Asset:
 
 def build_model(spec: BackboneSpec) -> nn.Module:
     """The row's architecture, random float32 weights, no file read; InputError if its text tower is not open_clip's."""
+    if spec.repository:
+        return FAMILIES[spec.family].build(spec).eval()
     config = model_config(spec)
     if "hf_model_name" in config["text_cfg"] or "multimodal_cfg" in config:
         raise InputError(f"{spec.name} has a text tower outside open_clip or a caption decoder, which is not supported")
@@ -76,6 +82,8 @@ def load_backbone(spec: BackboneSpec, path: str | Path, tokenizer: Tokenizer) ->
     kind = kind_of(state)
     if kind not in (None, family.kind) and not family.owns(state):
         raise InputError(f"{path} is {kind}, but {spec.name} is {family.kind}; give its own weights")
+    if CLIP_MARK in state:
+        check_activation(path, bool(model_config(spec).get("quick_gelu", False)), spec.name)
     model = build_model(spec)
     load_strictly(model, to_open_clip(state, model, family), spec.name, path)
     return wrap(spec, model, tokenizer)
@@ -92,21 +100,20 @@ def wrap(spec: BackboneSpec, model: nn.Module, tokenizer: Tokenizer) -> Backbone
 
 def kind_of(state: dict[str, Tensor]) -> str | None:
     """What the names of a weight file's tensors tell: "a CLIP", "a SAM 2", …, or None."""
-    if any(name.startswith("image_encoder.trunk.") for name in state):
+    if any(name.startswith(("image_encoder.trunk.", "vision_encoder.backbone.blocks.")) for name in state):
         return "a SAM 2"
     return next((family.kind for family in FAMILIES.values() if family.owns(state)), None)
 
 
 def to_open_clip(state: dict[str, Tensor], model: nn.Module, family: type[Backbone]) -> dict[str, Tensor]:
-    """Published layouts as open_clip's own: OpenAI's CLIP, those of the family's authors, text tower at the top level.
+    """Published layouts as open_clip's own: OpenAI's CLIP, the family's others, text tower at the top level.
 
     logit_scale and logit_bias are sometimes saved with one dimension more or less.
     """
     state = {k: v for k, v in state.items() if k not in SIZE_ENTRIES and not k.endswith("attn_mask")}
-    if isinstance(model, CustomTextCLIP):
-        state = family.to_open_clip(state, model)
-        if "positional_embedding" in state:
-            state = convert_to_custom_text_state_dict(state)
+    state = family.to_open_clip(state, model)
+    if isinstance(model, CustomTextCLIP) and "positional_embedding" in state:
+        state = convert_to_custom_text_state_dict(state)
     own = dict(model.named_parameters())
     for name in ("logit_scale", "logit_bias"):
         if name in state and own.get(name) is not None and state[name].numel() == own[name].numel():
@@ -116,7 +123,7 @@ def to_open_clip(state: dict[str, Tensor], model: nn.Module, family: type[Backbo
 
 def tokenizer_asset(spec: BackboneSpec) -> Asset | None:
     """The tokenizer file of a row (SigLIP: its pieces are not in open_clip), or None where none is needed."""
-    repository = model_config(spec)["text_cfg"].get("hf_tokenizer_name")
+    repository = spec.repository or model_config(spec)["text_cfg"].get("hf_tokenizer_name")
     if not repository:
         return None
     name, file = f"tokenizer of {spec.name}", "tokenizer.json"
@@ -125,6 +132,8 @@ def tokenizer_asset(spec: BackboneSpec) -> Asset | None:
 
 def tokenizer_of(spec: BackboneSpec, path: Path | None = None) -> Tokenizer:
     """The row's own tokenizer: list of N strings -> (N, context) int64. path: its file, if it has one."""
+    if spec.repository and path is not None:
+        return FileTokenizer(path, OWN_CONTEXT, "whitespace")
     if path is None:
         return open_clip.get_tokenizer(spec.open_clip[0])
     config = model_config(spec)["text_cfg"]

@@ -23,6 +23,7 @@ from textregion.backbones.base import (
     register_backbone,
     small_text,
 )
+from textregion.backbones.transformers_names import SIGLIP_MARK, siglip_to_open_clip
 from textregion.errors import InputError
 from textregion.pooling import PoolingRecipe, masked_mean
 
@@ -190,8 +191,14 @@ class SiglipBackbone(TimmBackbone):
 
     @classmethod
     def owns(cls, state: dict[str, Tensor]) -> bool:
-        """A latent attention pool, and no norm before the blocks."""
-        return "visual.trunk.attn_pool.latent" in state and "visual.trunk.norm_pre.weight" not in state
+        """A latent attention pool, and no norm before the blocks; or transformers' names of it."""
+        opened = "visual.trunk.attn_pool.latent" in state and "visual.trunk.norm_pre.weight" not in state
+        return opened or SIGLIP_MARK in state
+
+    @classmethod
+    def to_open_clip(cls, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """transformers' SiglipModel and Siglip2Model."""
+        return siglip_to_open_clip(state)
 
     @classmethod
     def stand_in(cls, spec: BackboneSpec) -> nn.Module:

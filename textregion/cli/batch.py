@@ -16,6 +16,7 @@ from os.path import isfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from textregion.boxes import BoxesFile
@@ -90,14 +91,14 @@ class DemoRun:
             tokens = self.segmenter.encode_image(pixels)
         else:
             tokens = self.segmenter.encode_image(pixels, masks=read_masks(source, pixels.shape[:2], job.image))
-        told = {**self.label(tokens, job.labels), "source": job.image, "more_files": box_files}
+        told = {**self.label(tokens, job.labels, pixels), "source": job.image, "more_files": box_files}
         image = LabelledImage(job.image.name, pixels, tokens, **told)
         return image, self.write(job, image, content, folder, before)
 
-    def label(self, tokens: RegionTokens, labels: Sequence[str]) -> dict:
+    def label(self, tokens: RegionTokens, labels: Sequence[str], pixels: np.ndarray) -> dict:
         """The label map of an image as --threshold, --unlabelled and --absent ask for it; by field of LabelledImage."""
         none = {name: getattr(self.args, name) for name in ("unlabelled", "absent")}
-        result = self.segmenter.segment(tokens, labels, self.args.threshold, **none)
+        result = self.segmenter.segment(tokens, labels, self.args.threshold, **none, pixels=pixels)
         names = LabelPrompts.parse(labels).names
         absent = [names[i] for i in self.segmenter.absent_labels(tokens, labels)] if self.args.absent else []
         least = self.args.threshold if self.args.unlabelled else 0.0

@@ -18,6 +18,7 @@ WEIGHTS = {
     "clip_checkpoint": ("FILE", "image-text weights on disk"),
     "clip_download_root": ("DIR", "where weights are looked for and kept"),
     "sam2_checkpoint": ("FILE", "SAM 2.1 weights on disk"),
+    "sam3_checkpoint": ("DIR", "SAM 3's folder in the hub's layout, for label_filter presence"),
     "model_cfg": ("SIZE|YAML", "SAM 2.1 tiny, small, base+ or large, or the file's own configuration"),
 }
 REGIONSPOT = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side", "regionspot_isolate")

@@ -34,7 +34,7 @@ from textregion.yaml_files import read_yaml
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 FORMAT = 3  # of the output folder; a new one makes all earlier results count as different
-WEIGHTS = ("clip_checkpoint", "sam2_checkpoint", "regionspot_checkpoint", "sam1_checkpoint")
+WEIGHTS = ("clip_checkpoint", "sam2_checkpoint", "sam3_checkpoint", "regionspot_checkpoint", "sam1_checkpoint")
 EXTRAS = ("visualize_global_patch", "similarity_maps", "save_tokens", "top")  # flags that ask for further files
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from glob import has_magic
 from os.path import exists
 
+import textregion.quick_start  # noqa: F401
 from textregion.cli.models import presets, weights
 from textregion.cli.program import main as label
 from textregion.cli.search import index, search

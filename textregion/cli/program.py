@@ -49,7 +49,7 @@ def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:
     scene = draw_scene(at_least("--seed", seed, 0), distinct_colours=True)
     tokens = segmenter.encode_image(scene.image)
     encode_words(segmenter, scene.labels)
-    labelled = run.label(tokens, scene.labels)
+    labelled = run.label(tokens, scene.labels, scene.image)
     result = labelled["result"]
     uncovered = np.zeros(scene.label_map.shape, bool)
     known = render.overlay(scene.image, scene.label_map, result.palette, uncovered)
@@ -73,6 +73,8 @@ def serve_page(args: argparse.Namespace) -> None:
     """Serve the web page that the command line asks for. InputError for anything the user can put right."""
     if args.image_list or args.image_query_cfg or args.labels:
         raise InputError("with --serve images and labels are given on the page; leave --image, --labels, … out")
+    if args.label_filter == "presence":
+        raise InputError("label_filter presence is not for the page, which keeps no images; leave it out")
     table = None
     if args.table is not None:
         index = RegionIndex.open(args.table, device=args.device)

@@ -45,7 +45,8 @@ class SourceWithoutModel:
 
 @dataclass(frozen=True)
 class MaskSource:
-    """A kind of mask generator. needs: what its constructor must be given; '' if nothing.
+    """A kind of mask generator. needs: what its constructor must be given; '' if nothing. repository: the hub's
+    "owner/name" whose weights it takes where none are given; its class then has `from_weights(where, root, **options)`.
 
     The generator's class has `example(sam2, image_size)`, a small instance on which tests ask the contract; sam2 is a
     SAM 2 model.
@@ -54,16 +55,29 @@ class MaskSource:
     name: str
     generator: type[MaskGenerator]
     needs: str = ""
+    repository: str = ""
+
+    def make(self, weights: str | Path | None = None, root: str | Path | None = None, **options: Any) -> MaskGenerator:
+        """One that needs the image alone. weights, root: of a source with a repository; options: its fields.
+
+        InputError where it must be given more.
+        """
+        if self.repository:
+            return self.generator.from_weights(weights or self.repository, root, **options)
+        if self.needs:
+            must = f"the mask source {self.name} must be given {self.needs}"
+            raise InputError(f"{must}; make it and pass the object itself")
+        return self.generator(**options)
 
 
 SOURCES: dict[str, MaskSource] = {}
 
 
-def register_mask_source(name: str, needs: str = "") -> Callable[[Source], Source]:
+def register_mask_source(name: str, needs: str = "", repository: str = "") -> Callable[[Source], Source]:
     """Class decorator: make a mask generator known by name."""
 
     def add(generator: Source) -> Source:
-        SOURCES[name] = MaskSource(name, generator, needs)
+        SOURCES[name] = MaskSource(name, generator, needs, repository)
         return generator
 
     return add
@@ -77,8 +91,10 @@ def find_source(name: str) -> MaskSource:
 
 
 def automatic_sources() -> tuple[str, ...]:
-    """Names of the sources that need the image alone: the preset's SAM 2, and those made by their defaults."""
-    return ("sam2", *(name for name, source in SOURCES.items() if not source.needs))
+    """Names of the sources that need the image alone: the preset's SAM 2, those made by their defaults, those whose
+    weights are on the hub.
+    """
+    return ("sam2", *(name for name, source in SOURCES.items() if source.repository or not source.needs))
 
 
 def speed_option(default: Any, help: str, **flag: Any) -> Any:

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from sam2.modeling.sam.mask_decoder import MaskDecoder
-from sam2.modeling.sam.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -63,6 +61,9 @@ class Attended:
 
 def unsupported(model: nn.Module) -> str | None:
     """Why this decoder cannot stand for a model's own; None if it can."""
+    from sam2.modeling.sam.mask_decoder import MaskDecoder  # here: all else works without the package
+    from sam2.modeling.sam.transformer import Attention, TwoWayTransformer
+
     decoder = getattr(model, "sam_mask_decoder", None)
     transformer = getattr(decoder, "transformer", None)
     if type(decoder) is not MaskDecoder or type(transformer) is not TwoWayTransformer:

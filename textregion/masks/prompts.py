@@ -19,7 +19,7 @@ from textregion.errors import InputError
 from textregion.images import ImageInput, load_image
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source
-from textregion.masks.sam2 import Sam2MaskGenerator
+from textregion.masks.sam2 import ClickMaskGenerator, Sam2MaskGenerator
 from textregion.types import LOGIT_CUT, RegionMasks
 
 BOX_LABELS = (2, 3)  # how SAM 2 marks a box's two corners
@@ -29,12 +29,15 @@ LONGEST = 256  # cells along the longer side of a rectangle's mask, as many as S
 
 @dataclass(eq=False)
 class PromptedMaskGenerator:
-    """What boxes and points share. sam2: a Sam2MaskGenerator, whose grid and filters are not used here."""
+    """What boxes and points share.
 
-    sam2: Sam2MaskGenerator
+    sam2: a Sam2MaskGenerator or another ClickMaskGenerator, whose grid and filters are not used here.
+    """
+
+    sam2: ClickMaskGenerator
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sam2, Sam2MaskGenerator):
+        if not isinstance(self.sam2, ClickMaskGenerator):
             raise InputError(f"got a {type(self.sam2).__name__}, expected a Sam2MaskGenerator to answer the prompts")
 
     def to(self, device: torch.device | str) -> "PromptedMaskGenerator":
@@ -177,7 +180,7 @@ def _prepare(source: Any, image: ImageInput) -> tuple[Any, Pixels, tuple[Size, S
     """(SAM 2, the image it sees, (image size, mask size)), as the segmenter's own masks are made."""
     pixels = load_image(image)
     size = (pixels.shape[0], pixels.shape[1])
-    if isinstance(source, Sam2MaskGenerator):
+    if isinstance(source, ClickMaskGenerator):
         return source, pixels, (size, size)
     if getattr(source, "mask_generator", None) is None:
         raise InputError(f"got a {type(source).__name__} without SAM 2, expected a segmenter or Sam2MaskGenerator")

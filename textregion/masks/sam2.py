@@ -1,5 +1,6 @@
 """SAM 2.1: models, on the `sam2` package's own classes and YAML files, and their automatic masks (method 9)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -8,7 +9,7 @@ from importlib.resources import files
 from itertools import accumulate
 from os.path import isfile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from hydra.errors import InstantiationException
@@ -28,9 +29,10 @@ from textregion.errors import InputError, at_least, one_of
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source, speed_option
 from textregion.masks.click_decoder import SharedImageDecoder
+from textregion.masks.sam2_names import MEMORY, MEMORY_MODULES, images_only, is_transformers, to_sam2
 from textregion.runtime import compile_backend, in_parts
 from textregion.types import LOGIT_CUT, RegionMasks
-from textregion.weights import SAM2_VARIABLE, Asset
+from textregion.weights import SAM2_VARIABLE, TRANSFORMERS_FILES, Asset
 from textregion.yaml_files import read_yaml
 
 MEAN = (0.485, 0.456, 0.406)
@@ -82,10 +84,10 @@ def find_size(name: str) -> Sam2Size:
 
 
 def sam2_asset(size: str) -> Asset:
-    """The weight file of a size, e.g. sam2.1_hiera_tiny.pt."""
+    """The weight file of a size, e.g. sam2.1_hiera_tiny.pt, or transformers' beside it."""
     repository = find_size(size).repository
-    file = f"{repository.split('/')[-1].replace('-', '_')}.pt"
-    return Asset(f"SAM 2.1 {size}", repository, (file,), SAM2_VARIABLE, "--sam2_checkpoint")
+    own = f"{repository.split('/')[-1].replace('-', '_')}.pt"
+    return Asset(f"SAM 2.1 {size}", repository, (own, *TRANSFORMERS_FILES[:1]), SAM2_VARIABLE, "--sam2_checkpoint")
 
 
 def size_of(model_cfg: str | Path | None) -> str | None:
@@ -94,11 +96,21 @@ def size_of(model_cfg: str | Path | None) -> str | None:
     return next((s.name for s in SIZES.values() if name in (s.name, s.config, f"configs/sam2.1/{s.config}")), None)
 
 
+def require_sam2() -> None:
+    """InputError that names the other way to SAM 2 where the package sam2 is not installed."""
+    try:
+        import_module("sam2")
+    except ModuleNotFoundError as error:
+        way = "install it as setup_env.sh does, or take the mask source sam2-hf, which needs transformers instead"
+        raise InputError(f"SAM 2 needs the package sam2, which is not installed; {way}") from error
+
+
 def config_path(model_cfg: str | Path) -> Path:
     """The YAML of a size name, of a name inside the sam2 package, or of an own file; InputError otherwise.
 
     model_cfg: "large", "sam2.1_hiera_l.yaml", "configs/sam2.1/sam2.1_hiera_l.yaml" or a path.
     """
+    require_sam2()
     package = Path(str(files("sam2")))
     name = SIZES[model_cfg].config if model_cfg in SIZES else str(model_cfg)
     for candidate in (Path(name), package / name, package / "configs" / "sam2.1" / name):
@@ -202,13 +214,20 @@ def _is_part_of_sam2(target: Any) -> bool:
 def load_sam2(path: str | Path, model_cfg: str | Path | None = None) -> nn.Module:
     """A SAM 2 with the weights of a file (the original `.pt` with its `model` key, or safetensors), strictly.
 
-    model_cfg: as for `config_path`; None finds the published size the file belongs to.
-    Raises InputError: missing, truncated, unsafe, or of another architecture.
+    The names may be those of transformers' Sam2VideoModel, or of its Sam2Model, which has no memory: then the model has
+    none either, and is for images alone. model_cfg: as for `config_path`; None finds the published size the file
+    belongs to. Raises InputError: missing, truncated, unsafe, or of another architecture.
     """
-    state = read_state(path)
+    found = read_state(path)
+    state = to_sam2(found)
     numbers = sum(value.numel() for value in state.values())
     most = min(MOST_NUMBERS, numbers + SPARE_NUMBERS)
     model = build_sam2(model_cfg if model_cfg is not None else matching_size(state, path), most)
+    if is_transformers(found) and images_only(state):
+        for name in MEMORY_MODULES:
+            setattr(model, name, nn.Identity())
+        own = {name: value for name, value in model.state_dict().items() if name.startswith(MEMORY)}
+        state = {name: torch.zeros_like(value) for name, value in own.items()} | state
     load_strictly(model, state, f"SAM 2 ({model_cfg})" if model_cfg is not None else "SAM 2.1", path)
     return model
 
@@ -290,10 +309,16 @@ class Candidates:
         return torch.cat([batch[which] for batch, which in zip(self.batches, inside, strict=True)])[order]
 
 
-@register_mask_source("sam2", needs="a SAM 2 model of the sam2 package")
 @dataclass(eq=False)
-class Sam2MaskGenerator:
-    """Proposes regions with a SAM 2 model of the `sam2` package; the help of every option is its documentation."""
+class ClickMaskGenerator(ABC):
+    """Proposes regions with a model that answers clicks as SAM 2 does; the help of every option is its documentation.
+
+    A family of models says how it encodes an image and how it answers (`encode`, `answering`), and the mean and
+    standard deviation of its input.
+    """
+
+    mean: ClassVar = MEAN
+    std: ClassVar = STD
 
     model: nn.Module = field(repr=False)
     points_per_side: int = option(
@@ -320,18 +345,6 @@ class Sam2MaskGenerator:
     dtype: torch.dtype = option(
         torch.bfloat16, "autocast type on CUDA (float32 switches autocast off); a CPU always computes in float32"
     )
-    decoder: str = option(
-        "shared",
-        "shared: the mask decoder's function with what all clicks share computed once, about twice as fast; sam2: the "
-        "package's own, for models that are built otherwise. Equal up to rounding",
-        choices=DECODERS,
-    )
-    compile: bool | str = option(
-        False,
-        "torch.compile of image encoder and, with decoder sam2, mask decoder, for the shapes they meet; the first "
-        "image then takes minutes. Rounding changes with it, so in some images other masks survive: leave it off to "
-        "reproduce benchmarks. True, False, or a torch.compile backend by name",
-    )
 
     def __post_init__(self) -> None:
         for name, least in (("points_per_side", 1), ("points_per_batch", 1), ("min_size", 0)):
@@ -339,34 +352,34 @@ class Sam2MaskGenerator:
         for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "fuse_mask_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"got {name} {getattr(self, name)!r}, expected a number in 0..1")
-        one_of("decoder", self.decoder, DECODERS)
         self.model = self.model.eval().requires_grad_(False)
-        self._shared = SharedImageDecoder(self.model) if self.decoder == "shared" else None
-        wanted, self.compile = self.compile, ""
-        self.compile_model(wanted)
 
-    @classmethod
-    def example(cls, sam2: nn.Module, image_size: Size) -> "Sam2MaskGenerator":
-        """Four clicks, nothing filtered."""
-        return cls(sam2, 2, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0, min_size=0)
+    @property
+    @abstractmethod
+    def input_side(self) -> int:
+        """Side in pixels of the square that the model sees."""
 
-    def compile_model(self, compile: bool | str) -> None:
-        """Compile image encoder and sam2's mask decoder in place, unless False; see the option of that name."""
-        backend = compile_backend(compile)
-        if backend is not None:
-            self.compile = backend
-            for module in (self.model.image_encoder, self.model.sam_mask_decoder):
-                module.compile(backend=backend, dynamic=False)
+    @property
+    @abstractmethod
+    def low_res_side(self) -> int:
+        """Side of the masks that the decoder gives."""
+
+    @abstractmethod
+    def encode(self, image: Pixels) -> ImageFeatures:
+        """The image squashed to the model's input, normalised, encoded (method 9.1)."""
+
+    @abstractmethod
+    def answering(self, features: ImageFeatures) -> Callable[[Tensor, Tensor, bool], Decoded]:
+        """What says the answers to n prompts: points (n, K, 2) in pixels of the input, labels (n, K), whether three."""
 
     @property
     def prompts_at_once(self) -> int:
         """How many prompts the decoder takes in one batch: `points_per_batch`, or what the device allows."""
-        side = 4 * self.model.image_size // self.model.backbone_stride
         free = free_memory(self.device)
         if free is None:
             limit = CPU_PROMPTS if self.device.type == "cpu" else self.points_per_batch
         else:
-            limit = int(free * MEMORY_SHARE) // (BYTES_PER_LOW_RES_PIXEL * side**2)
+            limit = int(free * MEMORY_SHARE) // (BYTES_PER_LOW_RES_PIXEL * self.low_res_side**2)
         return max(1, min(self.points_per_batch, limit))
 
     @property
@@ -374,10 +387,10 @@ class Sam2MaskGenerator:
         """Where the model lives."""
         return next(self.model.parameters()).device
 
-    def to(self, device: torch.device | str) -> "Sam2MaskGenerator":
+    def to(self, device: torch.device | str) -> "ClickMaskGenerator":
         """Move the model; returns self."""
         self.model.to(device)
-        constants(self.device, MEAN, STD)  # uploaded with the model, not with the first image
+        constants(self.device, self.mean, self.std)  # uploaded with the model, not with the first image
         return self
 
     @torch.inference_mode()
@@ -395,18 +408,13 @@ class Sam2MaskGenerator:
 
         return Candidates.join(self._decode(features, points, None, True, candidates))
 
-    def encode(self, image: Pixels) -> ImageFeatures:
-        """The image squashed to SAM 2's input (bilinear, no antialias), normalised, encoded (method 9.1)."""
-        model, device = self.model, self.device
+    def pixels(self, image: Pixels) -> Float32[Tensor, "1 3 s s"]:
+        """The image squashed to the model's input (bilinear, no antialias) and normalised (method 9.1)."""
+        device, side = self.device, self.input_side
         pixels = to_device(image, device).permute(2, 0, 1)[None].float() / 255
-        side = model.image_size
         pixels = F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False, antialias=False)
-        mean, std = constants(device, MEAN, STD)[..., None, None]
-        with autocast(device, self.dtype):
-            *high_resolution, embedding = model.forward_image((pixels - mean) / std)["backbone_fpn"]
-            if model.directly_add_no_mem_embed:
-                embedding = embedding + model.no_mem_embed.reshape(1, -1, 1, 1)
-        return ImageFeatures(embedding, high_resolution)
+        mean, std = constants(device, self.mean, self.std)[..., None, None]
+        return (pixels - mean) / std
 
     def decode_with_tokens(
         self,
@@ -442,47 +450,14 @@ class Sam2MaskGenerator:
         """[work(start, decoded), …] over batches of prompts, as many at once as fit; else as decode_with_tokens."""
         labels = torch.ones(points.shape[:2], dtype=torch.int) if labels is None else labels
         points, labels = move([points, labels], self.device)
-        points = points * self.model.image_size
-        ask = self._ask_package if self._shared is None else self._ask_shared(features, self._shared)
+        points = points * self.input_side
+        answer = self.answering(features)
 
         def batch(start: int, stop: int) -> Part:
             with autocast(self.device, self.dtype):
-                prompts = self.model.sam_prompt_encoder((points[start:stop], labels[start:stop]), None, None)
-                return work(start, ask(features, prompts, multimask_output))
+                return work(start, answer(points[start:stop], labels[start:stop], multimask_output))
 
         return in_parts(batch, len(points), self.prompts_at_once, self.device)
-
-    def _ask_shared(self, features: ImageFeatures, decoder: SharedImageDecoder) -> Callable[..., Decoded]:
-        """`SharedImageDecoder` for all prompts on one image."""
-        with autocast(self.device, self.dtype):
-            image = decoder.image(features.embedding, features.high_resolution)
-        at_once = UPSCALED_AT_ONCE if self.device.type == "cpu" else self.points_per_batch
-
-        def ask(_features: ImageFeatures, prompts: tuple[Tensor, Tensor], multimask_output: bool) -> Decoded:
-            attended = decoder.attend(image, prompts[0])
-
-            def logits(chosen: Int[Tensor, " k"]) -> Float[Tensor, "k M h w"]:
-                parts = chosen.split(at_once)
-                masks = (decoder.masks(image, attended.take(part), multimask_output) for part in parts)
-                return torch.cat([limited(part) for part in masks])
-
-            tokens = decoder.mask_tokens(attended, multimask_output)
-            return Decoded(decoder.predicted_iou(attended, multimask_output).float(), tokens.float(), logits)
-
-        return ask
-
-    def _ask_package(self, features: ImageFeatures, prompts: tuple[Tensor, Tensor], multimask_output: bool) -> Decoded:
-        """The package's own decoder."""
-        masks, predicted_iou, tokens, _ = self.model.sam_mask_decoder(
-            image_embeddings=features.embedding,
-            image_pe=self.model.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=prompts[0],
-            dense_prompt_embeddings=prompts[1],
-            multimask_output=multimask_output,
-            repeat_image=True,
-            high_res_features=features.high_resolution,
-        )
-        return Decoded(predicted_iou.float(), tokens.float(), limited(masks).__getitem__)
 
     def candidates(
         self,
@@ -531,6 +506,105 @@ class Sam2MaskGenerator:
             scores = candidates.predicted_iou[keep]
             keep = keep[filters.sort_by_level(candidates.index[keep], scores, candidates.clicks)]
         return keep
+
+
+@register_mask_source("sam2", needs="a SAM 2 model of the sam2 package")
+@dataclass(eq=False)
+class Sam2MaskGenerator(ClickMaskGenerator):
+    """Proposes regions with a SAM 2 model of the `sam2` package."""
+
+    decoder: str = option(
+        "shared",
+        "shared: the mask decoder's function with what all clicks share computed once, about twice as fast; sam2: the "
+        "package's own, for models that are built otherwise. Equal up to rounding",
+        choices=DECODERS,
+    )
+    compile: bool | str = option(
+        False,
+        "torch.compile of image encoder and, with decoder sam2, mask decoder, for the shapes they meet; the first "
+        "image then takes minutes. Rounding changes with it, so in some images other masks survive: leave it off to "
+        "reproduce benchmarks. True, False, or a torch.compile backend by name",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("decoder", self.decoder, DECODERS)
+        self._shared = SharedImageDecoder(self.model) if self.decoder == "shared" else None
+        wanted, self.compile = self.compile, ""
+        self.compile_model(wanted)
+
+    @classmethod
+    def example(cls, sam2: nn.Module, image_size: Size) -> "Sam2MaskGenerator":
+        """Four clicks, nothing filtered."""
+        return cls(sam2, 2, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0, min_size=0)
+
+    def compile_model(self, compile: bool | str) -> None:
+        """Compile image encoder and sam2's mask decoder in place, unless False; see the option of that name."""
+        backend = compile_backend(compile)
+        if backend is not None:
+            self.compile = backend
+            for module in (self.model.image_encoder, self.model.sam_mask_decoder):
+                module.compile(backend=backend, dynamic=False)
+
+    @property
+    def input_side(self) -> int:
+        """Side in pixels of the square that the model sees."""
+        return self.model.image_size
+
+    @property
+    def low_res_side(self) -> int:
+        """Side of the masks that the decoder gives."""
+        return 4 * self.model.image_size // self.model.backbone_stride
+
+    def encode(self, image: Pixels) -> ImageFeatures:
+        """The image squashed to SAM 2's input (bilinear, no antialias), normalised, encoded (method 9.1)."""
+        with autocast(self.device, self.dtype):
+            *high_resolution, embedding = self.model.forward_image(self.pixels(image))["backbone_fpn"]
+            if self.model.directly_add_no_mem_embed:
+                embedding = embedding + self.model.no_mem_embed.reshape(1, -1, 1, 1)
+        return ImageFeatures(embedding, high_resolution)
+
+    def answering(self, features: ImageFeatures) -> Callable[[Tensor, Tensor, bool], Decoded]:
+        """The prompt encoder and one of the two decoders."""
+        ask = self._ask_package if self._shared is None else self._ask_shared(features, self._shared)
+
+        def answer(points: Tensor, labels: Tensor, multimask_output: bool) -> Decoded:
+            prompts = self.model.sam_prompt_encoder((points, labels), None, None)
+            return ask(features, prompts, multimask_output)
+
+        return answer
+
+    def _ask_shared(self, features: ImageFeatures, decoder: SharedImageDecoder) -> Callable[..., Decoded]:
+        """`SharedImageDecoder` for all prompts on one image."""
+        with autocast(self.device, self.dtype):
+            image = decoder.image(features.embedding, features.high_resolution)
+        at_once = UPSCALED_AT_ONCE if self.device.type == "cpu" else self.points_per_batch
+
+        def ask(_features: ImageFeatures, prompts: tuple[Tensor, Tensor], multimask_output: bool) -> Decoded:
+            attended = decoder.attend(image, prompts[0])
+
+            def logits(chosen: Int[Tensor, " k"]) -> Float[Tensor, "k M h w"]:
+                parts = chosen.split(at_once)
+                masks = (decoder.masks(image, attended.take(part), multimask_output) for part in parts)
+                return torch.cat([limited(part) for part in masks])
+
+            tokens = decoder.mask_tokens(attended, multimask_output)
+            return Decoded(decoder.predicted_iou(attended, multimask_output).float(), tokens.float(), logits)
+
+        return ask
+
+    def _ask_package(self, features: ImageFeatures, prompts: tuple[Tensor, Tensor], multimask_output: bool) -> Decoded:
+        """The package's own decoder."""
+        masks, predicted_iou, tokens, _ = self.model.sam_mask_decoder(
+            image_embeddings=features.embedding,
+            image_pe=self.model.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=prompts[0],
+            dense_prompt_embeddings=prompts[1],
+            multimask_output=multimask_output,
+            repeat_image=True,
+            high_res_features=features.high_resolution,
+        )
+        return Decoded(predicted_iou.float(), tokens.float(), limited(masks).__getitem__)
 
 
 def limited(logits: Tensor) -> Tensor:

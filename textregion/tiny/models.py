@@ -9,14 +9,19 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import open_clip
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file, save_file
-from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
+
+from textregion.masks.sam2 import require_sam2
+
+if TYPE_CHECKING:
+    from sam2.modeling.sam2_base import SAM2Base
 
 PACKAGE = Path(__file__).parent
 SAM2_CONFIG = PACKAGE / "sam2.yaml"
@@ -73,12 +78,13 @@ def load_clip(path: Path = CLIP_WEIGHTS) -> tuple[open_clip.CLIP, SimpleTokenize
     return model.eval(), tokenizer()
 
 
-def build_sam2() -> SAM2Base:
+def build_sam2() -> "SAM2Base":
     """Makes the tiny SAM 2 with random weights, for images of 256 by 256 pixels."""
+    require_sam2()
     return instantiate(OmegaConf.load(SAM2_CONFIG).model, _recursive_=True)
 
 
-def load_sam2(path: Path = SAM2_WEIGHTS) -> SAM2Base:
+def load_sam2(path: Path = SAM2_WEIGHTS) -> "SAM2Base":
     """The trained tiny SAM 2, float32, in eval mode."""
     model = build_sam2()
     model.load_state_dict(load_file(path))
