@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval.bench.program import machine, peak_memory, reset_peak
+from eval.bench.measure import peak_memory, reset_peak
+from eval.bench.program import machine
 from textregion.cli.command_line import Parser, positive, run_program
 from textregion.index.region_index import RegionIndex
 from textregion.index.schema import TOKEN, Encoder, Meta, Regions
