@@ -16,6 +16,9 @@ from textregion.errors import InputError, at_least, one_of, sides
 from textregion.pooling import RECIPES, PoolingRecipe
 
 
+MEMORY_OPTIONS = ("memory_alpha", "memory_neighbours")  # which decide labels, and no token
+
+
 def option(default: Any, help: str, **flag: Any) -> Any:
     """A dataclass field with a default and its help; flag: further arguments of its command-line flag (choices, …)."""
     return field(default=default, metadata={"help": help, "flag": flag})
@@ -63,6 +66,10 @@ class SegmenterConfig:
     mode_per_mask: bool = option(
         False, "every mask takes the most frequent label of its pixels, the smallest first (method 8.7)"
     )
+    memory_alpha: float = option(
+        0.5, "share of a region memory's support in region logits, 0 to 1, where there is a memory", metavar="A"
+    )
+    memory_neighbours: int = option(20, "regions of the memory that support one (K)", metavar="K")
     templates: int = option(
         80,
         "prompts a label is put into and averaged over: OpenAI's 80, which results were published with, open_clip's 7 "
@@ -87,6 +94,9 @@ class SegmenterConfig:
         at_least("upsample_times", self.upsample_times)
         if self.crop_size is not None:
             at_least("crop_size", self.crop_size)
+        at_least("memory_neighbours", self.memory_neighbours)
+        if not (isinstance(self.memory_alpha, Real) and 0 <= self.memory_alpha <= 1):
+            raise InputError(f"got memory_alpha {self.memory_alpha!r}, expected a number in 0..1")
         threshold = self.global_patch_threshold
         if threshold is not None and not (isinstance(threshold, Real) and -2 <= threshold <= 2):
             raise InputError(f"got global_patch_threshold {threshold}, expected -2..2 or None for off")

@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -56,6 +57,9 @@ from textregion.runtime import (
 from textregion.text import TEMPLATE_SETS, TextCache, fills_context
 from textregion.text_tower import Progress
 from textregion.types import RegionMasks, RegionTokens, Segmentation
+
+if TYPE_CHECKING:
+    from textregion.index.memory import RegionMemory
 
 REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
 AnyMasks = RegionMasks | np.ndarray | Tensor | None
@@ -324,6 +328,8 @@ class TextRegionSegmenter:
         return_probabilities: bool = False,
         unlabelled: bool = False,
         absent: bool = False,
+        memory: "RegionMemory | None" = None,
+        source: ImageInput | None = None,
     ) -> Segmentation:
         """A label for every pixel (method 8.3, 8.4). With tokens instead of an image nothing is encoded again.
 
@@ -331,14 +337,20 @@ class TextRegionSegmenter:
         probability_threshold: 0..1; less certain pixels get the first label (method 8.4c). output_size: (H, W),
         default the image's own. return_probabilities: keep (L, H, W). unlabelled: pixels below the threshold have no
         label instead, nor have those in no region. absent: nor have those of labels that
-        `absent_labels` finds nowhere in the image; the other labels win nothing by it.
+        `absent_labels` finds nowhere in the image; the other labels win nothing by it. memory: regions of unlabelled
+        images that support this one's, with the options memory_alpha and memory_neighbours (`index/memory.py`).
+        source: the image's file where only its tokens or pixels are given, by which the memory leaves out the image's
+        own regions.
         """
         prompts = LabelPrompts.parse(labels)
         regions = self._regions(image)
         text = self.encode_text(prompts.queries)
         nowhere = self.absent_labels(regions, prompts) if absent else []
+        with self.timer("memory") if memory else nullcontext(), enough_memory(self.device):
+            source = image if source is None and not isinstance(image, RegionTokens) else source
+            logits = memory.logits(self, regions, prompts, text, source) if memory else regions.logits(text)
         with self.timer("postprocess"), enough_memory(self.device):
-            logits, masks, uncovered = regions.logits(text), regions.masks, None
+            masks, uncovered = regions.masks, None
             if self.config.dense_fallback and regions.dense is not None:
                 uncovered = torch.einsum("qd,dyx->qyx", text, regions.dense)
             result = label_pixels(
