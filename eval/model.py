@@ -25,6 +25,7 @@ from textregion.backbones import FAMILIES, ClipBackbone, find_spec
 from textregion.devices import resolve_device
 from textregion.errors import InputError, one_of, out_of_memory
 from textregion.images import load_image
+from textregion.index.memory import OWN_KEYS, RegionMemory
 from textregion.labels import LabelPrompts
 from textregion.masks import automatic_sources, find_source
 from textregion.masks.given import label_masks
@@ -64,6 +65,9 @@ class TextRegionModel(BaseModel):
     dense_fallback: method 8.4a; "auto" is on where the family has it (CLIP).
     masks: "sam2", "ground-truth" (from gt_sem_seg; ablation), "slic" (ablation) or another source by name.
     mask_cache: folder that keeps SAM 2's masks, None for none.
+    memory: a table of `textregion index` whose regions support an image's (memory_alpha, memory_neighbours are among
+    the options), which are left out themselves by the hash of its file. memory_key: "token", or a timm tower;
+    memory_key_checkpoint: its weights. memory_may_overlap: take a table that has images of the benchmark, too.
     return_probabilities: also `seg_logits`, the (K, H, W) class probabilities; costs K * H * W * 4 bytes.
     device: "auto" is the one that mmseg moves the model to, or the first that exists; a device's name stays.
     options: any other argument of TextRegionSegmenter.from_preset (scale, points_per_side, …).
@@ -81,6 +85,10 @@ class TextRegionModel(BaseModel):
         dense_fallback: bool | str = "auto",
         masks: str = "sam2",
         mask_cache: str | Path | None = None,
+        memory: str | Path | None = None,
+        memory_key: str = OWN_KEYS,
+        memory_key_checkpoint: str | Path | None = None,
+        memory_may_overlap: bool = False,
         return_probabilities: bool = False,
         device: str = "auto",
         data_preprocessor: None = None,
@@ -102,6 +110,13 @@ class TextRegionModel(BaseModel):
         self.masks = masks
         self.return_probabilities = return_probabilities
         self.mask_cache = mask_cache
+        self.memory, self.memory_may_overlap = None, memory_may_overlap
+        self._open_memory = None
+        if memory is not None:
+            made_by = preset if segmenter is None else None
+            self._open_memory = partial(
+                RegionMemory.open, memory, made_by, memory_key, key_checkpoint=memory_key_checkpoint
+            )
         self._rebuild = None
         if segmenter is None:
             build = partial(_build, preset, recipe, dense_fallback, masks, options)
@@ -111,6 +126,9 @@ class TextRegionModel(BaseModel):
 
     def _use(self, segmenter: TextRegionSegmenter) -> None:
         self.segmenter = segmenter
+        if self._open_memory is not None:
+            self.memory = self._open_memory(device=segmenter.device)
+            self.memory.check(segmenter)
         if self.mask_cache is not None and self.masks == "sam2":
             segmenter.mask_generator = CachedMasks(segmenter.mask_generator, self.mask_cache)
 
@@ -203,7 +221,12 @@ class TextRegionModel(BaseModel):
             sample.set_metainfo({"unreadable": str(regions)})
             return
         result = self.segmenter.segment(
-            regions, self.prompts, self.probability_threshold, return_probabilities=self.return_probabilities
+            regions,
+            self.prompts,
+            self.probability_threshold,
+            return_probabilities=self.return_probabilities,
+            memory=self.memory,
+            source=sample.get("img_path"),
         )
         sample.pred_sem_seg = PixelData(data=torch.from_numpy(result.label_map)[None])
         if result.probabilities is not None:
@@ -251,4 +274,5 @@ def describe(model: TextRegionModel) -> dict:
         "labels": list(model.prompts.names),
         "queries": list(model.prompts.queries),
         "probability_threshold": model.probability_threshold,
+        "memory": model.memory and model.memory.settings(),
     }

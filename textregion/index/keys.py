@@ -71,7 +71,7 @@ def load_tower(name: str, checkpoint: str | Path | None, device: torch.device) -
         model = timm.create_model(name, pretrained=checkpoint is None)
     except (RuntimeError, ValueError, OSError) as error:
         told = f"cannot load {name} ({first_line(error)}); give its weights, model.safetensors of its page on the hub"
-        raise InputError(f"{told}, as --memory_key_checkpoint") from error
+        raise InputError(f"{told}, as the key's checkpoint") from error
     if checkpoint is not None:
         load_strictly(model, read_state(checkpoint), name, checkpoint)
     if not hasattr(model, "forward_intermediates"):
