@@ -15,7 +15,6 @@ from textregion.crops import RESIZE_METHODS
 from textregion.errors import InputError, at_least, one_of, sides
 from textregion.pooling import RECIPES, PoolingRecipe
 
-
 MEMORY_OPTIONS = ("memory_alpha", "memory_neighbours")  # which decide labels, and no token
 
 
@@ -91,6 +90,8 @@ class SegmenterConfig:
         for f in fields(self):
             if f.name != "recipe" and (choices := f.metadata["flag"].get("choices")):
                 one_of(f.name, getattr(self, f.name), choices)
+        if self.recipe.further_terms and self.pool_feature != "value":
+            raise InputError(f"got pool_feature {self.pool_feature!r} with recipe {self.recipe.name}, expected 'value'")
         at_least("upsample_times", self.upsample_times)
         if self.crop_size is not None:
             at_least("crop_size", self.crop_size)

@@ -40,10 +40,16 @@ class CropFeatures:
     """What the encoder says about T crops.
 
     pooled: (T, C, g, g) features that regions pool. dense: (T, D, g, g) unit vectors of every patch, or None.
+    spatial: (T, C, g, g) like pooled, of the middle blocks; classes: (T, R, C) every region's class token in every
+    crop, after the final norm; patches: (T, R) how many patches it saw there. None where the recipe has no such term
+    (method 7.7).
     """
 
     pooled: Float[Tensor, "T C g g"]
     dense: Float[Tensor, "T D g g"] | None = None
+    spatial: Float[Tensor, "T C g g"] | None = None
+    classes: Float[Tensor, "T R C"] | None = None
+    patches: Int[Tensor, "T R"] | None = None
 
     def __repr__(self) -> str:
         crops, width, rows, columns = self.pooled.shape
@@ -79,7 +85,8 @@ class Backbone(ABC):
     settings: mean, std, interpolation of the crops, global_weight, the weight of the upsampled global map when crops
     are fused (method 4); usual_crop_size, the side of crops for open_clip's models of smaller input, 0 for their own.
     logit_scale, logit_bias: from cosine to region logit (method 8.2). has_dense_fallback: whether
-    `encode_crops(dense=True)` gives dense features (method 8.4a). patch_size: side of a patch in pixels.
+    `encode_crops(dense=True)` gives dense features (method 8.4a). has_further_terms: whether `encode_crops` and `pool`
+    take those of a recipe (method 7.7). patch_size: side of a patch in pixels.
     width: D, width of the joint image-text embedding.
     """
 
@@ -93,6 +100,7 @@ class Backbone(ABC):
     logit_scale: float = 1.0
     logit_bias: float = 0.0
     has_dense_fallback: bool = False
+    has_further_terms: bool = False
     patch_size: int
     width: int
 
@@ -149,6 +157,9 @@ class Backbone(ABC):
         self, features: Patches, weights: Weights, recipe: PoolingRecipe, unit_values: bool, pool_feature: str = "value"
     ) -> Float32[Tensor, "R D"]:
         """One unit vector per region (method 7). unit_values: pool features / ||features|| (families that do)."""
+
+    def check_terms(self, recipe: PoolingRecipe) -> None:
+        """InputError when the tower cannot give a recipe's further terms."""
 
     @property
     def device(self) -> torch.device:

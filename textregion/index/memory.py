@@ -6,7 +6,7 @@ says. A region's key is its token, or the mean of a vision tower's patch feature
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -123,6 +123,20 @@ class RegionMemory:
         words = [other.segmenter(words_only=True) for other in others]
         return cls(str(table), bank, index.encoder, words, tower, own_rows, _blocks(bank), empty)
 
+    @classmethod
+    def from_tokens(
+        cls, images: Mapping[str, RegionTokens], name: str = "memory", own_rows: bool = False
+    ) -> "RegionMemory":
+        """Regions that were encoded here, without a table. images: tokens by the SHA-256 of the image's file."""
+        rows = torch.cat([tokens.tokens for tokens in images.values()])
+        counts = torch.tensor([len(tokens) for tokens in images.values()])
+        if len(rows) == 0:
+            raise InputError(f"got {len(images)} images without a region, expected regions for a memory")
+        small = rows.device.type == "cpu" and len(rows) < EXACT_VECTORS
+        rows = F.normalize(rows.float(), dim=1).to(torch.float32 if small else torch.float16)
+        bank = Bank(rows, [rows], torch.arange(len(images)).repeat_interleave(counts), list(images))
+        return cls(name, bank, own_rows=own_rows, blocks=_blocks(bank))
+
     def __repr__(self) -> str:
         key = "their tokens" if self.tower is None else self.tower.name
         how = "by blocks" if self.blocks is not None else "exactly"
@@ -188,7 +202,9 @@ class RegionMemory:
         if self.tower is None:
             return F.normalize(regions.tokens.float(), dim=1).to(self.bank.keys.device)
         if source is None:
-            raise InputError(f"the keys of {self.name} are of {self.tower.name}, which needs the image; give source=FILE")
+            raise InputError(
+                f"the keys of {self.name} are of {self.tower.name}, which needs the image; give source=FILE"
+            )
         return encode_keys(self.tower, source, regions.masks)
 
     def left_out(self, source: ImageInput | None) -> Int[Tensor, " n"] | None:
@@ -196,7 +212,9 @@ class RegionMemory:
         if self.own_rows:
             return None
         if not isinstance(source, (str, Path, bytes)):
-            raise InputError(f"got pixels without their file, {FOREIGN}; give source=FILE, or open it with own_rows=True")
+            raise InputError(
+                f"got pixels without their file, {FOREIGN}; give source=FILE, or open it with own_rows=True"
+            )
         data = source if isinstance(source, bytes) else read_bytes(str(source))
         return self.bank.rows_of(content_hash(data))
 
@@ -222,7 +240,9 @@ class RegionMemory:
             return
         backbone, width = segmenter.backbone, self.bank.tokens[0].shape[1]
         if backbone.width != width:
-            raise InputError(f"{self.name} has tokens of {width} numbers, {backbone.name} of {backbone.width}; {REMEDY}")
+            raise InputError(
+                f"{self.name} has tokens of {width} numbers, {backbone.name} of {backbone.width}; {REMEDY}"
+            )
         if (made := self.encoder) is not None:
             if made.recipe != segmenter.config.recipe.name:
                 here = segmenter.config.recipe.name

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from textregion import __version__
-from textregion.config import MEMORY_OPTIONS, fingerprint
+from textregion.config import MEMORY_OPTIONS, SegmenterConfig, fingerprint
 from textregion.errors import InputError, needs
+from textregion.pooling import PoolingRecipe
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,7 +91,7 @@ class Encoder:
 
     def check_same(self, other: "Encoder", where: str) -> None:
         """InputError when images encoded by the other would not be comparable: it names what differs."""
-        if other.fingerprint != self.fingerprint:
+        if other._flat() != self._flat():
             pairs = {**self._flat(), **{key: value for key, value in other._flat().items() if key not in self._flat()}}
             differ = [key for key in pairs if self._flat().get(key) != other._flat().get(key)]
             told = ", ".join(
@@ -99,7 +100,11 @@ class Encoder:
             raise InputError(f"{where} was made with other settings ({told}); leave them out, or make a new table")
 
     def _flat(self) -> dict[str, Any]:
-        flat = {"backbone": self.settings["backbone"], **self.settings["config"]}
+        """All settings by name; an option that is younger than the table has its default there."""
+        config = {name: value for name, value in asdict(SegmenterConfig()).items() if name not in MEMORY_OPTIONS}
+        config |= self.settings["config"]
+        config["recipe"] = asdict(PoolingRecipe(**config["recipe"]))
+        flat = {"backbone": self.settings["backbone"], **json.loads(json.dumps(config))}
         return {**flat, **{f"masks.{key}": value for key, value in self.settings["masks"].items()}}
 
 

@@ -114,6 +114,7 @@ def add_column(index: "RegionIndex", preset: str, **options: Any) -> str:
     kept_options = {**options, "mask_generator": None, "dense_fallback": False}
     segmenter = TextRegionSegmenter.from_preset(preset, **kept_options, **machine)
     encoder, pa = Encoder.of(segmenter, preset, kept_options), arrow()
+
     def encode(pixels: UInt8[np.ndarray, "H W 3"], masks: RegionMasks) -> tuple[Tensor, Tensor]:
         tokens = segmenter.encode_image(pixels, masks)
         return tokens.tokens, tokens.source_index

@@ -77,9 +77,7 @@ def test_alpha_0_is_bit_equal_to_no_memory(quick, quick_table):
     image = str(quick_table / "photos" / "1.png")
     segmenter = TextRegionSegmenter.from_preset("tiny", **QUICK, memory_alpha=0)
     held = RegionMemory.open(quick, device="cpu")
-    without, with_it = (
-        segmenter.segment(image, WORDS, return_probabilities=True, memory=m) for m in (None, held)
-    )
+    without, with_it = (segmenter.segment(image, WORDS, return_probabilities=True, memory=m) for m in (None, held))
     for name in ("label_map", "confidence", "region_map", "probabilities"):
         np.testing.assert_array_equal(getattr(without, name), getattr(with_it, name))
 

@@ -1,0 +1,141 @@
+"""What each option beyond the paper does to the tiny world: python -m utils.tiny.options --scenes 40 --bank 500
+
+Mean IoU of fresh scenes by the segmenter of preset `tiny`, one row an option (docs/region-memory.md). The region memory
+is of other scenes, unlabelled. It says nothing about photographs.
+"""
+
+import sys
+
+if __name__ == "__main__":  # before what takes seconds to import: Ctrl-C meanwhile is one line too
+    from eval import start
+
+    sys.exit(start("python -m utils.tiny.options", "utils.tiny.options"))
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from textregion.cli.command_line import Parser, positive, run_program
+from textregion.index.memory import RegionMemory
+from textregion.labeling import mean_iou
+from textregion.masks.sam2 import Sam2MaskGenerator
+from textregion.pooling import RECIPES
+from textregion.presets import find_preset
+from textregion.render import markdown_table, text_table
+from textregion.segmenter import TextRegionSegmenter
+from textregion.tiny.models import load_sam2
+from textregion.tiny.scenes import CLASS_NAMES, Scene, draw_scene
+from textregion.types import RegionMasks, RegionTokens
+from utils.tiny.data import EVALUATION_SEED
+from utils.tiny.evaluate import NAMES, tiny_segmenter
+
+BANK_SEED = EVALUATION_SEED + 50_000  # far from the scenes that are scored, and from those that training draws
+MEMORY: list[tuple[str, dict[str, Any]]] = [
+    ("memory, alpha 0.5, K 20", {"memory_alpha": 0.5, "memory_neighbours": 20}),
+    ("memory, alpha 0.5, K 5", {"memory_alpha": 0.5, "memory_neighbours": 5}),
+    ("memory, alpha 1, K 20", {"memory_alpha": 1.0, "memory_neighbours": 20}),
+]
+LABELLING: list[tuple[str, dict[str, Any]]] = [
+    ("mode_per_mask", {"mode_per_mask": True}),
+    ("no dense fallback", {"dense_fallback": False}),
+]
+COLUMNS = ("option", "mean IoU, own labels", "mean IoU, 17 classes")
+
+
+def masks_of(segmenter: TextRegionSegmenter, scene: Scene) -> RegionMasks:
+    """The masks that SAM 2 makes of a scene: once, for all recipes."""
+    assert segmenter.mask_generator is not None
+    resized, size = segmenter.resize(scene.image), scene.image.shape[:2]
+    return segmenter.mask_generator.generate(resized, size, segmenter.mask_full_size(size, resized.shape[:2]))
+
+
+def with_options(segmenter: TextRegionSegmenter, **options: Any) -> TextRegionSegmenter:
+    """The same models with other options."""
+    config = replace(segmenter.config, **options)
+    return TextRegionSegmenter(segmenter.backbone, segmenter.mask_generator, config, device="cpu")
+
+
+def encoded(segmenter: TextRegionSegmenter, scenes: Sequence[tuple[Scene, RegionMasks]]) -> list[RegionTokens]:
+    """Region tokens of scenes, by the segmenter's recipe."""
+    return [segmenter.encode_image(scene.image, masks) for scene, masks in scenes]
+
+
+def draw_bank(segmenter: TextRegionSegmenter, scenes: int) -> RegionMemory:
+    """A memory of scenes that are not scored."""
+    images = {}
+    for index in tqdm(range(scenes), "encoding the bank", leave=False):
+        scene = draw_scene(BANK_SEED + index)
+        images[str(index)] = segmenter.encode_image(scene.image, masks_of(segmenter, scene))
+    return RegionMemory.from_tokens(images)
+
+
+def score(
+    segmenter: TextRegionSegmenter,
+    scenes: Sequence[Scene],
+    tokens: Sequence[RegionTokens],
+    memory: RegionMemory | None = None,
+) -> tuple[float, float]:
+    """Mean IoU over all pixels of all scenes: every scene asked for the names it holds; for the 17 classes."""
+    pairs = [], []
+    for scene, regions in zip(scenes, tokens, strict=True):
+        tasks = (scene.labels, scene.label_map), (list(CLASS_NAMES), scene.class_map)
+        for found, (labels, label_map) in zip(pairs, tasks, strict=True):
+            places = np.array([NAMES.index(label) for label in labels])
+            # no file is empty, so no scene of the bank is taken for this one
+            predicted = segmenter.segment(regions, labels, memory=memory, source=b"").label_map
+            found.append((places[predicted], places[label_map]))
+    own, classes = (mean_iou(*np.concatenate(found, axis=1), len(NAMES)) for found in pairs)
+    return own, classes
+
+
+def table(
+    segmenter: TextRegionSegmenter, scenes: int, bank: int, recipes: Sequence[str]
+) -> list[tuple[str, float, float]]:
+    """(option, mean IoU with own labels, with the 17 classes). scenes: that are scored. bank: those of the memory."""
+    drawn = [draw_scene(EVALUATION_SEED + index) for index in range(scenes)]
+    given = [(scene, masks_of(segmenter, scene)) for scene in tqdm(drawn, "masks", leave=False)]
+    tokens = encoded(segmenter, given)
+    rows = [("as the preset is", *score(segmenter, drawn, tokens))]
+    for name, options in LABELLING:
+        rows.append((name, *score(with_options(segmenter, **options), drawn, tokens)))
+    if bank:
+        memory = draw_bank(segmenter, bank)
+        for name, options in MEMORY:
+            rows.append((name, *score(with_options(segmenter, **options), drawn, tokens, memory)))
+    for recipe in recipes:
+        if recipe != segmenter.config.recipe.name:
+            other = with_options(segmenter, recipe=recipe)
+            rows.append((f"recipe {recipe}", *score(other, drawn, encoded(other, given))))
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the table; returns the exit code."""
+    parser = Parser(prog="python -m utils.tiny.options", description=__doc__)
+    parser.add_argument("--scenes", type=positive, default=40, help="scenes that are scored (default: 40)")
+    parser.add_argument("--bank", type=int, default=500, help="other scenes, of the memory; 0: none (default: 500)")
+    parser.add_argument("--recipes", nargs="*", choices=(*RECIPES,), default=[*RECIPES], help="(default: all)")
+    clicks = "clicks a side, of SAM 2 (default: the preset's)"
+    parser.add_argument("--points_per_side", type=positive, help=clicks)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--markdown", action="store_true", help="print the table as it stands in docs/region-memory.md")
+    options = parser.parse_args(arguments)
+    return run_program(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    segmenter = tiny_segmenter()
+    if options.points_per_side:
+        masks = {**find_preset("tiny").masks, "points_per_side": options.points_per_side}
+        segmenter.mask_generator = Sam2MaskGenerator(load_sam2(), **masks)
+    scored = table(segmenter, options.scenes, options.bank, options.recipes)
+    rows = [(name, f"{own:.3f}", f"{classes:.3f}") for name, own, classes in scored]
+    lines = markdown_table(COLUMNS, rows) if options.markdown else [text_table(COLUMNS, rows)]
+    print("\n".join(lines))
+    print(f"{options.scenes} scenes, a memory of {options.bank} others; it says nothing about photographs")
