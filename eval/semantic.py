@@ -257,12 +257,12 @@ def prepare_data(config: Config) -> None:
 def check_memory(model: TextRegionModel, images: Sequence[str]) -> None:
     """InputError, in every process, when the model's memory has images of the benchmark and nobody said that it may."""
     refused = None
-    if model.memory is not None and not model.memory_may_overlap and dist.is_main_process():
-        if found := model.memory.overlap(images):
-            refused = (
-                f"the memory {model.memory.name} has {len(found)} of the benchmark's {len(images)} images, first "
-                f"{found[0]}: take photographs from elsewhere; or --memory_may_overlap, which results then tell"
-            )
+    guarded = model.memory is not None and not model.memory_may_overlap and dist.is_main_process()
+    if guarded and (found := model.memory.overlap(images)):
+        refused = (
+            f"the memory {model.memory.name} has {len(found)} of the benchmark's {len(images)} images, first "
+            f"{found[0]}: take photographs from elsewhere; or --memory_may_overlap, which results then tell"
+        )
     if told := [one for one in dist.all_gather_object(refused) if one]:
         raise InputError(told[0])
 

@@ -1,9 +1,9 @@
 """The nearest of very many unit vectors to a few: all of them compared, or, on a CPU, those in the likeliest blocks.
 
-100 regions and a bank of 1,000,000 vectors of 512 numbers are 51 billion multiply-adds: milliseconds for a GPU, a second
-for a CPU. So a large bank on a CPU is put into blocks of neighbours (k-means, twice), and looked at in
-three steps: the likeliest blocks by their means, the likeliest of their vectors by their first principal components,
-the best of these by all their numbers. All queries take each step together.
+100 regions and a bank of 1,000,000 vectors of 512 numbers are 51 billion multiply-adds: milliseconds for a GPU, a
+second for a CPU. So a large bank on a CPU is put into blocks of neighbours (k-means, twice), and looked at in three
+steps: the likeliest blocks by their means, the likeliest of their vectors by their first principal components, the best
+of these by all their numbers. All queries take each step together.
 """
 
 from dataclasses import dataclass

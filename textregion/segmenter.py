@@ -107,11 +107,7 @@ class TextRegionSegmenter:
         backbone.check_crop_size(self.config.crop_size)
         if config.dense_fallback and not backbone.has_dense_fallback:
             raise InputError(f"the {backbone.family} family has no dense features; leave dense_fallback off")
-        if self.config.recipe.further_terms:
-            if not backbone.has_further_terms:
-                name = self.config.recipe.name
-                raise InputError(f"the {backbone.family} family has no recipe {name}, which is CLIP's; take another")
-            backbone.check_terms(self.config.recipe)
+        backbone.check_terms(self.config.recipe)
         self.crops_per_batch = at_least("crops_per_batch", crops_per_batch)
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device, resolve_dtype(dtype, self.device))

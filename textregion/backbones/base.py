@@ -85,8 +85,7 @@ class Backbone(ABC):
     settings: mean, std, interpolation of the crops, global_weight, the weight of the upsampled global map when crops
     are fused (method 4); usual_crop_size, the side of crops for open_clip's models of smaller input, 0 for their own.
     logit_scale, logit_bias: from cosine to region logit (method 8.2). has_dense_fallback: whether
-    `encode_crops(dense=True)` gives dense features (method 8.4a). has_further_terms: whether `encode_crops` and `pool`
-    take those of a recipe (method 7.7). patch_size: side of a patch in pixels.
+    `encode_crops(dense=True)` gives dense features (method 8.4a). patch_size: side of a patch in pixels.
     width: D, width of the joint image-text embedding.
     """
 
@@ -100,7 +99,6 @@ class Backbone(ABC):
     logit_scale: float = 1.0
     logit_bias: float = 0.0
     has_dense_fallback: bool = False
-    has_further_terms: bool = False
     patch_size: int
     width: int
 
@@ -159,7 +157,9 @@ class Backbone(ABC):
         """One unit vector per region (method 7). unit_values: pool features / ||features|| (families that do)."""
 
     def check_terms(self, recipe: PoolingRecipe) -> None:
-        """InputError when the tower cannot give a recipe's further terms."""
+        """InputError when the tower cannot give a recipe's further terms (method 7.7)."""
+        if recipe.further_terms:
+            raise InputError(f"the {self.family} family has no recipe {recipe.name}, which is CLIP's; take another")
 
     @property
     def device(self) -> torch.device:

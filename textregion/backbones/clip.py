@@ -49,7 +49,6 @@ class ClipBackbone(Backbone):
     std = OPENAI_DATASET_STD
     usual_crop_size = 336
     has_dense_fallback = True
-    has_further_terms = True
 
     @classmethod
     def detect(cls, model_name: str, config: dict[str, Any]) -> bool:

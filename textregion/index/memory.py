@@ -262,7 +262,10 @@ def _blocks(bank: Bank) -> Blocks | None:
 
 
 def _read(index: RegionIndex, columns: Sequence[str], own_keys: bool, device: torch.device) -> tuple[Bank, int]:
-    """(the rows of a table that have all of these columns, the number of the others). own_keys: the first is the key."""
+    """(the rows of a table that have all of these columns, the number of the others).
+
+    own_keys: the first column is the key, else the first tokens are.
+    """
     vectors: dict[str, list[Tensor]] = {column: [] for column in columns}
     places: dict[str, int] = {}
     image, empty = [], 0
