@@ -44,7 +44,8 @@ LABELLING: list[tuple[str, dict[str, Any]]] = [
     ("mode_per_mask", {"mode_per_mask": True}),
     ("no dense fallback", {"dense_fallback": False}),
 ]
-COLUMNS = ("option", "mean IoU, own labels", "mean IoU, 17 classes")
+TASKS = ("own labels", "17 classes")
+COLUMNS = ("option", *(f"mean IoU, {task}" for task in TASKS))
 
 
 def masks_of(segmenter: TextRegionSegmenter, scene: Scene) -> RegionMasks:
@@ -80,40 +81,41 @@ def score(
     scenes: Sequence[Scene],
     tokens: Sequence[RegionTokens],
     memory: RegionMemory | None = None,
-) -> tuple[float, float]:
-    """Mean IoU over all pixels of all scenes: every scene asked for the names it holds; for the 17 classes."""
-    pairs = [], []
+    tasks: Sequence[str] = TASKS,
+) -> dict[str, float]:
+    """Mean IoU over all pixels of all scenes: each asked for the names it holds ("own labels"), for the 17 classes."""
+    found: dict[str, list] = {task: [] for task in tasks}
     for scene, regions in zip(scenes, tokens, strict=True):
-        tasks = (scene.labels, scene.label_map), (list(CLASS_NAMES), scene.class_map)
-        for found, (labels, label_map) in zip(pairs, tasks, strict=True):
+        asked = dict(zip(TASKS, ((scene.labels, scene.label_map), (list(CLASS_NAMES), scene.class_map)), strict=True))
+        for task in tasks:
+            labels, label_map = asked[task]
             places = np.array([NAMES.index(label) for label in labels])
             # no file is empty, so no scene of the bank is taken for this one
             predicted = segmenter.segment(regions, labels, memory=memory, source=b"").label_map
-            found.append((places[predicted], places[label_map]))
-    own, classes = (mean_iou(*np.concatenate(found, axis=1), len(NAMES)) for found in pairs)
-    return own, classes
+            found[task].append((places[predicted], places[label_map]))
+    return {task: mean_iou(*np.concatenate(pairs, axis=1), len(NAMES)) for task, pairs in found.items()}
 
 
 def table(
     segmenter: TextRegionSegmenter, scenes: int, bank: int, recipes: Sequence[str], outlines: bool = False
-) -> list[tuple[str, float, float]]:
-    """(option, mean IoU with own labels, with the 17 classes). scenes: that are scored. bank: those of the memory, whose
+) -> list[tuple[str, dict[str, float]]]:
+    """(option, its scores by task). scenes: that are scored. bank: those of the memory, whose
     regions are SAM 2's, or with `outlines` the drawn ones.
     """
     drawn = [draw_scene(EVALUATION_SEED + index) for index in range(scenes)]
     given = [(scene, masks_of(segmenter, scene)) for scene in tqdm(drawn, "masks", leave=False)]
     tokens = encoded(segmenter, given)
-    rows = [("as the preset is", *score(segmenter, drawn, tokens))]
+    rows = [("as the preset is", score(segmenter, drawn, tokens))]
     for name, options in LABELLING:
-        rows.append((name, *score(with_options(segmenter, **options), drawn, tokens)))
+        rows.append((name, score(with_options(segmenter, **options), drawn, tokens)))
     if bank:
         memory = draw_bank(segmenter, bank, outlines)
         for name, options in MEMORY:
-            rows.append((name, *score(with_options(segmenter, **options), drawn, tokens, memory)))
+            rows.append((name, score(with_options(segmenter, **options), drawn, tokens, memory)))
     for recipe in recipes:
         if recipe != segmenter.config.recipe.name:
             other = with_options(segmenter, recipe=recipe)
-            rows.append((f"recipe {recipe}", *score(other, drawn, encoded(other, given))))
+            rows.append((f"recipe {recipe}", score(other, drawn, encoded(other, given))))
     return rows
 
 
@@ -140,7 +142,7 @@ def _run(options: argparse.Namespace) -> None:
         masks = {**find_preset("tiny").masks, "points_per_side": options.points_per_side}
         segmenter.mask_generator = Sam2MaskGenerator(load_sam2(), **masks)
     scored = table(segmenter, options.scenes, options.bank, options.recipes, options.outlines)
-    rows = [(name, f"{own:.3f}", f"{classes:.3f}") for name, own, classes in scored]
+    rows = [(name, *(f"{scores[task]:.3f}" for task in TASKS)) for name, scores in scored]
     lines = markdown_table(COLUMNS, rows) if options.markdown else [text_table(COLUMNS, rows)]
     print("\n".join(lines))
     kind = "drawn outlines" if options.outlines else "SAM 2's masks"
