@@ -23,8 +23,8 @@ from textregion.storage import write_atomically
 
 HELP = """\
 A bank of made-up regions, their tokens in clusters as those of photographs are, held in memory as RegionMemory holds
-one; then the regions of one image after another: their nearest neighbours, the mean of these, its product with the
-words. Prints milliseconds an image (p50, p95), recall@K (the share of the true nearest that are found) and how alike the
+one; then the regions of one image after another: their nearest neighbours, the mean of these, its product with words.
+Prints milliseconds an image (p50, p95), recall@K (the share of the true nearest that are found) and how alike the
 support is to that of the true nearest (cosine). Exact below 100,000 regions and on a GPU, by blocks on a CPU.
 """
 COLUMNS = ("bank", "search", "regions", "K", "p50", "p95", "recall", "support's cosine", "made in", "peak memory")

@@ -165,8 +165,8 @@ def test_images_of_a_batch_are_as_alone_and_parts_change_nothing(photo):
     together = segmenter.encode_images([image, image[::-1].copy()], [masks, masks[:2]])
     assert torch.equal(together[0].tokens, encode("corrclip", photo).tokens)
     assert len(together[1]) == 2
+    resized = segmenter.resize(image)
     with pytest.raises(InputError, match="recipe corrclip needs the regions while crops are encoded"):
-        resized = segmenter.resize(image)
         segmenter.encode_crops([resized], [segmenter.crop_grid(*resized.shape[:2])])
 
 
