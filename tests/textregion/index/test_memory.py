@@ -289,3 +289,14 @@ def test_the_program_labels_with_a_memory_and_resumes(quick, quick_table, tmp_pa
     assert "no region index at nowhere.lance" in capsys.readouterr().err
     assert main(["segment", "--serve", "--memory", str(quick)]) == 2
     assert "the page has none" in capsys.readouterr().err
+
+
+def test_options_younger_than_a_table_have_their_defaults_there(quick):
+    encoder = RegionIndex.open(quick).encoder
+    config = {name: value for name, value in encoder.settings["config"].items() if name != "mode_per_mask"}
+    config["recipe"] = {name: config["recipe"][name] for name in ("unit_values", "mlp_residual", "name")}
+    older = replace(encoder, settings={**encoder.settings, "config": config}, fingerprint="another")
+    older.check_same(encoder, "t")
+    changed = replace(encoder, settings={**encoder.settings, "config": {**config, "mode_per_mask": True}})
+    with pytest.raises(InputError, match="mode_per_mask False there, True here"):
+        older.check_same(changed, "t")
