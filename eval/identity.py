@@ -29,6 +29,7 @@ SOURCES = ("textregion", "eval", "utils", "configs")  # folders whose files deci
 SOURCE_SUFFIXES = (".py", ".yaml", ".txt", ".json")
 # Where things lie and how fast they go: no part of an identity. Weights count by their content instead.
 PLACES = ("device", "mask_cache", "crops_per_batch", "points_per_batch", "clip_download_root", "clip_checkpoint")
+PLACES += ("memory", "memory_key_checkpoint")  # the regions count by their images, the tower by its weights
 PLACES += ("sam2_checkpoint", "sam3_checkpoint", "regionspot_checkpoint", "sam1_checkpoint")
 
 

@@ -26,6 +26,7 @@ from textregion.concepts import SAM3_CONCEPTS, ConceptLabeller
 from textregion.devices import resolve_device
 from textregion.errors import InputError, one_of, out_of_memory
 from textregion.images import load_image
+from textregion.index.memory import OWN_KEYS, RegionMemory
 from textregion.labels import LabelPrompts
 from textregion.masks import automatic_sources
 from textregion.masks.given import label_masks
@@ -69,6 +70,9 @@ class TextRegionModel(BaseModel):
         of backbone, masks and regions are without meaning.
     concepts: its thresholds, {"score_thresh", "fallback_thresh"}. sam3_checkpoint: its folder; for label_filter too.
     mask_cache: folder that keeps SAM 2's masks, None for none.
+    memory: a table of `textregion index` whose regions support an image's (memory_alpha, memory_neighbours are among
+    the options), which are left out themselves by the hash of its file. memory_key: "token", or a timm tower;
+    memory_key_checkpoint: its weights. memory_may_overlap: take a table that has images of the benchmark, too.
     return_probabilities: also `seg_logits`, the (K, H, W) class probabilities; costs K * H * W * 4 bytes.
     device: "auto" is the one that mmseg moves the model to, or the first that exists; a device's name stays.
     options: any other argument of TextRegionSegmenter.from_preset (scale, points_per_side, …).
@@ -89,6 +93,10 @@ class TextRegionModel(BaseModel):
         concepts: Mapping[str, float] | None = None,
         sam3_checkpoint: str | Path | None = None,
         mask_cache: str | Path | None = None,
+        memory: str | Path | None = None,
+        memory_key: str = OWN_KEYS,
+        memory_key_checkpoint: str | Path | None = None,
+        memory_may_overlap: bool = False,
         return_probabilities: bool = False,
         device: str = "auto",
         data_preprocessor: None = None,
@@ -112,6 +120,14 @@ class TextRegionModel(BaseModel):
         self.method = method
         self.return_probabilities = return_probabilities
         self.mask_cache = mask_cache
+        self.memory: RegionMemory | None = None
+        self.memory_may_overlap = memory_may_overlap
+        self._open_memory = None
+        if memory is not None:
+            made_by = preset if segmenter is None else None
+            self._open_memory = partial(
+                RegionMemory.open, memory, made_by, memory_key, key_checkpoint=memory_key_checkpoint
+            )
         self._rebuild = None
         made: TextRegionSegmenter | ConceptLabeller | None = segmenter
         if made is None:
@@ -126,6 +142,13 @@ class TextRegionModel(BaseModel):
 
     def _use(self, segmenter: TextRegionSegmenter | ConceptLabeller) -> None:
         self.segmenter = segmenter
+        if self._open_memory is not None:
+            if not isinstance(segmenter, TextRegionSegmenter):
+                raise InputError(
+                    f"got memory with method {self.method}, which has no region tokens; leave one of them out"
+                )
+            self.memory = self._open_memory(device=segmenter.device)
+            self.memory.check(segmenter)
         if self.mask_cache is not None and self.masks == "sam2" and self.method != SAM3_CONCEPTS:
             segmenter.mask_generator = CachedMasks(segmenter.mask_generator, self.mask_cache)
 
@@ -225,8 +248,15 @@ class TextRegionModel(BaseModel):
         if self.method == SAM3_CONCEPTS:
             result = self.segmenter.segment(pixels, self.prompts, return_probabilities=self.return_probabilities)
         else:
-            threshold, every = self.probability_threshold, self.return_probabilities
-            result = self.segmenter.segment(regions, self.prompts, threshold, return_probabilities=every, pixels=pixels)
+            result = self.segmenter.segment(
+                regions,
+                self.prompts,
+                self.probability_threshold,
+                return_probabilities=self.return_probabilities,
+                pixels=pixels,
+                memory=self.memory,
+                source=sample.get("img_path"),
+            )
         sample.pred_sem_seg = PixelData(data=torch.from_numpy(result.label_map)[None])
         if result.probabilities is not None:
             sample.seg_logits = PixelData(data=torch.from_numpy(result.probabilities))
@@ -279,4 +309,5 @@ def describe(model: TextRegionModel) -> dict:
         "labels": list(model.prompts.names),
         "queries": list(model.prompts.queries),
         "probability_threshold": model.probability_threshold,
+        "memory": model.memory and model.memory.settings(),
     }

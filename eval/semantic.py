@@ -131,6 +131,7 @@ def evaluate(evaluation: Evaluation) -> Results | None:
         selection = Selection.of(list(every), evaluation.limit, evaluation.images)
         items = selection.items
         check_ground_truth(config, model, dataset, [every[item] for item in items])
+        check_memory(model, [entry["img_path"] for entry in entries])
         identity = identity_of(config, model, list(every))
         digests = group.gather(item_digests(items, lambda item: files_of(every[item])) if group.is_first else {})[0]
         backbone = identity["settings"]["resolved"]["backbone"]
@@ -255,6 +256,19 @@ def prepare_data(config: Config) -> None:
     check_folders(config)
 
 
+def check_memory(model: TextRegionModel, images: Sequence[str]) -> None:
+    """InputError, in every process, when the model's memory has images of the benchmark and nobody said that it may."""
+    refused, memory = None, model.memory
+    guarded = not model.memory_may_overlap and dist.is_main_process()
+    if memory is not None and guarded and (found := memory.overlap(images)):
+        refused = (
+            f"the memory {memory.name} has {len(found)} of the benchmark's {len(images)} images, first "
+            f"{found[0]}: take photographs from elsewhere; or --memory_may_overlap, which results then tell"
+        )
+    if told := [one for one in dist.all_gather_object(refused) if one]:
+        raise InputError(told[0])
+
+
 @contextmanager
 def loading(journal: Journal) -> Iterator[None]:
     """InputError, which says what is saved, when a worker that loads images was killed or hangs.
@@ -328,7 +342,9 @@ class BenchmarkLoop(TestLoop):
     def run(self) -> dict:
         """The metrics, after `check_ground_truth`."""
         if not self.checked:
-            check_ground_truth(self.runner.cfg, cast(TextRegionModel, self.runner.model), self.dataset)
+            model, entries = cast(TextRegionModel, self.runner.model), check_files(self.runner.cfg, self.dataset)
+            check_ground_truth(self.runner.cfg, model, self.dataset, entries)
+            check_memory(model, [entry["img_path"] for entry in entries])
             self.checked = True
         return super().run()
 

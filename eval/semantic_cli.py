@@ -20,7 +20,14 @@ from eval.journal import LAUNCHERS
 from eval.results import ROOT, nothing_measured, published_figures, resumable
 from eval.selection import DIGITS, selection_flags
 from textregion.cli.command_line import Parser, output_folder, positive, run_program
-from textregion.cli.flags import add_model_flags, add_option_flags, chosen_preset, given_options, mask_source_flag
+from textregion.cli.flags import (
+    add_memory_flags,
+    add_model_flags,
+    add_option_flags,
+    chosen_preset,
+    given_options,
+    mask_source_flag,
+)
 from textregion.concepts import SAM3_CONCEPTS
 from textregion.errors import InputError
 from textregion.masks import automatic_sources
@@ -32,6 +39,7 @@ BENCHMARKS = ("voc21", "context60", "coco_object", "voc20", "context59", "coco_s
 AVERAGE = "average8"
 CONFIGS = ROOT / "configs" / "cfg_ds"
 PATIENCE = 60  # seconds that a run has to end after Ctrl-C
+OWN = ("names", "masks", "method", "mask_cache", "memory", "memory_key", "memory_key_checkpoint")  # of the mmseg model
 GO_ON = "the same command with --resume goes on"
 
 
@@ -72,6 +80,9 @@ def _shared_arguments(parser: Parser) -> Parser:
     add("--mask-cache", metavar="DIR", help="keep SAM 2's masks there and use those that are there")
     add("--names", choices=("published", "natural"), help="spelling of the prompt words (default: published)")
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="K=V", help="override config values")
+    add_memory_flags(parser)
+    overlap = "take a --memory that has images of the benchmark, too; an image's own regions are left out even so"
+    add("--memory_may_overlap", action="store_true", help=overlap)
     add_model_flags(parser, "the config's")
     add_option_flags(parser, "the config's; recipe and dense_fallback: auto, as published for the weights")
     return parser
@@ -86,8 +97,9 @@ def _parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespa
 
 def _model_arguments(options: argparse.Namespace) -> dict:
     """The model arguments that were given as flags; InputError for a backbone that is not known."""
-    names = ("names", "masks", "method", "mask_cache")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    given = {name: value for name in OWN if (value := getattr(options, name)) is not None}
+    if options.memory_may_overlap:
+        given["memory_may_overlap"] = True
     preset = chosen_preset(options)
     return {**given, **given_options(options), **({"preset": preset} if preset else {})}
 
@@ -247,7 +259,7 @@ def _command(options: argparse.Namespace, preset: str, benchmark: str, work_dir:
     made += ["--work-dir", str(work_dir), *(["--preset", preset] if preset != SAM3_CONCEPTS else [])]
     own = {"limit": options.limit, "images": options.images, "device": options.device}
     for flag, value in {**_model_arguments(options), **own}.items():
-        if flag == "random_weights":
+        if flag in ("random_weights", "memory_may_overlap"):
             made += [f"--{flag}"]
         elif flag == "global_patch_threshold" and value is None:
             made += ["--remove_global_patch", "False"]

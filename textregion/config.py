@@ -16,6 +16,7 @@ from textregion.errors import InputError, at_least, one_of, sides
 from textregion.pooling import RECIPES, PoolingRecipe
 
 LABEL_FILTERS = ("none", "presence")
+MEMORY_OPTIONS = ("memory_alpha", "memory_neighbours")  # which decide labels, and no token
 
 
 def option(default: Any, help: str, **flag: Any) -> Any:
@@ -72,6 +73,10 @@ class SegmenterConfig:
         choices=LABEL_FILTERS,
     )
     presence_threshold: float = option(0.5, "0..1, from which on label_filter presence keeps a label", metavar="X")
+    memory_alpha: float = option(
+        0.5, "share of a region memory's support in region logits, 0 to 1, where there is a memory", metavar="A"
+    )
+    memory_neighbours: int = option(20, "regions of the memory that support one (K)", metavar="K")
     templates: int = option(
         80,
         "prompts a label is put into and averaged over: OpenAI's 80, which results were published with, open_clip's 7 "
@@ -93,11 +98,16 @@ class SegmenterConfig:
         for f in fields(self):
             if f.name != "recipe" and (choices := f.metadata["flag"].get("choices")):
                 one_of(f.name, getattr(self, f.name), choices)
+        if self.recipe.further_terms and self.pool_feature != "value":
+            raise InputError(f"got pool_feature {self.pool_feature!r} with recipe {self.recipe.name}, expected 'value'")
         at_least("upsample_times", self.upsample_times)
         if not (isinstance(self.presence_threshold, Real) and 0 <= self.presence_threshold <= 1):
             raise InputError(f"got presence_threshold {self.presence_threshold}, expected a number in 0..1")
         if self.crop_size is not None:
             at_least("crop_size", self.crop_size)
+        at_least("memory_neighbours", self.memory_neighbours)
+        if not (isinstance(self.memory_alpha, Real) and 0 <= self.memory_alpha <= 1):
+            raise InputError(f"got memory_alpha {self.memory_alpha!r}, expected a number in 0..1")
         threshold = self.global_patch_threshold
         if threshold is not None and not (isinstance(threshold, Real) and -2 <= threshold <= 2):
             raise InputError(f"got global_patch_threshold {threshold}, expected -2..2 or None for off")

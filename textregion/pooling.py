@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float32
+import torch
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,17 +61,38 @@ def masked_mean(features: Float32[Tensor, "P C"], weights: Float32[Tensor, "R P"
     return (inside @ features) / inside.sum(1, keepdim=True).clamp(min=1)
 
 
+def mean_over_crops(values: Float[Tensor, "T R C"], patches: Int[Tensor, "T R"]) -> Float32[Tensor, "R C"]:
+    """What T crops say of each region, weighted by how many patches of it each has; zeros for none (method 7.7)."""
+    shares = patches.float() / patches.sum(0).clamp(min=1)
+    return torch.einsum("tr,trc->rc", shares, values.float())
+
+
 @dataclass(frozen=True)
 class PoolingRecipe:
-    """The two switches in which the published CLIP programs differ (method 7.2). PE and SigLIP 2 ignore both.
+    """The two switches in which the published CLIP programs differ (method 7.2), and the terms of CorrCLIP (7.7).
 
+    PE and SigLIP 2 ignore the first two and have no further terms.
     unit_values: pool v / ||v|| instead of v while global patches are removed.
     mlp_residual: add MLP(LN2(y)) to the out-projected sum y.
+    value, spatial, class_token: which terms are summed before the projection: of the last block's values, of the same
+        values of the middle blocks' mean, and half of a class token that sees the region alone.
     """
 
     unit_values: bool
     mlp_residual: bool
     name: str = "own"
+    value: bool = True
+    spatial: bool = False
+    class_token: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.value or self.spatial or self.class_token):
+            raise InputError("got a recipe without any term, expected value, spatial or class_token")
+
+    @property
+    def further_terms(self) -> bool:
+        """Whether anything but the last block's values is wanted."""
+        return not self.value or self.spatial or self.class_token
 
     @classmethod
     def named(cls, name: "str | PoolingRecipe") -> "PoolingRecipe":
@@ -86,4 +108,8 @@ RECIPES = {
     "demo": PoolingRecipe(unit_values=True, mlp_residual=True, name="demo"),
     "semantic": PoolingRecipe(unit_values=False, mlp_residual=False, name="semantic"),
     "semantic-fp32": PoolingRecipe(unit_values=True, mlp_residual=False, name="semantic-fp32"),
+    "corrclip": PoolingRecipe(False, False, "corrclip", spatial=True, class_token=True),
+    "corrclip-no-value": PoolingRecipe(False, False, "corrclip-no-value", False, spatial=True, class_token=True),
+    "corrclip-no-spatial": PoolingRecipe(False, False, "corrclip-no-spatial", class_token=True),
+    "corrclip-no-class": PoolingRecipe(False, False, "corrclip-no-class", spatial=True),
 }

@@ -10,15 +10,16 @@ Paper: arXiv 2505.23769. The way of the data is written in README.md; the maths 
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from contextlib import nullcontext
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
 from cachetools import LRUCache
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,7 +45,7 @@ from textregion.labels import CONTROL_WORDS, LabelPrompts, absent_labels, as_lab
 from textregion.masks.base import MaskGenerator, describe_source
 from textregion.masks.prompts import masks_from_boxes, rectangle_masks
 from textregion.masks.sam2 import Sam2MaskGenerator
-from textregion.pooling import difference_scores, nonempty, patch_weights, remove_patches
+from textregion.pooling import difference_scores, mean_over_crops, nonempty, patch_weights, remove_patches
 from textregion.presets import build
 from textregion.regionspot.loading import METHODS, load_regionspot
 from textregion.regionspot.model import RegionSpot
@@ -58,6 +59,9 @@ from textregion.runtime import (
 from textregion.text import TEMPLATE_SETS, TextCache, fills_context
 from textregion.text_tower import Progress
 from textregion.types import RegionMasks, RegionTokens, Segmentation
+
+if TYPE_CHECKING:
+    from textregion.index.memory import RegionMemory
 
 REMEMBERED_LABELS = 20_000  # text embeddings kept in memory, about 60 MB at D = 768
 AnyMasks = RegionMasks | np.ndarray | Tensor | None
@@ -109,6 +113,7 @@ class TextRegionSegmenter:
             raise InputError(f"the {backbone.family} family has no dense features; leave dense_fallback off")
         if config.label_filter == "presence" and concepts is None:
             raise InputError("label_filter presence asks a SAM 3; give its ConceptLabeller as concepts")
+        backbone.check_terms(self.config.recipe)
         self.crops_per_batch = at_least("crops_per_batch", crops_per_batch)
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device, resolve_dtype(dtype, self.device))
@@ -183,7 +188,7 @@ class TextRegionSegmenter:
             with self.timer("masks"):
                 regions = [self._masks(*parts) for parts in zip(pixels, resized, given, strict=True)]
             with self.timer("encode"):
-                features = self.encode_crops(resized, grids)
+                features = self.encode_crops(resized, grids, regions)
             with self.timer("pool"):
                 return [self.pool(*parts) for parts in zip(features, regions, grids, strict=True)]
 
@@ -237,41 +242,65 @@ class TextRegionSegmenter:
         return replace(found, hard=self.config.mask_type == "hard")
 
     @torch.inference_mode()
-    def encode_crops(self, images: Sequence[np.ndarray], grids: Sequence[CropGrid]) -> list[CropFeatures]:
+    def encode_crops(
+        self, images: Sequence[np.ndarray], grids: Sequence[CropGrid], masks: Sequence[RegionMasks] | None = None
+    ) -> list[CropFeatures]:
         """Patch features of every crop of resized images (h, w, 3), for each image in the order of its grid.crops.
 
-        `crops_per_batch` are encoded at a time, identical crops of an image only once.
+        `crops_per_batch` are encoded at a time, identical crops of an image only once. masks: of every image, which a
+        recipe with class tokens needs; with one each image is encoded on its own.
         """
+        if self.config.recipe.class_token:
+            if masks is None:
+                raise InputError(
+                    f"recipe {self.config.recipe.name} needs the regions while crops are encoded; give masks"
+                )
+            each = zip(images, grids, masks, strict=True)
+            return [self._encode_crops([image], [grid], own)[0] for image, grid, own in each]
+        return self._encode_crops(images, grids)
+
+    def _encode_crops(
+        self, images: Sequence[np.ndarray], grids: Sequence[CropGrid], masks: RegionMasks | None = None
+    ) -> list[CropFeatures]:
+        """masks: of the only image."""
         config, cut = self.config, []
         boxes = [list(dict.fromkeys(grid.crops)) for grid in grids]
         for image, own in zip(images, boxes, strict=True):
             pixels = to_device(image, self.device).permute(2, 0, 1).float() / 255
             cut.append(cut_crops(pixels, own, config.crop_size, self.backbone.interpolation, config.antialias))
         crops = self.backbone.normalise(torch.cat(cut))
+        inside = None
+        if masks is not None:
+            side = grids[0].crop_size // self.backbone.patch_size
+            inside = masks.in_crops(boxes[0], images[0].shape[:2], side)
 
         def encode(start: int, stop: int) -> CropFeatures:
-            return self.backbone.encode_crops(crops[start:stop], config.pool_feature, config.dense_fallback)
+            more = {}
+            if config.recipe.further_terms:
+                more = {"spatial": config.recipe.spatial, "inside": None if inside is None else inside[start:stop]}
+            return self.backbone.encode_crops(crops[start:stop], config.pool_feature, config.dense_fallback, **more)
 
         parts = in_parts(encode, len(crops), crops_at_once(self.device, self.crops_per_batch), self.device)
-        pooled = torch.cat([part.pooled for part in parts])
-        dense = torch.cat([part.dense for part in parts]) if config.dense_fallback else None
+        joined = {}
+        for name in (field.name for field in fields(CropFeatures)):
+            values = [getattr(part, name) for part in parts]
+            joined[name] = None if values[0] is None else torch.cat(values)
         features, start = [], 0
         for own, grid in zip(boxes, grids, strict=True):
             order = [start + own.index(box) for box in grid.crops]
-            pooled_of, dense_of = (
-                None if maps is None else torch.stack([maps[n] for n in order]) for maps in (pooled, dense)
-            )
-            features.append(CropFeatures(pooled_of, dense_of))
+            of_image = {
+                name: None if values is None else torch.stack([values[n] for n in order])
+                for name, values in joined.items()
+            }
+            features.append(CropFeatures(**of_image))
             start += len(own)
         return features
 
     @torch.inference_mode()
     def pool(self, features: CropFeatures, masks: RegionMasks, grid: CropGrid) -> RegionTokens:
         """Fuse the crops, weigh the patches, remove global ones, pool: R rows (method 4 to 7)."""
-        config, maps = self.config, features.pooled.float()
-        if config.upsample_times > 1:
-            maps = F.interpolate(maps, scale_factor=config.upsample_times, mode="bilinear")
-        fused = fuse_crops(maps, grid, self.backbone.global_weight)
+        config = self.config
+        fused = self._fused(features.pooled, grid)
         shape = tuple(fused.shape[1:])
         patches = fused.flatten(1).T
         weights = patch_weights(masks.patch_grid(shape), config.mask_type)
@@ -283,11 +312,23 @@ class TextRegionSegmenter:
             left = nonempty(weights).nonzero()[:, 0]
             weights, kept = weights[left], kept[left]
         unit_values = config.recipe.unit_values and scores is not None and grid.tiles
-        tokens = self.backbone.pool(patches, weights, config.recipe, unit_values, config.pool_feature)
+        more = {}
+        if features.spatial is not None:
+            more["spatial"] = self._fused(features.spatial, grid).flatten(1).T
+        if features.classes is not None and features.patches is not None:
+            more["classes"] = mean_over_crops(features.classes, features.patches)[kept]
+        tokens = self.backbone.pool(patches, weights, config.recipe, unit_values, config.pool_feature, **more)
         dense = None if features.dense is None else fuse_crops(features.dense, grid, self.backbone.global_weight)
         origin = (self.backbone.name, config.recipe.name, self.backbone.logit_scale, self.backbone.logit_bias)
         scores = None if scores is None else scores.unflatten(0, shape)
         return RegionTokens(tokens, masks.select(kept), kept, shape, *origin, scores, dense).checked()
+
+    def _fused(self, maps: Float[Tensor, "T C g g"], grid: CropGrid) -> Float32[Tensor, "C Ph Pw"]:
+        """All crops' maps as one, upsampled first where that is asked for."""
+        maps = maps.float()
+        if self.config.upsample_times > 1:
+            maps = F.interpolate(maps, scale_factor=self.config.upsample_times, mode="bilinear")
+        return fuse_crops(maps, grid, self.backbone.global_weight)
 
     # ------------------------------------------------------------------ words -> vectors
 
@@ -336,6 +377,8 @@ class TextRegionSegmenter:
         unlabelled: bool = False,
         absent: bool = False,
         pixels: ImageInput | None = None,
+        memory: "RegionMemory | None" = None,
+        source: ImageInput | None = None,
     ) -> Segmentation:
         """A label for every pixel (method 8.3, 8.4). With tokens instead of an image nothing is encoded again.
 
@@ -344,7 +387,9 @@ class TextRegionSegmenter:
         default the image's own. return_probabilities: keep (L, H, W). unlabelled: pixels below the threshold have no
         label instead, nor have those in no region. absent: nor have those of labels that
         `absent_labels` finds nowhere in the image; the other labels win nothing by it. pixels: the image of given
-        tokens, which option label_filter needs.
+        tokens, which option label_filter needs. memory: regions of unlabelled images that support this one's, with the
+        options memory_alpha and memory_neighbours (`index/memory.py`). source: the image's file where its tokens or
+        pixels are given, by which the memory leaves out the image's own regions.
         """
         prompts = LabelPrompts.parse(labels)
         regions = self._regions(image)
@@ -354,8 +399,11 @@ class TextRegionSegmenter:
             asked, queries = prompts.select(kept)
             text = text[queries]
         nowhere = self.absent_labels(regions, prompts) if absent else []
+        with self.timer("memory") if memory else nullcontext(), enough_memory(self.device):
+            source = image if source is None and not isinstance(image, RegionTokens) else source
+            logits = memory.logits(self, regions, asked, text, source) if memory else regions.logits(text)
         with self.timer("postprocess"), enough_memory(self.device):
-            logits, masks, uncovered = regions.logits(text), regions.masks, None
+            masks, uncovered = regions.masks, None
             if self.config.dense_fallback and regions.dense is not None:
                 uncovered = torch.einsum("qd,dyx->qyx", text, regions.dense)
             result = label_pixels(

@@ -252,6 +252,22 @@ class RegionMasks:
         )
         return lerp_rows(lerp_columns(self.pixels_at(taps), x_taps), y_taps)
 
+    def in_crops(
+        self, crops: Sequence[tuple[int, int, int, int]], size: tuple[int, int], side: int
+    ) -> Bool[Tensor, "T R P"]:
+        """Which of the side * side patches of crops lie in each region, by the pixel nearest to their middle.
+
+        crops: (y1, x1, y2, x2) in an image of `size` (H, W), which may be another than `mask_size`.
+        """
+        middles, found = torch.arange(side) + 0.5, []
+        for y1, x1, y2, x2 in crops:
+            ends = (y1, y2, size[0], self.mask_size[0]), (x1, x2, size[1], self.mask_size[1])
+            rows, columns = (
+                ((first + middles * (last - first) / side) * full / whole).long() for first, last, whole, full in ends
+            )
+            found.append((self.pixels(rows, columns) > 0).flatten(1))
+        return torch.stack(found)
+
     def binary(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "R H W"]:
         """The regions at `size` (default: the image's own): stored parts resized bilinearly, > `cut`, their union.
 

@@ -5,7 +5,7 @@ import sys
 from eval import start
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["search"]:  # a program of its own, with flags of its own
-        del sys.argv[1]
-        sys.exit(start("python -m eval.bench search", "eval.bench.search"))
+    if sys.argv[1:2] in (["search"], ["memory"]):  # programs of their own, with flags of their own
+        name = sys.argv.pop(1)
+        sys.exit(start(f"python -m eval.bench {name}", f"eval.bench.{name}"))
     sys.exit(start("python -m eval.bench", "eval.bench.program"))

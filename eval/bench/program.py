@@ -49,6 +49,7 @@ An obvious form that would not fit into --limit is run on a part and scaled; the
   fast         the fast mode and its parts on drawn scenes: mean IoU, agreement with the normal mode, seconds
   all          everything but decoder, end2end, image and fast
   search       a table of made-up regions: written, indexed, searched (python -m eval.bench search --help)
+  memory       what a region memory adds to an image (python -m eval.bench memory --help)
 """
 EXAMPLES = """\
 examples:

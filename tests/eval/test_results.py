@@ -57,7 +57,8 @@ def test_without_new_items_there_is_no_speed(example):
 
 def test_published_figures_are_those_we_know():
     assert {f.value for f in published_for("average8") if f.method == "TextRegion"} == {46.6, 49.5}
-    assert {f.value for f in published_for("ade20k")} == {22.8, 27.3}
+    assert {f.value for f in published_for("ade20k") if f.method == "TextRegion"} == {22.8, 27.3}
+    assert {f.value for f in published_for("average8")} >= {48.7, 50.7, 57.8, 58.9, 59.5, 63.0}
     assert published_for("ade20k", "openclip-vit-h14")[0].value == 27.3
     assert published_for("tiny") == []
     assert all(f.source and f.unit for f in published_figures())

@@ -40,10 +40,16 @@ class CropFeatures:
     """What the encoder says about T crops.
 
     pooled: (T, C, g, g) features that regions pool. dense: (T, D, g, g) unit vectors of every patch, or None.
+    spatial: (T, C, g, g) like pooled, of the middle blocks; classes: (T, R, C) every region's class token in every
+    crop, after the final norm; patches: (T, R) how many patches it saw there. None where the recipe has no such term
+    (method 7.7).
     """
 
     pooled: Float[Tensor, "T C g g"]
     dense: Float[Tensor, "T D g g"] | None = None
+    spatial: Float[Tensor, "T C g g"] | None = None
+    classes: Float[Tensor, "T R C"] | None = None
+    patches: Int[Tensor, "T R"] | None = None
 
     def __repr__(self) -> str:
         crops, width, rows, columns = self.pooled.shape
@@ -159,6 +165,11 @@ class Backbone(ABC):
         self, features: Patches, weights: Weights, recipe: PoolingRecipe, unit_values: bool, pool_feature: str = "value"
     ) -> Float32[Tensor, "R D"]:
         """One unit vector per region (method 7). unit_values: pool features / ||features|| (families that do)."""
+
+    def check_terms(self, recipe: PoolingRecipe) -> None:
+        """InputError when the tower cannot give a recipe's further terms (method 7.7)."""
+        if recipe.further_terms:
+            raise InputError(f"the {self.family} family has no recipe {recipe.name}, which is CLIP's; take another")
 
     @property
     def device(self) -> torch.device:

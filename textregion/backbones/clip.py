@@ -5,7 +5,7 @@ from typing import Any
 
 import open_clip
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from textregion.errors import InputError
 from textregion.pooling import PoolingRecipe, weighted_sum
 
 HALF = (0.5, 0.5, 0.5)
+CLASS_WEIGHT = 0.5  # of a region's class token beside the terms of its values
 Tokens = Float[Tensor, "T N C"]  # the class token first
 
 
@@ -93,6 +94,14 @@ class ClipBackbone(Backbone):
         if block.attn.in_proj_weight is None:
             raise InputError("the last block's attention has separate projections, expected a packed in-projection")
 
+    def check_terms(self, recipe: PoolingRecipe) -> None:
+        """The spatial term needs blocks in the middle; the class tokens, every block like the last one."""
+        blocks = list(self.model.visual.transformer.resblocks.children())
+        if recipe.spatial:
+            middle_blocks(len(blocks))
+        if recipe.class_token and not all(type(block) is ResidualAttentionBlock for block in blocks):
+            raise InputError(f"recipe {recipe.name} needs plain blocks throughout; take semantic")
+
     @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
@@ -109,22 +118,55 @@ class ClipBackbone(Backbone):
         return self.model.visual.transformer.resblocks[-1]
 
     @torch.inference_mode()
-    def encode_crops(self, crops: Crops, pool_feature: str = "value", dense: bool = False) -> CropFeatures:
+    def encode_crops(
+        self,
+        crops: Crops,
+        pool_feature: str = "value",
+        dense: bool = False,
+        spatial: bool = False,
+        inside: Bool[Tensor, "T R P"] | None = None,
+    ) -> CropFeatures:
         """Values of the last block ("value"), or its input or output tokens (ablation, method 7.6); no class token.
 
-        dense: also unit patch features after self-self attention (method 8.4a).
+        dense: also unit patch features after self-self attention (method 8.4a). spatial: also the values of the middle
+        blocks; inside: also class tokens, which see the class token and these patches (method 7.7).
         """
         visual = self.model.visual
         patches = visual.conv1(crops)
         tokens = patches.flatten(2).transpose(1, 2)
         start = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
         tokens = torch.cat([start, tokens], 1) + self.position_embedding(patches.shape[-1]).to(tokens.dtype)
-        tokens = self._block_by_block(visual.transformer.resblocks[:-1], visual.ln_pre(tokens))
+        tokens, middle, classes = self._through_blocks(visual.ln_pre(tokens), spatial, inside)
         if pool_feature == "value":
             pooled = self._in_projection(tokens, 2)
         else:
             pooled = tokens if pool_feature == "input" else self._block_by_block([self.last_block], tokens)
-        return CropFeatures(_as_maps(pooled[:, 1:]), _as_maps(self._dense(tokens)[:, 1:]) if dense else None)
+        return CropFeatures(
+            _as_maps(pooled[:, 1:]),
+            _as_maps(self._dense(tokens)[:, 1:]) if dense else None,
+            None if middle is None else _as_maps(self._in_projection(middle, 2)[:, 1:]),
+            None if classes is None else visual.ln_post(classes),
+            None if inside is None else inside.sum(2),
+        )
+
+    def _through_blocks(
+        self, tokens: Tokens, spatial: bool, inside: Bool[Tensor, "T R P"] | None
+    ) -> tuple[Tokens, Tokens | None, Float[Tensor, "T R C"] | None]:
+        """(the last block's input, the mean of the middle blocks' outputs, the class tokens after the last block)."""
+        blocks = self.model.visual.transformer.resblocks
+        middle = middle_blocks(len(blocks)) if spatial else range(0)
+        total, classes = None, None
+        if inside is not None:
+            classes = tokens[:, :1].expand(-1, inside.shape[1], -1)
+            seen = torch.cat([inside.new_ones(*inside.shape[:2], 1), inside], 2)
+        for n, block in enumerate(blocks):
+            if inside is not None:
+                classes = _class_tokens_through(block, classes, tokens, seen)
+            if n < len(blocks) - 1:
+                tokens = self._block_by_block([block], tokens)
+            if n in middle:
+                total = tokens if total is None else total + tokens
+        return tokens, None if total is None else total / len(middle), classes
 
     def position_embedding(self, side: int) -> Float[Tensor, "N C"]:
         """Class row kept, grid rows resized bicubically with scale (g + 0.1) / sqrt(N) per side (method 3.2)."""
@@ -167,19 +209,64 @@ class ClipBackbone(Backbone):
 
     @torch.inference_mode()
     def pool(
-        self, features: Patches, weights: Weights, recipe: PoolingRecipe, unit_values: bool, pool_feature: str = "value"
+        self,
+        features: Patches,
+        weights: Weights,
+        recipe: PoolingRecipe,
+        unit_values: bool,
+        pool_feature: str = "value",
+        spatial: Patches | None = None,
+        classes: Float32[Tensor, "R C"] | None = None,
     ) -> Float32[Tensor, "R D"]:
         """Soft sum of values, out-projection, optional MLP residual, LN_post, projection, unit length (method 7.1).
 
+        spatial, classes: of the recipe's further terms, which are added before the projection (method 7.7).
         Cost: R * P * C for the sum and R rows through the projections; patches are never repeated per region.
         """
-        block = self.last_block
+        block, visual = self.last_block, self.model.visual
         pooled = weighted_sum(F.normalize(features, dim=-1) if unit_values else features, weights).to(self.dtype)
         if pool_feature == "value":
             pooled = block.attn.out_proj(pooled)
             if recipe.mlp_residual:
                 pooled = pooled + block.mlp(block.ln_2(pooled))
-        return self.project(pooled)
+        if not recipe.further_terms:
+            return self.project(pooled)
+        terms = [visual.ln_post(pooled)] if recipe.value else []
+        if recipe.spatial and spatial is not None:
+            terms.append(visual.ln_post(block.attn.out_proj(weighted_sum(spatial, weights).to(self.dtype))))
+        if recipe.class_token and classes is not None:
+            terms.append(CLASS_WEIGHT * classes.to(self.dtype))
+        return F.normalize((torch.stack(terms).sum(0) @ visual.proj).float(), dim=-1)
+
+
+def middle_blocks(layers: int) -> range:
+    """The blocks (0-based) whose outputs are averaged for the spatial term: n of them, up to the last but two.
+
+    n is 5 of 12 blocks, 12 of 24, 28 of 32, else all from block 2 on, at least one. InputError below three blocks.
+    """
+    if layers < 3:
+        raise InputError(f"the image tower has {layers} blocks; recipe corrclip needs 3, take corrclip-no-spatial")
+    count = {12: 5, 24: 12, 32: 28}.get(layers, max(layers - 4, 1))
+    return range(layers - 2 - count, layers - 2)
+
+
+def _class_tokens_through(
+    block: ResidualAttentionBlock,
+    classes: Float[Tensor, "T R C"],
+    tokens: Tokens,
+    seen: Bool[Tensor, "T R N"],
+) -> Float[Tensor, "T R C"]:
+    """Class tokens through a block in which each sees some of the true tokens, and no copy is seen by any."""
+    attention = block.attn
+    (query_weight, *others), bias = attention.in_proj_weight.chunk(3), attention.in_proj_bias
+    query_bias, *other_biases = (None, None, None) if bias is None else bias.chunk(3)
+    normed = block.ln_1(tokens)
+    query = F.linear(block.ln_1(classes), query_weight, query_bias)
+    key, value = (F.linear(normed, weight, b) for weight, b in zip(others, other_biases, strict=True))
+    query, key, value = (x.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None])
+    classes = classes + block.ls_1(attention.out_proj(attended.transpose(1, 2).flatten(2)))
+    return classes + block.ls_2(block.mlp(block.ln_2(classes)))
 
 
 def _as_maps(tokens: Tokens) -> Float[Tensor, "T C g g"]:

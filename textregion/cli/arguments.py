@@ -9,6 +9,7 @@ from textregion.cli.command_line import BOOLEAN, Parser, positive
 from textregion.cli.datasets import EXPORTED
 from textregion.cli.engine_flags import add_engine_flags
 from textregion.cli.flags import (
+    add_memory_flags,
     add_model_flags,
     add_option_flags,
     add_regionspot_flags,
@@ -59,6 +60,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
     parser.add_argument("--fast", action="store_true", help=f"{fast} (docs/performance.md says how different)")
     _add_sources(parser)
     add_option_flags(parser)
+    add_memory_flags(parser)
     add_regionspot_flags(parser)
     add_engine_flags(parser)
     _add_outputs(parser)

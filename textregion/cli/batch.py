@@ -25,7 +25,8 @@ from textregion.cli.jobs import EXTRAS, ImageJob, job_fingerprint, run_settings
 from textregion.cli.words import encode_words
 from textregion.engines import Engine, Lost
 from textregion.errors import InputError
-from textregion.images import load_image
+from textregion.images import ImageInput, load_image
+from textregion.index.memory import RegionMemory
 from textregion.labels import LabelPrompts
 from textregion.masks import automatic_sources, read_masks
 from textregion.outputs.annotations import label_shares, no_region, no_region_note, told_labels, unlabelled_share
@@ -58,12 +59,19 @@ HEADER = ["image", "size", "regions", "labels", "time", "status"]
 class DemoRun:
     """What all images of a run share, and how one of them is labelled and written.
 
-    segmenter: a TextRegionSegmenter. args: the command line. boxes: those that it gives.
+    segmenter: a TextRegionSegmenter. args: the command line. boxes: those that it gives. memory: of --memory.
     """
 
-    def __init__(self, segmenter, args: argparse.Namespace, preset: str, boxes: BoxesFile | None = None) -> None:
-        self.segmenter, self.args, self.preset, self.boxes = segmenter, args, preset, boxes
-        self.settings = run_settings(segmenter, args, preset)  # as run.json records them
+    def __init__(
+        self,
+        segmenter,
+        args: argparse.Namespace,
+        preset: str,
+        boxes: BoxesFile | None = None,
+        memory: RegionMemory | None = None,
+    ) -> None:
+        self.segmenter, self.args, self.preset, self.boxes, self.memory = segmenter, args, preset, boxes, memory
+        self.settings = run_settings(segmenter, args, preset, memory)  # as run.json records them
         trained = preset == "tiny" and not args.random_weights
         self.note = TINY_NOTE if trained else f"preset {preset}"  # the line under picture.png
         self.caution = RANDOM_WEIGHTS if args.random_weights else ""  # what every picture and file says
@@ -91,14 +99,17 @@ class DemoRun:
             tokens = self.segmenter.encode_image(pixels)
         else:
             tokens = self.segmenter.encode_image(pixels, masks=read_masks(source, pixels.shape[:2], job.image))
-        told = {**self.label(tokens, job.labels, pixels), "source": job.image, "more_files": box_files}
+        told = {**self.label(tokens, job.labels, pixels, job.image), "source": job.image, "more_files": box_files}
         image = LabelledImage(job.image.name, pixels, tokens, **told)
         return image, self.write(job, image, content, folder, before)
 
-    def label(self, tokens: RegionTokens, labels: Sequence[str], pixels: np.ndarray) -> dict:
-        """The label map of an image as --threshold, --unlabelled and --absent ask for it; by field of LabelledImage."""
+    def label(self, tokens: RegionTokens, labels: Sequence[str], pixels: np.ndarray, source: ImageInput) -> dict:
+        """The label map of an image as --threshold, --unlabelled, --absent and --memory ask for it; by field of
+        LabelledImage. source: the image's file.
+        """
         none = {name: getattr(self.args, name) for name in ("unlabelled", "absent")}
-        result = self.segmenter.segment(tokens, labels, self.args.threshold, **none, pixels=pixels)
+        memory = {"memory": self.memory, "source": source} if self.memory else {}
+        result = self.segmenter.segment(tokens, labels, self.args.threshold, **none, **memory, pixels=pixels)
         names = LabelPrompts.parse(labels).names
         absent = [names[i] for i in self.segmenter.absent_labels(tokens, labels)] if self.args.absent else []
         least = self.args.threshold if self.args.unlabelled else 0.0
@@ -145,9 +156,17 @@ class Settings:
     boxes: BoxesFile | None = None
 
     def build(self) -> DemoRun:
-        """Load the models."""
+        """Load the models, and the memory before them, which may not fit."""
+        memory = None
+        if self.args.memory is not None:
+            key = {"key": self.args.memory_key} if self.args.memory_key else {}
+            checkpoint = self.args.memory_key_checkpoint
+            options = {**key, "key_checkpoint": checkpoint, "device": self.args.device}
+            memory = RegionMemory.open(self.args.memory, self.preset, **options)
         segmenter = self.segmenter_class.from_preset(self.preset, **self.options)
-        return DemoRun(segmenter, self.args, self.preset, self.boxes)
+        if memory is not None:
+            memory.check(segmenter)
+        return DemoRun(segmenter, self.args, self.preset, self.boxes, memory)
 
 
 class JobWorker:

@@ -69,6 +69,16 @@ def add_regionspot_flags(parser: Parser) -> None:
     add("--regionspot_isolate", **BOOLEAN, help=isolate)
 
 
+def add_memory_flags(parser: Parser) -> None:
+    """--memory and what its keys are; alpha and K are options of SegmenterConfig."""
+    add = parser.add_argument_group("with a region memory").add_argument
+    table = "a table of textregion index whose regions support an image's, which are left out themselves (none)"
+    add("--memory", metavar="TABLE", help=f"{table}; see --memory_alpha, --memory_neighbours")
+    key = "what regions are found by: token, or a timm tower added by textregion index --add_keys (token)"
+    add("--memory_key", metavar="NAME", help=key)
+    add("--memory_key_checkpoint", metavar="FILE", help="that tower's weights on disk (fetched)")
+
+
 def mask_source_flag(parser: argparse._ArgumentGroup, more: str = "", **options: Any) -> None:
     """--masks; more: what else the program takes."""
     text = f"where regions come from: {', '.join(automatic_sources())}{more}"

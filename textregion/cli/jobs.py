@@ -23,6 +23,7 @@ from textregion.cli.flags import REGIONSPOT, given_options
 from textregion.config import fingerprint
 from textregion.errors import InputError
 from textregion.images import format_and_orientation
+from textregion.index.memory import RegionMemory
 from textregion.labels import merge_labels, split_labels
 from textregion.masks import automatic_sources
 from textregion.masks.given import mask_file
@@ -232,7 +233,9 @@ def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def run_settings(segmenter: TextRegionSegmenter, args: argparse.Namespace, preset: str) -> dict[str, Any]:
+def run_settings(
+    segmenter: TextRegionSegmenter, args: argparse.Namespace, preset: str, memory: RegionMemory | None = None
+) -> dict[str, Any]:
     """All settings of a run but the image and its labels, as JSON has them."""
     settings = {
         "preset": preset,
@@ -242,6 +245,7 @@ def run_settings(segmenter: TextRegionSegmenter, args: argparse.Namespace, prese
         "random_weights": args.random_weights,
         "fast": args.fast,
         "mask_source": args.masks,
+        "memory": memory and memory.settings(),
         "boxes": args.boxes and [file_hash(box) if isfile(box) else box for box in args.boxes],
         "method": args.method,
         "regionspot": {name: getattr(args, name) for name in REGIONSPOT if name not in WEIGHTS},

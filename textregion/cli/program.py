@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from textregion import render
 from textregion.cli.arguments import limits_of, parse_arguments
@@ -49,7 +50,7 @@ def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:
     scene = draw_scene(at_least("--seed", seed, 0), distinct_colours=True)
     tokens = segmenter.encode_image(scene.image)
     encode_words(segmenter, scene.labels)
-    labelled = run.label(tokens, scene.labels, scene.image)
+    labelled = run.label(tokens, scene.labels, scene.image, render.png_bytes(Image.fromarray(scene.image)))
     result = labelled["result"]
     uncovered = np.zeros(scene.label_map.shape, bool)
     known = render.overlay(scene.image, scene.label_map, result.palette, uncovered)
@@ -75,6 +76,8 @@ def serve_page(args: argparse.Namespace) -> None:
         raise InputError("with --serve images and labels are given on the page; leave --image, --labels, … out")
     if args.label_filter == "presence":
         raise InputError("label_filter presence is not for the page, which keeps no images; leave it out")
+    if args.memory:
+        raise InputError("got --memory with --serve, and the page has none; label images with it: leave --serve out")
     table = None
     if args.table is not None:
         index = RegionIndex.open(args.table, device=args.device)

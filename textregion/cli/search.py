@@ -17,6 +17,7 @@ from textregion.cli.flags import (
     mask_source_flag,
 )
 from textregion.cli.jobs import box_of
+from textregion.devices import resolve_device
 from textregion.errors import InputError
 from textregion.index.hits import contact_sheet, hits_json, hits_table, shown_name
 from textregion.index.region_index import DEFAULT_PRESET, FLUSH_SECONDS, Added, RegionIndex
@@ -76,6 +77,9 @@ def index_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     table.add_argument("--compact", action="store_true", help="join small files, drop old versions")
     column = "add a column of tokens of this backbone for the regions that are there; reads the images again"
     table.add_argument("--add_column", metavar="PRESET", help=column)
+    keys = "add keys of this vision tower of timm, for segment --memory_key; reads the images again"
+    table.add_argument("--add_keys", metavar="TOWER", help=keys)
+    table.add_argument("--key_checkpoint", metavar="FILE", help="that tower's weights on disk (fetched)")
     table.add_argument("--join", metavar="FILE", help="CSV or Parquet with a column image: its others become columns")
     table.add_argument("--export", metavar="FILE", help="write all regions to a Parquet file, or fiftyone:NAME")
     imported = "tokens.safetensors files of `textregion segment --save_tokens`, or folders of such"
@@ -98,6 +102,7 @@ def index(arguments: Sequence[str] | None = None) -> int:
 def run_index(args: argparse.Namespace) -> int:
     """Add images and do what else is asked of the table. InputError for all that the user can put right."""
     from textregion.index import upkeep
+    from textregion.index.keys import load_tower
 
     options = {**given_options(args), "device": args.device}
     if args.masks not in (None, "sam2"):
@@ -123,6 +128,8 @@ def run_index(args: argparse.Namespace) -> int:
         print(upkeep.join(index, args.join))
     if args.add_column:
         print(upkeep.add_column(index, args.add_column, **options))
+    if args.add_keys:
+        print(upkeep.add_keys(index, load_tower(args.add_keys, args.key_checkpoint, resolve_device(args.device))))
     if args.compact:
         print(upkeep.compact(index))
     if args.build_index:

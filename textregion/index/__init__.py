@@ -7,6 +7,7 @@ _HOMES = {
     "Engine": "textregion.engines",
     "Hit": "textregion.index.search",
     "RegionIndex": "textregion.index.region_index",
+    "RegionMemory": "textregion.index.memory",
 }
 
 

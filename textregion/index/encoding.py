@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from pycocotools import mask as coco_mask
+from torch import Tensor
 
 from textregion.errors import InputError, out_of_memory
 from textregion.images import load_image
@@ -99,12 +100,17 @@ def region_columns(tokens: RegionTokens) -> dict[str, Any]:
 
 def encode_masks(masks: RegionMasks) -> tuple[list[bytes], np.ndarray]:
     """(run-length codes, share of the image) of every region at the resolution its parts are stored in."""
-    on = (masks.soft > masks.cut).to(torch.uint8)
-    union = on.new_zeros(len(masks), *on.shape[1:])
-    union.scatter_reduce_(0, masks.group.long()[:, None, None].expand(on.shape), on, "amax")
+    union = stored_masks(masks)
     planes = np.asfortranarray(union.numpy().transpose(1, 2, 0))
     codes = coco_mask.encode(planes) if len(masks) else []
     return [code["counts"] for code in codes], union.float().mean((1, 2)).numpy()
+
+
+def stored_masks(masks: RegionMasks) -> UInt8[Tensor, "R h w"]:
+    """Every region at the resolution its parts are stored in, their union: 1 inside, 0 outside."""
+    on = (masks.soft > masks.cut).to(torch.uint8)
+    union = on.new_zeros(len(masks), *on.shape[1:])
+    return union.scatter_reduce_(0, masks.group.long()[:, None, None].expand(on.shape), on, "amax")
 
 
 def decode_masks(rows: Sequence[dict]) -> np.ndarray:

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from textregion import __version__
-from textregion.config import fingerprint
+from textregion.config import MEMORY_OPTIONS, SegmenterConfig, fingerprint
 from textregion.errors import InputError, needs
+from textregion.pooling import PoolingRecipe
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +28,7 @@ TOKEN = "token"  # the column of the backbone that made the table; a second one'
 PROBE = "a photo that nobody took"  # every model says something else of it
 ALIKE = 0.995  # least cosine of the probe's embeddings by the same weights, in whatever precision
 MACHINE = ("device", "dtype")  # settings that change only the last digits
+KEY = "token_key_"  # a column of keys of a vision tower, whose name follows
 DONE, UNREADABLE = "done", "unreadable"
 IMAGE_COLUMNS = ("image", "image_hash", "stamp", "width", "height", "regions", "status", "reason")
 
@@ -55,6 +57,8 @@ class Encoder:
     def of(cls, segmenter: "TextRegionSegmenter", preset: str, options: dict[str, Any]) -> "Encoder":
         """Of a segmenter that was built from a preset with these options."""
         settings = {key: value for key, value in segmenter.settings().items() if key not in MACHINE}
+        config = settings["config"]
+        settings["config"] = {name: value for name, value in config.items() if name not in MEMORY_OPTIONS}
         backbone = segmenter.backbone
         probe = segmenter.encode_text([PROBE])[0].float().cpu().numpy().astype(np.float16)
         return cls(
@@ -87,7 +91,7 @@ class Encoder:
 
     def check_same(self, other: "Encoder", where: str) -> None:
         """InputError when images encoded by the other would not be comparable: it names what differs."""
-        if other.fingerprint != self.fingerprint:
+        if other._flat() != self._flat():
             pairs = {**self._flat(), **{key: value for key, value in other._flat().items() if key not in self._flat()}}
             differ = [key for key in pairs if self._flat().get(key) != other._flat().get(key)]
             told = ", ".join(
@@ -96,17 +100,41 @@ class Encoder:
             raise InputError(f"{where} was made with other settings ({told}); leave them out, or make a new table")
 
     def _flat(self) -> dict[str, Any]:
-        flat = {"backbone": self.settings["backbone"], **self.settings["config"]}
+        """All settings by name; an option that is younger than the table has its default there."""
+        config = {name: value for name, value in asdict(SegmenterConfig()).items() if name not in MEMORY_OPTIONS}
+        config |= self.settings["config"]
+        config["recipe"] = asdict(PoolingRecipe(**config["recipe"]))
+        flat = {"backbone": self.settings["backbone"], **json.loads(json.dumps(config))}
         return {**flat, **{f"masks.{key}": value for key, value in self.settings["masks"].items()}}
 
 
 @dataclass(frozen=True)
+class KeyRecord:
+    """What a table says of a column of keys. name: of timm's tower; weights: hash of what it learned; width: C."""
+
+    name: str
+    weights: str
+    width: int
+
+
+@dataclass(frozen=True)
 class Meta:
-    """What the schema's metadata say. encoders: by the name of the column they made."""
+    """What the schema's metadata say. encoders, keys: by the name of the column they made."""
 
     encoders: dict[str, Encoder]
     format: int = FORMAT
     version: str = __version__
+    keys: dict[str, KeyRecord] = field(default_factory=dict)
+
+    def key_column(self, tower: str, where: str) -> str:
+        """The column of a tower's keys. InputError when there is none."""
+        found = [column for column, record in self.keys.items() if record.name == tower]
+        if not found:
+            there = ", ".join(record.name for record in self.keys.values()) or "no tower"
+            raise InputError(
+                f"{where} has keys of {there}, not of {tower}: textregion index --to {where} --add_keys {tower}"
+            )
+        return found[0]
 
     def pack(self) -> dict[bytes, bytes]:
         """As metadata of a schema."""
@@ -122,7 +150,8 @@ class Meta:
             encoders = {name: Encoder(**encoder) for name, encoder in content["encoders"].items()}
             if TOKEN not in encoders:
                 raise KeyError(TOKEN)
-            return cls(encoders, content["format"], str(content["version"]))
+            keys = {name: KeyRecord(**record) for name, record in content.get("keys", {}).items()}
+            return cls(encoders, content["format"], str(content["version"]), keys)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise

@@ -4,7 +4,7 @@ Each function returns what it did, in a line or a table, for the programs to pri
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from os.path import abspath, isdir, isfile
 from pathlib import Path
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float16
+from jaxtyping import Float16, UInt8
+from torch import Tensor
 
 from textregion.errors import InputError, needs, one_of
 from textregion.images import load_image
 from textregion.index.encoding import decode_masks, region_columns
+from textregion.index.keys import KeyTower, encode_keys
 from textregion.index.region_index import NOT_STORED
-from textregion.index.schema import DONE, TOKEN, Encoder, Meta, Regions, arrow
+from textregion.index.schema import DONE, KEY, TOKEN, Encoder, Meta, Regions, arrow
 from textregion.index.sources import content_hash, is_uri, read_bytes, stamp
 from textregion.index.store import KEPT, lance_errors, lancedb, quoted
 from textregion.render import text_table
@@ -115,7 +117,12 @@ def add_column(index: "RegionIndex", preset: str, **options: Any) -> str:
     kept_options = {**options, "mask_generator": None, "dense_fallback": False}
     segmenter = TextRegionSegmenter.from_preset(preset, **kept_options, **machine)
     encoder, pa = Encoder.of(segmenter, preset, kept_options), arrow()
-    encodings = _Encodings(index, segmenter, column)
+
+    def encode(pixels: UInt8[np.ndarray, "H W 3"], masks: RegionMasks) -> tuple[Tensor, Tensor]:
+        tokens = segmenter.encode_image(pixels, masks)
+        return tokens.tokens, tokens.source_index
+
+    encodings = _Encodings(index, encode, encoder.width, column)
     schema = pa.schema([pa.field(column, pa.list_(pa.float16(), encoder.width))])
     with index.tables.writing() as writer:
         kept = None if is_uri(index.tables.path) else Path(index.tables.path) / f".{column}.sqlite"
@@ -130,18 +137,56 @@ def add_column(index: "RegionIndex", preset: str, **options: Any) -> str:
     return "; ".join([told, *left, f"search it with --preset {preset}"])
 
 
-class _Encodings:
-    """Tokens of a segmenter for rows of the table, an image at a time."""
+def add_keys(index: "RegionIndex", tower: KeyTower) -> str:
+    """Keys of a vision tower for the regions that are there, for `RegionMemory.open(key=…)`.
 
-    def __init__(self, index: "RegionIndex", segmenter: TextRegionSegmenter, column: str) -> None:
-        self.index, self.segmenter, self.column, self.opener = index, segmenter, column, index.opener()
+    The images are read again; regions of one that is gone or has changed, and empty ones, have none. What was done is
+    kept as for `add_column`. InputError when the column is there.
+    """
+    column = KEY + re.sub(r"[^0-9A-Za-z]+", "_", tower.name).strip("_")
+    if column in index.tables.meta.keys:
+        raise InputError(f"{index.tables.path} has keys of {tower.name} already")
+
+    def encode(pixels: UInt8[np.ndarray, "H W 3"], masks: RegionMasks) -> tuple[Tensor, Tensor]:
+        keys = encode_keys(tower, pixels, masks)
+        there = (keys.norm(dim=1) > 0).nonzero()[:, 0]
+        return keys[there], there
+
+    encodings, pa = _Encodings(index, encode, tower.record.width, column), arrow()
+    schema = pa.schema([pa.field(column, pa.list_(pa.float16(), tower.record.width))])
+    with index.tables.writing() as writer:
+        kept = None if is_uri(index.tables.path) else Path(index.tables.path) / f".{column}.sqlite"
+        _add_columns(index, encodings.of_batch, schema, ["image", "image_hash", "region", "mask"], kept)
+        _write_meta(index, replace(index.tables.meta, keys={**index.tables.meta.keys, column: tower.record}))
+        writer.commit()
+        if kept is not None:
+            kept.unlink(missing_ok=True)
+    left = f"; {len(encodings.bad)} images could not be read" * bool(encodings.bad)
+    return f"keys of {tower.name} ({tower.record.width} numbers): {encodings.encoded} images{left}"
+
+
+class _Encodings:
+    """Vectors for rows of the table, an image at a time.
+
+    encode: pixels and masks to vectors (K, width) and which of the masks each is of.
+    """
+
+    def __init__(
+        self,
+        index: "RegionIndex",
+        encode: Callable[[UInt8[np.ndarray, "H W 3"], RegionMasks], tuple[Tensor, Tensor]],
+        width: int,
+        column: str,
+    ) -> None:
+        self.index, self.encode, self.width, self.column = index, encode, width, column
+        self.opener = index.opener()
         self.journal = {row["image"]: row for row in index.tables.journal().to_pylist()}
         self.encoded, self.bad = 0, set()
         self._last: tuple[str, dict[int, np.ndarray]] = ("", {})
 
     def of_batch(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         """The column for some rows."""
-        rows, pa, width = batch.to_pylist(), arrow(), self.segmenter.backbone.width
+        rows, pa, width = batch.to_pylist(), arrow(), self.width
         by_image: dict[str, list[dict]] = {}
         for row in rows:
             by_image.setdefault(row["image"], []).append(row)
@@ -163,9 +208,9 @@ class _Encodings:
         try:
             pixels = load_image(self.opener.read(image, rows[0]["image_hash"]))
             masks = torch.from_numpy(decode_masks([row["mask"] for row in rows]))
-            tokens = self.segmenter.encode_image(pixels, RegionMasks(masks, pixels.shape[:2]))
-            vectors = tokens.tokens.float().cpu().numpy().astype(np.float16)
-            found = {rows[int(n)]["region"]: v for n, v in zip(tokens.source_index, vectors, strict=True)}
+            tokens, which = self.encode(pixels, RegionMasks(masks, pixels.shape[:2]))
+            vectors = tokens.float().cpu().numpy().astype(np.float16)
+            found = {rows[int(n)]["region"]: v for n, v in zip(which, vectors, strict=True)}
             self.encoded += 1
         except InputError:
             self.bad.add(image)

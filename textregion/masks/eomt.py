@@ -73,8 +73,9 @@ class EomtMasks:
     @torch.inference_mode()
     def generate(self, image: Pixels, image_size: Size | None = None, mask_size: Size | None = None) -> RegionMasks:
         """Segments at `mask_size`, in the order of the queries, p as predicted IoU; R = 0 is a normal result."""
-        image_size = tuple(image_size or image.shape[:2])
-        mask_size = tuple(mask_size or image.shape[:2])
+        height, width = image.shape[:2]
+        image_size = image_size or (height, width)
+        mask_size = mask_size or (height, width)
         pixels = self._processor(images=image, return_tensors="pt")["pixel_values"].to(self.device)
         with autocast(self.device, self.dtype):
             found = self.model(pixels)
