@@ -203,9 +203,14 @@ PY
 }
 
 pip_install() {
-  # --no-compile: most modules are never imported, and Python compiles those that are.
+  # --no-compile: `compile_all` does it on all cores.
   "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-compile "$@" ||
     fail "pip could not install this (its message is above); run the script again to carry on from here"
+}
+
+# Compiles what is new among the installed modules. Some packages bring files of other Pythons: those do not matter.
+compile_all() {
+  "$venv/bin/python" -W ignore -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true
 }
 
 # Prints where the browser is that the test of the web page would take (utils/screenshot.py); fails if there is none.
@@ -409,4 +414,5 @@ for layer in "${missing[@]}"; do
   "install_$layer"
   stamp_lines "$venv/bin/python" "$layer" >>"$stamp"
 done
+compile_all
 echo "Ready after $SECONDS s: $venv (Python $(python_version "$venv/bin/python")${found:+, $found})"

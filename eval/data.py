@@ -72,7 +72,7 @@ def check_files(config: Config, dataset: BaseDataset) -> list[dict]:
 
 def _remedy(config: Config) -> str:
     prepare = config.benchmark.get("prepare")
-    return f'{f"run bash process_dataset.sh {prepare}, or " if prepare else ""}see "Benchmarks" in README.md'
+    return f"{f'run bash process_dataset.sh {prepare}, or ' if prepare else ''}see docs/benchmarks.md"
 
 
 @dataclass

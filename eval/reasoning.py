@@ -228,7 +228,7 @@ def find_split(root: Path, split: str) -> Path:
     for folder in (root / split, root / "ReasonSeg" / split):
         if folder.is_dir():
             return folder
-    wanted = "unpack ReasonSeg there (README, Other tasks), or choose other --splits"
+    wanted = "unpack ReasonSeg there (docs/tasks.md), or choose other --splits"
     raise InputError(f"no folder {root / split}; {wanted}")
 
 

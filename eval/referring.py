@@ -200,7 +200,7 @@ def answer_sentence(
 def find_splits(root: Path, chosen: Sequence[str] | None = None) -> list[str]:
     """The chosen splits, or all that are there; InputError when one (or every one) is not there."""
     if not root.is_dir():
-        raise InputError(f"no folder {root}; expected one with {SPLITS[0]}.jsonl and others (README, Other tasks)")
+        raise InputError(f"no folder {root}; expected one with {SPLITS[0]}.jsonl and others (docs/tasks.md)")
     there = [split for split in SPLITS if (root / f"{split}.jsonl").is_file()]
     if chosen is None and not there:
         raise InputError(f"{root} has none of {', '.join(f'{split}.jsonl' for split in SPLITS)}")

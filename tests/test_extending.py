@@ -114,7 +114,7 @@ def test_a_file_among_the_others_is_found_without_any_edit(tmp_path):
         (tmp_path / path).write_text(example(path), encoding="utf-8")
     done = listed(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "True sam2 slic felzenszwalb\n"
+    assert done.stdout == "True sam2 eomt sam2-hf sam3 slic felzenszwalb\n"
 
 
 def test_an_installed_package_is_found_through_its_entry_points(tmp_path):
@@ -132,7 +132,7 @@ def test_an_installed_package_is_found_through_its_entry_points(tmp_path):
     (about / "entry_points.txt").write_text("\n".join(lines))
     done = listed(tmp_path, ROOT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "True sam2 slic felzenszwalb\n"
+    assert done.stdout == "True sam2 eomt sam2-hf sam3 slic felzenszwalb\n"
     assert "the plug-in broken (somebodys_package.broken:Masks) of textregion.mask_sources is left out" in done.stderr
 
 

@@ -76,7 +76,7 @@ class Rehearsal:
                 echo "pip ${{*:8}}" >> "{self.log}"
                 if [ -e "{self.pip_fails}" ]; then case "$*" in *$(cat "{self.pip_fails}")*) exit 1 ;; esac; fi ;;
               "-m pip --version") ;;
-              "-W ignore -c") ;;
+              "-W ignore -c" | "-W ignore -m") ;;
               "-W ignore -") echo "torch 9, torchvision 9" ;;
               *) exec "{sys.executable}" "$@" ;;
             esac""",

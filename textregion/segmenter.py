@@ -4,7 +4,7 @@
     result = segmenter.segment("photo.jpg", ["dog", "sofa", "floor"])
 
 Run as a program it is the demo: `python TextRegionSegmenter.py --help`.
-Paper: arXiv 2505.23769. The way of the data is written in README.md; the maths lives in the modules beside this one.
+Paper: arXiv 2505.23769. The way of the data is written in docs/method.md; the maths lives in the modules beside this.
 """
 
 import json

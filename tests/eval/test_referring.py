@@ -91,7 +91,8 @@ def test_files_and_summary(evaluated):
     content = json.loads((work_dir / "results.json").read_text())
     assert content["metrics"] == results.metrics
     assert content["config"]["data"]["proposals"] == "detections"
-    assert content["recipe"] == {"name": "semantic", "unit_values": False, "mlp_residual": False}
+    terms = {"value": True, "spatial": False, "class_token": False}
+    assert content["recipe"] == {"name": "semantic", "unit_values": False, "mlp_residual": False, **terms}
     assert content["published"] == []
     text = (work_dir / "results.md").read_text()
     assert "## By split" in text

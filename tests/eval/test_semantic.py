@@ -419,7 +419,7 @@ def test_missing_data_is_one_line(name, missing, remedy, tmp_path, monkeypatch, 
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith(f"error: no folder {tmp_path / missing}")
     assert remedy in said
-    assert 'see "Benchmarks" in README.md' in said
+    assert "see docs/benchmarks.md" in said
 
 
 def test_half_prepared_data_names_what_lacks(tmp_path, monkeypatch, capsys, write_image):

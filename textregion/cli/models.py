@@ -46,14 +46,14 @@ def list_presets() -> str:
 
 
 def readme_table() -> str:
-    """The table for README.md, which holds it between `<!-- presets -->` and `<!-- /presets -->`."""
+    """The table for docs/models.md, which holds it between `<!-- presets -->` and `<!-- /presets -->`."""
     return "\n".join(markdown_table(COLUMNS, [(f"`{name}`", *preset_row(name)[1:]) for name in preset_names()]))
 
 
 def presets(arguments: Sequence[str]) -> int:
     """The program that prints the table; returns its exit code."""
     parser = Parser(prog="textregion presets", description="Print the table of presets.")
-    parser.add_argument("--markdown", action="store_true", help="as it stands in README.md")
+    parser.add_argument("--markdown", action="store_true", help="as it stands in docs/models.md")
     options = parser.parse_args(arguments)
     return run_program(lambda: print(readme_table() if options.markdown else list_presets()))
 

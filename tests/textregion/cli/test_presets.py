@@ -1,4 +1,4 @@
-"""The table of presets, on the terminal and in README.md."""
+"""The table of presets, on the terminal and in docs/models.md."""
 
 import re
 from pathlib import Path
@@ -36,10 +36,10 @@ def test_the_markdown_table_is_a_table(capsys):
     assert list_presets().splitlines()[1].split()[:3] == ["tiny", "tiny", "world"]
 
 
-README = Path(__file__).resolve().parents[3] / "README.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "models.md"
 BETWEEN_MARKERS = re.compile(r"<!-- presets -->\n(.*?)\n<!-- /presets -->", re.DOTALL)
 
 
 def test_the_readmes_table_is_current():
-    (found,) = BETWEEN_MARKERS.findall(README.read_text(encoding="utf-8"))
+    (found,) = BETWEEN_MARKERS.findall(PAGE.read_text(encoding="utf-8"))
     assert found == readme_table(), "run textregion presets --markdown and put it between the markers"
