@@ -30,8 +30,10 @@ from textregion.errors import InputError
 from textregion.images import load_image
 from textregion.labels import LabelPrompts
 from textregion.masks.given import read_label_map, read_masks
+from textregion.masks.hub import load_model
 from textregion.masks.sam2 import build_sam2
 from textregion.outputs.folder import RUN_FILE, read_run
+from textregion.outputs.georeference import georeference
 from textregion.regionspot.loading import SHIPPED_HEAD, load_head, load_published, save_head
 from textregion.regionspot.model import RegionSpotHead
 from textregion.text import read_class_file
@@ -118,6 +120,21 @@ def images() -> list[Seed]:
     files += [("b.pgm", b"P2 3 2 255\n1 2 3 4 5 6\n"), ("c.pbm", b"P1 3 2\n1 0 1 0 1 1\n")]
     seeds = [(name, data, change) for name, data in files for change in (mutations.damage, mutations.sizes(SIZE))]
     return seeds + [(name, data, mutations.png) for name, data in files if name.endswith("png")]
+
+
+def geotiffs() -> list[Seed]:
+    """With a coordinate system by number and by text."""
+    import rasterio
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for crs in ("EPSG:32633", "+proj=laea +lat_0=50 +lon_0=11"):
+            path = Path(folder, "a.tif")
+            form = {"driver": "GTiff", "height": HEIGHT, "width": WIDTH, "count": 1, "dtype": "uint8", "crs": crs}
+            with rasterio.open(path, "w", **form, transform=(0.5, 0, 100, 0, -0.5, 200)) as file:
+                file.write(label_map(), 1)
+            files.append(path.read_bytes())
+    return [("a.tif", data, change) for data in files for change in (mutations.damage, mutations.sizes(SIZE))]
 
 
 def label_maps() -> list[Seed]:
@@ -339,6 +356,38 @@ def safetensors() -> list[Seed]:
     return [("a.safetensors", save(one), mutations.safetensors) for one in (state, wrapped)]
 
 
+PART = "model-00001-of-00001.safetensors"
+
+
+def indices() -> list[Seed]:
+    """The index of weights in parts."""
+    places = {"metadata": {"total_size": 9}, "weight_map": dict.fromkeys(Model().state_dict(), PART)}
+    return [("model.safetensors.index.json", as_json(places), mutations.json_text)]
+
+
+def reading_parts(path: Path) -> None:
+    """An index beside its only part."""
+    from safetensors.torch import save_file
+
+    save_file(Model().state_dict(), path.with_name(PART))
+    read_state(path)
+
+
+def configurations() -> list[Seed]:
+    """`config.json` of models of transformers that make masks."""
+    from transformers import Sam2Config
+
+    return [("config.json", as_json(Sam2Config().to_dict()), mutations.json_text)]
+
+
+def reading_configuration(path: Path) -> None:
+    """A folder in the hub's layout with the weights of another model: in the end it is always refused."""
+    from safetensors.torch import save_file
+
+    save_file(Model().state_dict(), path.with_name("model.safetensors"))
+    load_model("Sam2Model", path.parent, "masks")
+
+
 def scripted() -> list[Seed]:
     """TorchScript."""
     buffer = io.BytesIO()
@@ -455,6 +504,7 @@ def reading_question(path: Path) -> None:
 
 READERS = (
     Reader("images", images, load_image),
+    Reader("GeoTIFF", geotiffs, georeference),
     Reader("label maps", label_maps, read_label_map),
     Reader("label maps to convert", label_maps, read_map),
     Reader("masks: png", label_maps, reading_masks),
@@ -472,6 +522,8 @@ READERS = (
     Reader("weights: pt, pth, bin", checkpoints, read_state),
     Reader("weights: safetensors", safetensors, read_state),
     Reader("weights: TorchScript", scripted, read_state),
+    Reader("weights: index of parts", indices, reading_parts),
+    Reader("models of transformers", configurations, reading_configuration),
     Reader("RegionSpot: own", own_heads, load_head),
     Reader("RegionSpot: published", published_heads, lambda path: load_published(path, segmenter().backbone)),
     Reader("checksums", checksums, lambda path: verify(path.parent)),

@@ -5,7 +5,7 @@ from typing import Any
 
 from httpx2 import HTTPError, InvalidURL
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
@@ -15,6 +15,7 @@ from textregion.weights import HUB, unreachable
 EXTRA = "transformers"  # textregion's extra and the flag of setup_env.sh
 FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 CONFIG = "config.json"
+REFUSALS = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
 
 
 def transformers_class(name: str, what: str) -> Any:
@@ -43,7 +44,7 @@ def load_model(class_name: str, where: str | Path, what: str, root: str | Path |
     options = {"dtype": "float32", "local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
     try:
         model, found = model_class.from_pretrained(folder, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (*REFUSALS, SafetensorError, StrictDataclassError) as error:
         raise InputError(
             f"{folder} holds no {class_name} for {what} ({first_line(error)}); give its own folder"
         ) from error
