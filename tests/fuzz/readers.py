@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import rasterio
 import torch
 from PIL import Image
 from torch import nn
@@ -124,8 +125,6 @@ def images() -> list[Seed]:
 
 def geotiffs() -> list[Seed]:
     """With a coordinate system by number and by text."""
-    import rasterio
-
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for crs in ("EPSG:32633", "+proj=laea +lat_0=50 +lon_0=11"):
