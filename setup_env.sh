@@ -413,6 +413,8 @@ for layer in "${missing[@]}"; do
   mv "$stamp.new" "$stamp"
   "install_$layer"
   stamp_lines "$venv/bin/python" "$layer" >>"$stamp"
+  [ "$layer" != base ] || compile_all & # most of it, while pip fetches the other layers
 done
+wait
 compile_all
 echo "Ready after $SECONDS s: $venv (Python $(python_version "$venv/bin/python")${found:+, $found})"

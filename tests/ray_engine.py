@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import ray
-from index_worlds import QUICK, Doubler, contents, write_scenes
+from doubler import Doubler
+from index_worlds import QUICK, contents, write_scenes
 
 from textregion.engines import Engine, Lost
 from textregion.errors import InputError

@@ -33,7 +33,7 @@ from textregion.labels import LabelPrompts
 from textregion.tiny.scenes import draw_scene
 
 ROOT = Path(__file__).parents[2]
-CASES = 504
+CASES = 252
 
 
 @pytest.mark.slow
@@ -46,8 +46,8 @@ def test_hundreds_of_bad_inputs_work_or_end_in_one_clear_line(tmp_path):
     assert done.returncode == 0
     outcomes = [result["outcome"] for result in results]
     assert len(outcomes) == CASES
-    assert outcomes.count(WORKS) > 100
-    assert outcomes.count(REFUSED) > 150
+    assert outcomes.count(WORKS) > 50
+    assert outcomes.count(REFUSED) > 75
     assert f"| all {CASES} |" in done.stdout
 
 

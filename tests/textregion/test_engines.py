@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from index_worlds import Doubler
+from doubler import Doubler
 
 from textregion.engines import Engine, Lost
 from textregion.errors import InputError

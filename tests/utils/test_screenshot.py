@@ -6,12 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+from kills import long_form
 from PIL import Image
 
 from textregion.errors import InputError
 from utils.screenshot import HEIGHT, WIDTH, find_browser, main, served
 
 
+@long_form  # the page in a browser: tests/textregion/web/test_browser.py
 @pytest.mark.skipif(find_browser() is None and not os.environ.get("CI"), reason="no Chromium or Chrome found")
 def test_the_picture_shows_an_answered_page(pytestconfig, tmp_path):
     path = tmp_path / "page.png"

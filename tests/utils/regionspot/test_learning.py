@@ -5,8 +5,8 @@ recognises a third of the boxes here. So the proof is the fall when tokens are s
 """
 
 import accelerate
-import pytest
 import torch
+from kills import long_form
 
 from textregion.backbones import ClipBackbone
 from textregion.regionspot.model import RegionSpot, RegionSpotHead, encode_names
@@ -19,7 +19,7 @@ TRAINED, FRESH = 250, 60
 STEPS = 400
 
 
-@pytest.mark.slow
+@long_form
 def test_a_head_trained_from_scratch_recognises_boxes_of_fresh_scenes_by_their_tokens(
     colour_world, box_tokens, tmp_path
 ):
