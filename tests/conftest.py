@@ -38,11 +38,6 @@ settings.load_profile("tests")
 NUMBERS = itertools.count()
 
 
-def pytest_xdist_auto_num_workers(config):
-    """One more than there are cores: tests that start programs, servers or a browser mostly wait."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 @pytest.fixture(autouse=True)
 def own_place(request, monkeypatch, tmp_path_factory):
     """A home, caches and a working directory of the test's own, and torch's random numbers seeded by its name."""
