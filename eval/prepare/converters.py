@@ -7,7 +7,7 @@ import fcntl
 import io
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePath
@@ -243,19 +243,19 @@ def _image_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def no_others(folder: Path, names: set[str], remedy: str = "") -> None:
+def no_others(folder: Path, names: set[str]) -> None:
     """InputError when a folder of drawn data holds a visible file or folder that is none of `names`."""
     there = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
     if others := sorted(there - names):
         shown = ", ".join(others[:SHOWN]) + ", …" * (len(others) > SHOWN)
-        remedy = remedy or "move them elsewhere"
-        raise InputError(f"{folder} holds {len(others)} files too many ({shown}), which were not drawn here; {remedy}")
+        told = f"{folder} holds {len(others)} files too many ({shown}), which were not drawn here"
+        raise InputError(f"{told}; move them elsewhere")
 
 
-def claim(folder: Path, drawn: Mapping[str, object]) -> None:
-    """Write drawn.json, which says what decides the data drawn into a folder.
+def claim(folder: Path, drawn: Mapping[str, object], names: Collection[str]) -> None:
+    """Write drawn.json, which says what decides the data drawn into a folder; names: of the files and folders there.
 
-    InputError when it says something else, or is not there but other files are: nothing is mixed or overwritten.
+    InputError when it says something else, or is not there but some of them are: nothing is mixed or overwritten.
     """
     path, told = folder / "drawn.json", json.loads(json.dumps(drawn))
     if path.is_file():
@@ -266,7 +266,8 @@ def claim(folder: Path, drawn: Mapping[str, object]) -> None:
             now = f"{changed[0]} {was!r}, got {told[changed[0]]!r}" if changed else f"{was!r}"
             raise InputError(f"{folder} was drawn with {now}; give another --output, or the same options")
         return
-    no_others(folder, set(), "give another --output")
+    if there := sorted(name for name in names if (folder / name).exists()):
+        raise InputError(f"{folder} holds {', '.join(there)}, which was not drawn here; give another --output")
     write_json(path, told)
 
 

@@ -93,7 +93,8 @@ def write_tiny_lvis(
     seed: 0 or more, shifts to other scenes. InputError for a folder that holds others, or other files.
     """
     counts = {"train": train_scenes or scenes, "val": scenes}
-    claim(folder, {"scenes": scenes, "train_scenes": counts["train"], "names": names, "seed": seed})
+    written = {"images", *(f"lvis_tiny_{split}.json" for split in counts)}
+    claim(folder, {"scenes": scenes, "train_scenes": counts["train"], "names": names, "seed": seed}, written)
     for split, count in counts.items():
         first = FIRST_SEEDS[split] + seed
         no_others(folder / "images" / split, {f"{number:012d}.png" for number in range(first, first + count)})

@@ -35,7 +35,8 @@ def write_referring(folder: Path, scenes: int, size: int = 256) -> None:
     Each split asks for every object of its scenes in two sentences. Detections: every object's box, its sides
     moved by up to 6 %, and as many boxes elsewhere.
     """
-    claim(folder, {"scenes": scenes, "size": size})
+    written = {"images", *(f"{split}.jsonl" for split in REFERRING_SPLITS)}
+    claim(folder, {"scenes": scenes, "size": size}, written)
     every = [seed for start, _ in enumerate(REFERRING_SPLITS) for seed in _seeds(FIRST_SEED + start, scenes)]
     no_others(folder / "images", {f"COCO_train2014_{seed:012d}.jpg" for seed in every})
     for start, split in enumerate(REFERRING_SPLITS):
@@ -86,7 +87,7 @@ def write_reasoning(folder: Path, answers: Path, scenes: int, size: int = 256) -
     Even scenes have a short question, odd ones a long one. Every third has a patch that does not count.
     """
     for place in (folder, answers):
-        claim(place, {"scenes": scenes, "size": size})
+        claim(place, {"scenes": scenes, "size": size}, {"val", "test"})
     for start, split in enumerate(("val", "test")):
         seeds = _seeds(FIRST_SEED + 1000 + start, scenes)
         no_others(folder / split, {f"{seed}.{ending}" for seed in seeds for ending in ("jpg", "json")})

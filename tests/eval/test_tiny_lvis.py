@@ -8,6 +8,7 @@ from lvis import LVIS
 from PIL import Image
 
 from eval.prepare.tiny_lvis import FIRST_SEEDS, frequencies, main, write_tiny_lvis
+from textregion.errors import InputError
 from textregion.tiny.scenes import draw_scene
 
 
@@ -72,3 +73,15 @@ def test_the_program_draws_objects_and_refuses_other_seeds(tmp_path, capsys):
     assert len(content["categories"]) == 90
     with pytest.raises(SystemExit):
         main(["--output", str(tmp_path), "--seed", "-1"])
+
+
+def test_a_folder_is_drawn_into_unless_it_holds_files_of_these_names(tmp_path):
+    (tmp_path / "boxes.json").write_text("{}")
+    write_tiny_lvis(tmp_path, 1)
+    assert (tmp_path / "boxes.json").read_text() == "{}"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "lvis_tiny_val.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds lvis_tiny_val\.json, which was not drawn here; give another"):
+        write_tiny_lvis(other, 1)
+    assert (other / "lvis_tiny_val.json").read_text() == "{}"
