@@ -34,12 +34,12 @@ def georeference(path: Path) -> Georeference | None:
         raise InputError(f"{path} is a GeoTIFF with an orientation tag of {orientation}; save it upright, without one")
     with needs("a GeoTIFF's coordinates (--export geojson)", layer="geo", extra="geo"):
         import rasterio
-        from rasterio.errors import CRSError, RasterioIOError
+        from rasterio.errors import CRSError, RasterioError
     try:
         alone = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_GEOREF_SOURCES="INTERNAL")
         with alone, rasterio.open(path, driver="GTiff") as file:
             transform, crs = file.transform, file.crs
             name = "" if crs is None else crs.to_string()
-    except (RasterioIOError, CRSError) as error:
+    except (RasterioError, CRSError, ValueError) as error:  # ValueError: names that are no text
         raise InputError(f"the coordinates of {path} cannot be read ({first_line(error)}); save it again") from error
     return None if transform.is_identity else Georeference(tuple(map(float, transform[:6])), name)
