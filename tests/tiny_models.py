@@ -1,14 +1,17 @@
 """Small models of the real libraries' own classes, with seeded random weights. No download."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from functools import cache, partial
 from pathlib import Path
 
+import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from open_clip import SimpleTokenizer
+from open_clip import SimpleTokenizer, factory
 from open_clip.model import CLIP, CustomTextCLIP
 from timm.layers import LayerNorm
 from timm.models import register_model
@@ -28,6 +31,18 @@ def seeded(seed: int) -> Iterator[None]:
     """torch's random numbers of this seed within the block; afterwards they go on as if there had been none."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def known_to_open_clip(configs: Mapping[str, dict], folder: Path) -> Iterator[None]:
+    """Models of these names and configurations, written into an empty folder, are open_clip's within the block."""
+    for name, config in configs.items():
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    with pytest.MonkeyPatch.context() as patch:  # open_clip keeps what it knows in lists of its module
+        for known in ("_MODEL_CONFIG_PATHS", "_MODEL_CONFIGS"):
+            patch.setattr(factory, known, copy(getattr(factory, known)))
+        factory.add_model_config(folder)
         yield
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from textregion.config import option
 from textregion.devices import autocast, to_device
-from textregion.errors import InputError
+from textregion.errors import fraction
 from textregion.images import ImageInput, load_image
 from textregion.labels import LabelPrompts
 from textregion.masks.base import Pixels, Size
@@ -78,8 +78,7 @@ class ConceptLabeller:
 
     def __post_init__(self) -> None:
         for name in THRESHOLDS:
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"got {name} {getattr(self, name)!r}, expected a number in 0..1")
+            fraction(name, getattr(self, name))
         self.model = self.model.eval().requires_grad_(False)
         side = self.model.config.vision_config.image_size
         size = {"height": side, "width": side}

@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 from textregion.crops import RESIZE_METHODS
-from textregion.errors import InputError, at_least, one_of, sides
+from textregion.errors import InputError, at_least, fraction, one_of, sides
 from textregion.pooling import RECIPES, PoolingRecipe
 
 LABEL_FILTERS = ("none", "presence")
@@ -101,13 +101,11 @@ class SegmenterConfig:
         if self.recipe.further_terms and self.pool_feature != "value":
             raise InputError(f"got pool_feature {self.pool_feature!r} with recipe {self.recipe.name}, expected 'value'")
         at_least("upsample_times", self.upsample_times)
-        if not (isinstance(self.presence_threshold, Real) and 0 <= self.presence_threshold <= 1):
-            raise InputError(f"got presence_threshold {self.presence_threshold}, expected a number in 0..1")
+        fraction("presence_threshold", self.presence_threshold)
         if self.crop_size is not None:
             at_least("crop_size", self.crop_size)
         at_least("memory_neighbours", self.memory_neighbours)
-        if not (isinstance(self.memory_alpha, Real) and 0 <= self.memory_alpha <= 1):
-            raise InputError(f"got memory_alpha {self.memory_alpha!r}, expected a number in 0..1")
+        fraction("memory_alpha", self.memory_alpha)
         threshold = self.global_patch_threshold
         if threshold is not None and not (isinstance(threshold, Real) and -2 <= threshold <= 2):
             raise InputError(f"got global_patch_threshold {threshold}, expected -2..2 or None for off")

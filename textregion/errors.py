@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TypeVar
 
 Choice = TypeVar("Choice", str, int)
@@ -67,6 +67,13 @@ def at_least(name: str, value: int, least: int = 1) -> int:
     """The value if it is a whole number of at least `least`; InputError otherwise."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise InputError(f"got {name} {value!r}, expected a whole number of at least {least}")
+    return value
+
+
+def fraction(name: str, value: float) -> float:
+    """The value if it is a number in 0..1; InputError otherwise."""
+    if not (isinstance(value, Real) and 0 <= value <= 1):
+        raise InputError(f"got {name} {value!r}, expected a number in 0..1")
     return value
 
 

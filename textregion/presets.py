@@ -26,7 +26,7 @@ from textregion.config import SegmenterConfig
 from textregion.devices import resolve_device
 from textregion.errors import InputError
 from textregion.masks import MaskGenerator, Sam2MaskGenerator, find_source
-from textregion.masks.sam2 import build_sam2, load_sam2, sam2_asset, size_of
+from textregion.masks.sam2_model import build_sam2, load_sam2, sam2_asset, size_of
 from textregion.regionspot.loading import load_regionspot, pop_options
 from textregion.tiny import models as tinyworld
 from textregion.weights import Asset, locate_all

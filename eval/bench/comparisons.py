@@ -21,7 +21,7 @@ from textregion.labeling import label_pixels
 from textregion.labels import LabelPrompts
 from textregion.masks import Sam2MaskGenerator, filters
 from textregion.masks.click_decoder import SharedImageDecoder
-from textregion.masks.sam2 import ImageFeatures
+from textregion.masks.clicks import ImageFeatures
 from textregion.pooling import RECIPES, difference_scores, nonempty, patch_weights
 from textregion.presets import build, find_preset
 from textregion.segmenter import TextRegionSegmenter, crops_at_once

@@ -26,7 +26,7 @@ from eval.bench.measure import measured, shown_seconds
 from textregion.cli.command_line import Parser, Sides, positive, run_program
 from textregion.devices import device_facts, resolve_device
 from textregion.errors import InputError
-from textregion.masks.sam2 import SIZES
+from textregion.masks.sam2_model import SIZES
 from textregion.presets import find_preset
 from textregion.render import markdown_table, text_table
 from textregion.storage import write_atomically

@@ -32,7 +32,7 @@ from textregion.images import load_image
 from textregion.labels import LabelPrompts
 from textregion.masks.given import read_label_map, read_masks
 from textregion.masks.hub import load_model
-from textregion.masks.sam2 import build_sam2
+from textregion.masks.sam2_model import build_sam2
 from textregion.outputs.folder import RUN_FILE, read_run
 from textregion.outputs.georeference import georeference
 from textregion.regionspot.loading import SHIPPED_HEAD, load_head, load_published, save_head

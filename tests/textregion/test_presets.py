@@ -14,7 +14,7 @@ from textregion.backbones import SPECS, ClipBackbone, find_spec
 from textregion.backbones.loading import build_model
 from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator, SlicMasks
-from textregion.masks.sam2 import build_sam2
+from textregion.masks.sam2_model import build_sam2
 from textregion.pooling import RECIPES
 from textregion.presets import find_preset, preset_for, preset_names
 from TextRegionSegmenter import TextRegionSegmenter

@@ -13,7 +13,8 @@ from textregion.errors import InputError
 from textregion.labeling import label_pixels
 from textregion.labels import LabelPrompts
 from textregion.masks import filters
-from textregion.masks.sam2 import CPU_PROMPTS, Sam2MaskGenerator
+from textregion.masks.clicks import CPU_PROMPTS
+from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.pooling import RECIPES, difference_scores
 from textregion.runtime import compile_backend, compile_blocks
 from textregion.text import TEMPLATES
@@ -232,7 +233,9 @@ def test_decoder_batches_follow_the_free_memory(tiny_sam2, monkeypatch):
     assert Sam2MaskGenerator(tiny_sam2, points_per_batch=3).prompts_at_once == 3
     per_click = 448 * (4 * 256 // 16) ** 2
     for clicks, expected in ((0, 1), (17.5, 17), (5000, 100)):
-        monkeypatch.setattr("textregion.masks.sam2.free_memory", lambda device, n=clicks: int(n * per_click / 0.7) + 1)
+        monkeypatch.setattr(
+            "textregion.masks.clicks.free_memory", lambda device, n=clicks: int(n * per_click / 0.7) + 1
+        )
         assert maker.prompts_at_once == expected
 
 

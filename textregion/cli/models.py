@@ -6,7 +6,7 @@ from pathlib import Path
 from textregion.backbones import find_spec
 from textregion.cli.command_line import Parser, run_program
 from textregion.errors import InputError
-from textregion.masks.sam2 import find_size
+from textregion.masks.sam2_model import find_size
 from textregion.presets import TINY_WORLD, assets_of, find_preset, preset_names
 from textregion.render import markdown_table, text_table
 from textregion.tiny.models import clip_config

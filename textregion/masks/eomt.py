@@ -10,7 +10,7 @@ from torch import nn
 
 from textregion.config import option
 from textregion.devices import autocast
-from textregion.errors import InputError
+from textregion.errors import fraction
 from textregion.masks.base import Pixels, Size, register_mask_source
 from textregion.masks.hub import load_model, transformers_class
 from textregion.types import RegionMasks
@@ -40,8 +40,7 @@ class EomtMasks:
 
     def __post_init__(self) -> None:
         for name in THRESHOLDS:
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"got {name} {getattr(self, name)!r}, expected a number in 0..1")
+            fraction(name, getattr(self, name))
         self.model = self.model.eval().requires_grad_(False)
         side = self.model.config.image_size
         size = {"shortest_edge": side, "longest_edge": side}

@@ -19,7 +19,8 @@ from textregion.errors import InputError
 from textregion.images import ImageInput, load_image
 from textregion.masks import filters
 from textregion.masks.base import Pixels, Size, register_mask_source
-from textregion.masks.sam2 import ClickMaskGenerator, Sam2MaskGenerator
+from textregion.masks.clicks import ClickMaskGenerator
+from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.types import LOGIT_CUT, RegionMasks
 
 BOX_LABELS = (2, 3)  # how SAM 2 marks a box's two corners

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from textregion.checkpoints import load_strictly, read_state
 from textregion.devices import autocast
 from textregion.masks.base import Pixels, Size, register_mask_source
+from textregion.masks.clicks import ClickMaskGenerator, Decoded, ImageFeatures, limited
 from textregion.masks.hub import load_model, transformers_class
-from textregion.masks.sam2 import SIZES, ClickMaskGenerator, Decoded, ImageFeatures, limited, matching_size
+from textregion.masks.sam2_model import SIZES, matching_size
 from textregion.masks.sam2_names import to_sam2, to_transformers
 
 WHAT = "the mask source sam2-hf"

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from textregion.boxes import boxes_inside
 from textregion.checkpoints import load_strictly, read_state
 from textregion.errors import InputError, at_least, needs
+from textregion.masks.clicks import LOGIT_LIMIT
 from textregion.masks.prompts import box_prompts, soft_masks
-from textregion.masks.sam2 import LOGIT_LIMIT, SIZES, Sam2MaskGenerator
+from textregion.masks.sam2 import Sam2MaskGenerator
+from textregion.masks.sam2_model import SIZES
 from textregion.runtime import in_parts
 from textregion.types import RegionMasks
 

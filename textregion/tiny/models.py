@@ -18,7 +18,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textregion.masks.sam2 import require_sam2
+from textregion.masks.sam2_model import require_sam2
 
 if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base

@@ -16,7 +16,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
-from textregion.masks.sam2 import MEAN, STD
+from textregion.masks.clicks import MEAN, STD
 from textregion.tiny.models import build_sam2, load_sam2, save_weights
 from utils.tiny.data import IS_OBJECT, SceneSet, region_shares
 

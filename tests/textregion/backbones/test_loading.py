@@ -1,12 +1,9 @@
 """Weight files in every published layout become the same model; anything else is one line."""
 
-import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
 
-import open_clip
 import pytest
 import tiny_models  # registers the small timm towers
 import torch
@@ -54,13 +51,7 @@ ROWS = [CLIP_ROW, SIGLIP_ROW, PE_ROW]
 
 @pytest.fixture(scope="module", autouse=True)
 def small_models_known_to_open_clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model_configs")
-    for name, config in CONFIGS.items():
-        (folder / f"{name}.json").write_text(json.dumps(config))
-    with pytest.MonkeyPatch.context() as patch:  # open_clip keeps what it knows in lists of its module
-        for known in ("_MODEL_CONFIG_PATHS", "_MODEL_CONFIGS"):
-            patch.setattr(open_clip.factory, known, copy(getattr(open_clip.factory, known)))
-        open_clip.add_model_config(folder)
+    with tiny_models.known_to_open_clip(CONFIGS, tmp_path_factory.mktemp("model_configs")):
         yield
 
 

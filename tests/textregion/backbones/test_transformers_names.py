@@ -1,7 +1,5 @@
 """CLIP and SigLIP of the package transformers: its own files give open_clip's model with its embeddings."""
 
-import json
-from copy import copy
 from pathlib import Path
 
 import open_clip
@@ -43,13 +41,7 @@ QUICK, GELU, SIGLIP = (
 
 @pytest.fixture(scope="module", autouse=True)
 def small_models_known_to_open_clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model_configs")
-    for name, config in CONFIGS.items():
-        (folder / f"{name}.json").write_text(json.dumps(config))
-    with pytest.MonkeyPatch.context() as patch:  # open_clip keeps what it knows in lists of its module
-        for known in ("_MODEL_CONFIG_PATHS", "_MODEL_CONFIGS"):
-            patch.setattr(open_clip.factory, known, copy(getattr(open_clip.factory, known)))
-        open_clip.add_model_config(folder)
+    with tiny_models.known_to_open_clip(CONFIGS, tmp_path_factory.mktemp("model_configs")):
         yield
 
 

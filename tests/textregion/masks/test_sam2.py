@@ -15,7 +15,8 @@ from golden_data import FOLDERS
 from textregion.errors import InputError
 from textregion.masks import filters
 from textregion.masks.base import MaskGenerator
-from textregion.masks.sam2 import Candidates, ImageFeatures, Sam2MaskGenerator
+from textregion.masks.clicks import Candidates, ImageFeatures
+from textregion.masks.sam2 import Sam2MaskGenerator
 from textregion.types import RegionMasks
 
 POINTS = 8

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from textregion.errors import InputError
-from textregion.masks.sam2 import (
+from textregion.masks.sam2_model import (
     MOST_NUMBERS,
     MOST_VALUES,
     SIZES,
@@ -148,7 +148,7 @@ def test_only_modules_of_sam2_are_made(tmp_path, monkeypatch, target, place):
     def instantiate(*_, **__):
         raise AssertionError("something was made")
 
-    monkeypatch.setattr("textregion.masks.sam2.instantiate", instantiate)
+    monkeypatch.setattr("textregion.masks.sam2_model.instantiate", instantiate)
     (tmp_path / "own.yaml").write_text("other: os.system\n" + place % f"_target_: '{target}'")
     with pytest.raises(InputError) as error:
         build_sam2(tmp_path / "own.yaml")
@@ -178,7 +178,7 @@ def test_a_configuration_that_multiplies_is_refused(tmp_path):
 
 def test_a_configuration_of_few_aliases_is_refused_before_omegaconf_copies_them(tmp_path, monkeypatch):
     """read_yaml allows what these stand for, OmegaConf takes minutes for it."""
-    monkeypatch.setattr("textregion.masks.sam2.OmegaConf.load", None)
+    monkeypatch.setattr("textregion.masks.sam2_model.OmegaConf.load", None)
     (tmp_path / "own.yaml").write_text(f"k: &k [1, 2]\nmodel: [{', '.join(['*k'] * MOST_VALUES)}]")
     with pytest.raises(InputError, match=r"\(stands for more than 2000 values; use fewer aliases and merge keys\)"):
         build_sam2(tmp_path / "own.yaml")
@@ -235,6 +235,6 @@ def test_making_within_bounds_gives_the_same_model(monkeypatch):
     for _ in range(2):
         torch.manual_seed(0)
         states.append(build_sam2(tiny_models.SAM2_CONFIG).state_dict())
-        monkeypatch.setattr("textregion.masks.sam2._Bounded", nullcontext)
+        monkeypatch.setattr("textregion.masks.sam2_model._Bounded", nullcontext)
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

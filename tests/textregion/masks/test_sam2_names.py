@@ -10,7 +10,8 @@ from torch import nn
 from transformers import Sam2Model
 
 from textregion.errors import InputError
-from textregion.masks.sam2 import Sam2MaskGenerator, load_sam2, sam2_asset
+from textregion.masks.sam2 import Sam2MaskGenerator
+from textregion.masks.sam2_model import load_sam2, sam2_asset
 from textregion.masks.sam2_names import MEMORY, to_sam2, to_transformers
 from textregion.weights import locate
 

@@ -24,8 +24,8 @@ from textregion.masks import (
     Sam3MaskGenerator,
     masks_from_boxes,
 )
-from textregion.masks.sam2 import SIZES, config_path
 from textregion.masks.sam2_hf import published_config
+from textregion.masks.sam2_model import SIZES, config_path
 from textregion.masks.sam2_names import to_transformers
 from textregion.presets import build
 from textregion.tiny.models import load_sam2
