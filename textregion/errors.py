@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Choice = TypeVar("Choice", str, int)
 
@@ -70,7 +70,7 @@ def at_least(name: str, value: int, least: int = 1) -> int:
     return value
 
 
-def fraction(name: str, value: float) -> float:
+def fraction(name: str, value: Any) -> float:
     """The value if it is a number in 0..1; InputError otherwise."""
     if not (isinstance(value, Real) and 0 <= value <= 1):
         raise InputError(f"got {name} {value!r}, expected a number in 0..1")

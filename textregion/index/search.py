@@ -170,7 +170,7 @@ def candidates(
 
     Of a row only what decides the order is read: its number, image and region.
     """
-    column = index.column
+    (regions, _), column = index.tables.data(), index.column
     near = {"column": column, "k": count, "metric": "cosine", "refine_factor": max(1, effort.refine // SPARE)}
     near |= {"minimum_nprobes": effort.probes, "maximum_nprobes": effort.probes}
     found: dict[int, dict] = {}
@@ -178,7 +178,7 @@ def candidates(
     for direction in query.directions():
         told = f"cannot search {index.tables.path}" if where is None else f"cannot search with where {where[:200]!r}"
         with lance_errors(told):
-            result = index.tables.data()[0].to_table(
+            result = regions.to_table(
                 columns=["image", "region", column, "_distance"],
                 nearest={**near, "q": direction},
                 filter=where,
@@ -237,5 +237,6 @@ def _columns(index: "RegionIndex", row_ids: Sequence[int]) -> dict[tuple[str, in
 def _image_sizes(index: "RegionIndex", images: Sequence[str]) -> dict[str, tuple[int, int]]:
     """(height, width) of images that are in the table."""
     wanted = f"image IN ({', '.join(map(quoted, images))})"
-    rows = index.tables.data()[1].to_table(columns=["image", "height", "width"], filter=wanted).to_pylist()
+    _, data = index.tables.data()
+    rows = data.to_table(columns=["image", "height", "width"], filter=wanted).to_pylist()
     return {row["image"]: (row["height"], row["width"]) for row in rows}

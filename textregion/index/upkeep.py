@@ -84,9 +84,8 @@ def build_index(index: "RegionIndex", kind: str = "rq", **options: Any) -> str:
             index_type=INDEX_KINDS[kind],
             **{"num_partitions": partitions, "max_iterations": 20, "replace": True, **options},
         )
-        index.tables.images.create_index(
-            "image", config=lancedb().index.BTree(), replace=True
-        )  # hits look their images up
+        # Hits look their images up.
+        index.tables.images.create_index("image", config=lancedb().index.BTree(), replace=True)
         writer.commit()
     return f"index {INDEX_KINDS[kind]} over {rows} regions, {partitions} partitions"
 
@@ -116,25 +115,15 @@ def add_column(index: "RegionIndex", preset: str, **options: Any) -> str:
     machine = {name: options.pop(name) for name in NOT_STORED if name in options}
     kept_options = {**options, "mask_generator": None, "dense_fallback": False}
     segmenter = TextRegionSegmenter.from_preset(preset, **kept_options, **machine)
-    encoder, pa = Encoder.of(segmenter, preset, kept_options), arrow()
+    encoder = Encoder.of(segmenter, preset, kept_options)
 
     def encode(pixels: UInt8[np.ndarray, "H W 3"], masks: RegionMasks) -> tuple[Tensor, Tensor]:
         tokens = segmenter.encode_image(pixels, masks)
         return tokens.tokens, tokens.source_index
 
-    encodings = _Encodings(index, encode, encoder.width, column)
-    schema = pa.schema([pa.field(column, pa.list_(pa.float16(), encoder.width))])
-    with index.tables.writing() as writer:
-        kept = None if is_uri(index.tables.path) else Path(index.tables.path) / f".{column}.sqlite"
-        _add_columns(index, encodings.of_batch, schema, ["image", "image_hash", "region", "mask"], kept)
-        meta = replace(index.tables.meta, encoders={**index.tables.meta.encoders, column: encoder})
-        _write_meta(index, meta)
-        writer.commit()
-        if kept is not None:
-            kept.unlink(missing_ok=True)
-    told = f"column {column} (D {encoder.width}): {encodings.encoded} images"
-    left = [f"{len(encodings.bad)} images could not be read"] * bool(encodings.bad)
-    return "; ".join([told, *left, f"search it with --preset {preset}"])
+    meta = replace(index.tables.meta, encoders={**index.tables.meta.encoders, column: encoder})
+    done = _write_vectors(index, _Encodings(index, encode, encoder.width, column), meta)
+    return f"column {column} (D {encoder.width}): {done}; search it with --preset {preset}"
 
 
 def add_keys(index: "RegionIndex", tower: KeyTower) -> str:
@@ -152,17 +141,25 @@ def add_keys(index: "RegionIndex", tower: KeyTower) -> str:
         there = (keys.norm(dim=1) > 0).nonzero()[:, 0]
         return keys[there], there
 
-    encodings, pa = _Encodings(index, encode, tower.record.width, column), arrow()
-    schema = pa.schema([pa.field(column, pa.list_(pa.float16(), tower.record.width))])
+    width = tower.record.width
+    meta = replace(index.tables.meta, keys={**index.tables.meta.keys, column: tower.record})
+    done = _write_vectors(index, _Encodings(index, encode, width, column), meta)
+    return f"keys of {tower.name} ({width} numbers): {done}"
+
+
+def _write_vectors(index: "RegionIndex", encodings: "_Encodings", meta: Meta) -> str:
+    """A column of vectors for the regions that are there, and what the table says then; how many images it took."""
+    pa, column = arrow(), encodings.column
+    schema = pa.schema([pa.field(column, pa.list_(pa.float16(), encodings.width))])
     with index.tables.writing() as writer:
         kept = None if is_uri(index.tables.path) else Path(index.tables.path) / f".{column}.sqlite"
         _add_columns(index, encodings.of_batch, schema, ["image", "image_hash", "region", "mask"], kept)
-        _write_meta(index, replace(index.tables.meta, keys={**index.tables.meta.keys, column: tower.record}))
+        _write_meta(index, meta)
         writer.commit()
         if kept is not None:
             kept.unlink(missing_ok=True)
     left = f"; {len(encodings.bad)} images could not be read" * bool(encodings.bad)
-    return f"keys of {tower.name} ({tower.record.width} numbers): {encodings.encoded} images{left}"
+    return f"{encodings.encoded} images{left}"
 
 
 class _Encodings:

@@ -25,6 +25,7 @@ LOGIT_LIMIT = 32.0
 BYTES_PER_LOW_RES_PIXEL = 448  # of the decoder's working set per prompt, measured in float32 (28 MiB at 256 x 256)
 MEMORY_SHARE = 0.7  # of the free memory of a CUDA device that the decoder may take
 CPU_PROMPTS = 4  # on a CPU more at once are slower and take more memory
+NOTHING_FILTERED = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0, "min_size": 0}
 Part = TypeVar("Part")
 
 

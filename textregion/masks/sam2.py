@@ -12,7 +12,7 @@ from textregion.devices import autocast
 from textregion.errors import one_of
 from textregion.masks.base import Pixels, Size, register_mask_source
 from textregion.masks.click_decoder import SharedImageDecoder
-from textregion.masks.clicks import ClickMaskGenerator, Decoded, ImageFeatures, limited
+from textregion.masks.clicks import NOTHING_FILTERED, ClickMaskGenerator, Decoded, ImageFeatures, limited
 from textregion.runtime import compile_backend
 
 DECODERS = ("shared", "sam2")
@@ -47,7 +47,7 @@ class Sam2MaskGenerator(ClickMaskGenerator):
     @classmethod
     def example(cls, sam2: nn.Module, image_size: Size) -> "Sam2MaskGenerator":
         """Four clicks, nothing filtered."""
-        return cls(sam2, 2, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0, min_size=0)
+        return cls(sam2, 2, **NOTHING_FILTERED)
 
     def compile_model(self, compile: bool | str) -> None:
         """Compile image encoder and sam2's mask decoder in place, unless False; see the option of that name."""

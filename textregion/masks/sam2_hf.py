@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from textregion.checkpoints import load_strictly, read_state
 from textregion.devices import autocast
 from textregion.masks.base import Pixels, Size, register_mask_source
-from textregion.masks.clicks import ClickMaskGenerator, Decoded, ImageFeatures, limited
+from textregion.masks.clicks import NOTHING_FILTERED, ClickMaskGenerator, Decoded, ImageFeatures, limited
 from textregion.masks.hub import load_model, transformers_class
 from textregion.masks.sam2_model import SIZES, matching_size
 from textregion.masks.sam2_names import to_sam2, to_transformers
@@ -94,9 +94,6 @@ class Sam2HfMaskGenerator(TransformersClickGenerator):
         config.mask_decoder_config.hidden_size, config.mask_decoder_config.mlp_dim = 32, 64
         config.mask_decoder_config.iou_head_hidden_dim = 32
         return cls(transformers_class("Sam2Model", WHAT)(config), 2, **NOTHING_FILTERED)
-
-
-NOTHING_FILTERED = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0, "min_size": 0}
 
 
 @dataclass(frozen=True)

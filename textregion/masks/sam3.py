@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from textregion.masks.base import Size, register_mask_source
+from textregion.masks.clicks import NOTHING_FILTERED
 from textregion.masks.hub import load_model, transformers_class
-from textregion.masks.sam2_hf import NOTHING_FILTERED, TransformersClickGenerator
+from textregion.masks.sam2_hf import TransformersClickGenerator
 
 WHAT = "the mask source sam3"
 HALF = (0.5, 0.5, 0.5)

@@ -1,5 +1,6 @@
 """Where on earth the pixels of a GeoTIFF lie. rasterio (extra `geo`) is imported for such files only."""
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,11 @@ def georeference(path: Path) -> Georeference | None:
     is to be turned by its orientation tag as well.
     """
     form, orientation = format_and_orientation(path)
-    if form != "TIFF" or not has_tiff_tag(path.read_bytes(), GEO_TAGS):
-        return None
+    try:
+        if form != "TIFF" or not has_tiff_tag(path.read_bytes(), GEO_TAGS):
+            return None
+    except struct.error as error:
+        raise InputError(f"{path} is a damaged TIFF ({error}); save it again") from error
     if orientation != 1:
         raise InputError(f"{path} is a GeoTIFF with an orientation tag of {orientation}; save it upright, without one")
     with needs("a GeoTIFF's coordinates (--export geojson)", layer="geo", extra="geo"):
