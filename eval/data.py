@@ -103,7 +103,7 @@ def check_label_maps(
     """InputError, before hours of work, for ground truth that cannot be of this data set.
 
     entries: as `check_files` gives them. At most CHECKED label maps are read, evenly spread over the data set; every
-    map is checked once more when it is counted (eval.semantic.count_pairs), where a bad one ends the run. Refused are
+    map is checked once more when it is counted (`count_pairs`), where a bad one ends the run. Refused are
     labels that are no class; a data set of which no label map can be read; one all of whose pixels are ignored, before
     which all maps are read. A warning when labels 0 and 255 (ignored) are all there are, as in a mask of 0 and 255.
     classes: the data set's. ignore: the label of pixels that do not count. prepare: the converter of eval.prepare.

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from eval.compare import bootstrap, compare, main, read_run, report
+from eval.journalled_iou import add_up, count_pairs, mean_iou
 from eval.predictions import image_row
 from eval.results import Results
 from eval.run_images import class_counts, image_scores, per_class_iou
-from eval.semantic import add_up, count_pairs, mean_iou
 from textregion.errors import InputError
 
 CLASSES = ("grass", "sky", "lava")

@@ -10,9 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from eval.journalled_iou import mean_iou
 from eval.metrics import COUNT_METRICS, register_metric
 from eval.results import ROOT
-from eval.semantic import mean_iou
 
 PATH = "eval/metrics/frequency_weighted.py"
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/research.md").read_text(encoding="utf-8"), re.DOTALL)

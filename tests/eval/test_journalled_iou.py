@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from eval.journalled_iou import add_up, count_pairs, mean_iou
 from eval.mm import IoUMetric
-from eval.semantic import add_up, count_pairs, mean_iou
 from textregion.errors import InputError
 
 CLASSES = 5
