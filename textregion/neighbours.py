@@ -59,7 +59,7 @@ class Blocks:
 
     @classmethod
     def of(cls, keys: Float[Tensor, "N C"], components: int = COMPONENTS, block: int = BLOCK) -> "Blocks":
-        """Blocks of keys, the same every time; a million keys take about a minute on two cores."""
+        """Blocks of keys, the same every time."""
         sample = keys[:: ceil(len(keys) / AT_ONCE)].float()
         basis = torch.linalg.eigh(sample.T @ sample)[1].flip(1)[:, :components].contiguous()
         points = torch.cat([part.float() @ basis for part in keys.split(AT_ONCE)])
