@@ -115,8 +115,11 @@ HOLDER = """
 import os, sys, time
 from eval.journal import locked
 with locked(sys.argv[1]):
+    its_end, workers = os.pipe()
     if os.fork() == 0:  # a worker that outlives the run
+        os.write(workers, b"!")
         time.sleep(60)
+    os.read(its_end, 1)  # not before the worker runs: it lets go of the lock as its first act
     print("held", os.getpid(), flush=True)
     time.sleep(60)
 """
