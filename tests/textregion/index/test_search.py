@@ -15,6 +15,7 @@ from textregion.index.absent import floor
 from textregion.index.search import Effort, Query, candidates, grouped, make_query, split_words
 from textregion.index.sources import Opener
 from textregion.tiny.scenes import Scene, draw_scene
+from utils.tiny.search import precision, region_at
 
 SEEDS = (*range(24), *(29, 36, 74, 133, 191, 196))
 LEAST = {  # share of right ones among the first 10 (or as many images as have it), each a little below what it is
@@ -44,29 +45,16 @@ def index(drawn) -> RegionIndex:
     return RegionIndex.open(drawn / "table.lance", device="cpu")
 
 
-def thing_at(scene: Scene, mask: np.ndarray):
-    """What most of a mask shows."""
-    return scene.regions[np.bincount(scene.region_ids[mask]).argmax()]
-
-
-def precision(index: RegionIndex, scenes: dict[str, Scene], words: str) -> tuple[float, int]:
-    """(share of right ones among the first 10, or as many images as have it; how many those are)."""
-    having = sum(words in {n for r in scene.regions for n in (r.name, r.class_name)} for scene in scenes.values())
-    hits = index.search(words, top=min(10, having), per_image=1)
-    found = [thing_at(scenes[Path(hit.image).name], hit.mask) for hit in hits]
-    return sum(words in (thing.name, thing.class_name) for thing in found) / len(hits), len(hits)
-
-
 @pytest.mark.parametrize("words", LEAST)
 def test_what_is_asked_for_is_found(index, scenes, words):
-    share, count = precision(index, scenes, words)
-    assert count >= 4
+    share, having = precision(index, scenes, words)
+    assert having >= 4
     assert share >= LEAST[words]
 
 
 def test_the_tiny_models_hardly_know_shapes_but_red_stars_are_red(index, scenes):
     hits = index.search("red star", top=10, per_image=1)
-    found = [thing_at(scenes[Path(hit.image).name], hit.mask).class_name for hit in hits]
+    found = [region_at(scenes[Path(hit.image).name], hit.mask).class_name for hit in hits]
     assert found.count("red shape") >= 8
 
 
