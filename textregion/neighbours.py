@@ -2,8 +2,8 @@
 
 100 regions and a bank of 1,000,000 vectors of 512 numbers are 51 billion multiply-adds: milliseconds for a GPU, a
 second for a CPU. So a large bank on a CPU is put into blocks of neighbours (k-means, twice), and looked at in three
-steps: the likeliest blocks by their means, the likeliest of their vectors by their first principal components, the best
-of these by all their numbers. All queries take each step together.
+steps: the likeliest blocks by their means, the likeliest of their vectors by fewer principal components, the best of
+these by all their numbers. All queries take each step together.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ EXACT_VECTORS = 100_000  # below so many all are compared everywhere
 AT_ONCE = 65_536  # vectors compared in one step, and those whose principal directions are taken
 BLOCK = 256  # vectors of a block at most
 FILLED = 0.75  # of a block, on average: few groups of neighbours then need two
-COMPONENTS = 64
-PROBES = 8  # blocks a query that are looked at
+MEAN_COMPONENTS, COMPONENTS = 128, 64  # principal components of the blocks' means, and of their vectors
+PROBES = 4  # blocks a query that are looked at
 REFINED = 192  # vectors a query that are compared by all their numbers
-ROUNDS = 8  # of k-means
+ROUNDS = 5  # of k-means
 
 
 def exact_search(
@@ -48,12 +48,12 @@ def exact_search(
 class Blocks:
     """N keys in B blocks of at most BLOCK neighbours.
 
-    basis: (C, d) the keys' principal directions. means: (B, d) of the blocks. rows: (B, BLOCK) which keys are in each,
-    -1 for none. reduced: (B, BLOCK, d) the keys on the basis, zeros for none; half precision.
+    basis: (C, D) the keys' principal directions. means: (B, D) of the blocks. rows: (B, BLOCK) which keys are in each,
+    -1 for none. reduced: (B, BLOCK, d) the keys on the first d directions, zeros for none; half precision.
     """
 
-    basis: Float32[Tensor, "C d"]
-    means: Float32[Tensor, "B d"]
+    basis: Float32[Tensor, "C D"]
+    means: Float32[Tensor, "B D"]
     rows: Int[Tensor, "B block"]
     reduced: Float[Tensor, "B block d"]
 
@@ -61,16 +61,15 @@ class Blocks:
     def of(cls, keys: Float[Tensor, "N C"], components: int = COMPONENTS, block: int = BLOCK) -> "Blocks":
         """Blocks of keys, the same every time."""
         sample = keys[:: ceil(len(keys) / AT_ONCE)].float()
-        basis = torch.linalg.eigh(sample.T @ sample)[1].flip(1)[:, :components].contiguous()
-        points = torch.cat([part.float() @ basis for part in keys.split(AT_ONCE)])
-        cells = k_means(points, ceil(sqrt(len(points) / block)))
+        basis = torch.linalg.eigh(sample.T @ sample)[1].flip(1)[:, :MEAN_COMPONENTS].contiguous()
+        points = torch.cat([(part.float() @ basis).half() for part in keys.split(AT_ONCE)])
         groups = []
-        for cell in _members(cells):
-            within = k_means(points[cell], ceil(len(cell) / (FILLED * block)))
+        for cell in _members(k_means(keys, ceil(sqrt(len(keys) / block)))):
+            within = k_means(keys[cell], ceil(len(cell) / (FILLED * block)))
             groups += [part for group in _members(within) for part in cell[group].split(block)]
         rows = torch.nn.utils.rnn.pad_sequence(groups, batch_first=True, padding_value=-1)
-        means = torch.stack([points[group].mean(0) for group in groups])
-        reduced = torch.where(rows[..., None] >= 0, points.half()[rows.clamp(min=0)], 0)
+        means = torch.stack([points[group].float().mean(0) for group in groups])
+        reduced = torch.where(rows[..., None] >= 0, points[:, :components][rows.clamp(min=0)], 0)
         return cls(basis, means, rows, reduced)
 
     def search(
@@ -92,7 +91,7 @@ class Blocks:
         near = (here @ self.means.T).topk(probes, sorted=False)[1].flatten()
         rows = self.rows[near].view(len(queries), -1)
         reduced = self.reduced.index_select(0, near).view(len(queries), rows.shape[1], -1)
-        likely = torch.bmm(reduced, here.half()[..., None])[..., 0].float().masked_fill_(rows < 0, -torch.inf)
+        likely = _products(reduced, here[:, : reduced.shape[2]]).masked_fill_(rows < 0, -torch.inf)
         if without is not None:
             likely.masked_fill_(torch.isin(rows, without), -torch.inf)
         scores, places = likely.topk(min(refined, likely.shape[1]), sorted=False)
@@ -100,17 +99,22 @@ class Blocks:
             return exact_search(keys, queries, count, without)
         rows = rows.gather(1, places)
         full = keys.index_select(0, rows.clamp(min=0).flatten()).view(*rows.shape, -1)
-        exact = torch.bmm(full, queries.to(full)[..., None])[..., 0].float()
+        exact = _products(full, queries)
         scores, best = exact.masked_fill_(scores == -torch.inf, -torch.inf).topk(min(count, len(keys) - own))
         return scores, rows.gather(1, best)
 
 
-def k_means(points: Float32[Tensor, "n d"], count: int) -> Int[Tensor, " n"]:
+def _products(vectors: Float[Tensor, "R n d"], queries: Float32[Tensor, "R d"]) -> Float32[Tensor, "R n"]:
+    """Of each query with the vectors of its own, in their precision. A row times a matrix is the faster way round."""
+    return torch.bmm(queries.to(vectors)[:, None], vectors.transpose(1, 2))[:, 0].float()
+
+
+def k_means(points: Float[Tensor, "n d"], count: int) -> Int[Tensor, " n"]:
     """The cluster of every point: ROUNDS of Lloyd's algorithm from `count` points, on AT_ONCE points at most."""
     if count <= 1:
         return torch.zeros(len(points), dtype=torch.int64)
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
-    sample, centres = points[order[:AT_ONCE]], points[order[:count]]
+    sample, centres = points[order[:AT_ONCE]].float(), points[order[:count]].float()
     for _ in range(ROUNDS):
         cluster = _nearest_centre(sample, centres)
         sums = torch.zeros_like(centres).index_add_(0, cluster, sample)
@@ -119,9 +123,9 @@ def k_means(points: Float32[Tensor, "n d"], count: int) -> Int[Tensor, " n"]:
     return _nearest_centre(points, centres)
 
 
-def _nearest_centre(points: Float32[Tensor, "n d"], centres: Float32[Tensor, "k d"]) -> Int[Tensor, " n"]:
+def _nearest_centre(points: Float[Tensor, "n d"], centres: Float32[Tensor, "k d"]) -> Int[Tensor, " n"]:
     half_norms = centres.square().sum(1) / 2
-    return torch.cat([(part @ centres.T - half_norms).argmax(1) for part in points.split(AT_ONCE // 8)])
+    return torch.cat([(part.float() @ centres.T - half_norms).argmax(1) for part in points.split(AT_ONCE // 8)])
 
 
 def _members(cluster: Int[Tensor, " n"]) -> list[Int[Tensor, " m"]]:
