@@ -10,6 +10,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,6 +40,26 @@ class WarmProgram:
     def poll(self) -> int | None:
         """Its exit code, negative after a signal; None while it runs."""
         return self._process.exitcode
+
+    @property
+    def pid(self) -> int:
+        """Its process number."""
+        number = self._process.pid
+        assert number is not None
+        return number
+
+    def send_signal(self, number: int) -> None:
+        """As subprocess.Popen has it."""
+        os.kill(self.pid, number)
+
+    def line(self, number: int, timeout: float = 120) -> str:
+        """A line of its output, counted from 0, as soon as it is there. TimeoutExpired when it is not in time."""
+        deadline = time.monotonic() + timeout
+        while len(lines := self.output().split("\n")) < number + 2:
+            if self.poll() is not None or time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.words, timeout, *self._ended())
+            time.sleep(0.01)
+        return lines[number]
 
     def kill(self) -> None:
         """kill -9, and wait for its end."""

@@ -57,7 +57,7 @@ def test_every_field_of_an_identity_counts_and_is_named(evaluated):
         assert ".".join(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [f"{kind}/{number}.png" for kind in ("images", "labels") for number in range(3)])
+@pytest.mark.parametrize("name", ["images/0.png", "labels/2.png"])
 def test_every_file_of_the_data_counts_and_is_named(name, evaluated, tmp_path):
     options, _ = evaluated
     before = {path: path.read_bytes() for path in (tmp_path / "w").rglob("*.json*")}

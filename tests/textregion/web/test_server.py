@@ -16,6 +16,7 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
+from warm_start import WarmProgram
 
 from textregion.cli.arguments import limits_of, parse_arguments
 from textregion.cli.program import main
@@ -106,23 +107,15 @@ def start_small(pytestconfig, tmp_path):
     """start_small(): a process of SMALL_SERVER whose temporary folder is `tmp_path`, its files, its address."""
     started = []
 
-    def start() -> tuple[subprocess.Popen, Path, str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SMALL_SERVER],
-            cwd=pytestconfig.rootpath,
-            env={**os.environ, "TMPDIR": str(tmp_path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start() -> tuple[WarmProgram, Path, str]:
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        process = WarmProgram(["-c", SMALL_SERVER], pytestconfig.rootpath, environment)
         started.append(process)
-        files = Path(process.stdout.readline().strip())
-        return process, files, process.stdout.readline().removeprefix("page: ").split()[0]
+        return process, Path(process.line(0)), process.line(1).removeprefix("page: ").split()[0]
 
     yield start
     for process in started:
         process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -134,8 +127,8 @@ def test_a_server_that_is_ended_leaves_no_files(start_small, tmp_path, number):
     with urlopen(address, timeout=120) as response:
         assert response.read() == b"here"
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert (process.returncode, said) == (0, "ended; all uploaded files are deleted\n")
+    done = process.wait(timeout=120)
+    assert (done.returncode, done.stderr) == (0, "ended; all uploaded files are deleted\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,7 +140,6 @@ def test_what_a_killed_server_left_goes_at_the_next_start(start_small, tmp_path)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "textregion-page-link").symlink_to(tmp_path / "elsewhere")
     killed.kill()
-    killed.wait()
     kept = {path for path in tmp_path.iterdir() if path != left}
     _, files, _ = start_small()
     assert set(tmp_path.iterdir()) == {*kept, files}
@@ -166,8 +158,8 @@ def test_half_open_connections_keep_nobody_out(start_small):
                 assert response.read() == b"here"
         if Path("/proc/self/fd").exists():
             assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < MOST_CONNECTIONS + 50
-    process.terminate()
-    assert process.communicate(timeout=20)[1] == "ended; all uploaded files are deleted\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20).stderr == "ended; all uploaded files are deleted\n"
 
 
 def test_only_the_first_messages_of_a_logger_pass():
