@@ -154,7 +154,8 @@ def answered(model: CachedSegmenter, image: EncodedImage, controls: Controls, po
     if unknown:
         text += f" The tiny model never saw: {', '.join(unknown)}."
     if drawing.heat_map:
-        text += " Heat map: how much more a patch is like its own regions than like others; hatched: left out."
+        text += " Heat map: how much more a patch is like its own regions than like others, blue little, red much;"
+        text += " hatched: left out."
     note = notice(text, "hint" if unknown or answer.note else "news")
     return PageContent(note, picture, legend(answer), scores(answer, region, point is not None), True)
 
