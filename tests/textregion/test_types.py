@@ -509,11 +509,11 @@ def test_types_say_their_facts_and_not_their_arrays():
     label_map = np.zeros((211, 131), np.int64)
     result = Segmentation(label_map, np.zeros((211, 131), np.float32), label_map, tuple(f"w{i}" for i in range(99)))
     grounding = GroundingResult(2, label_map > 0, (1.0, 2.0, 3.0, 4.0), 0.25)
-    assert repr(masks) == "RegionMasks(3 regions in 131 x 211 pixels, stored 3x5x7 torch.float16)"
+    assert repr(masks) == "RegionMasks(3 regions in 131 x 211 pixels, stored 3x5x7 float16)"
     assert repr(tokens) == ("RegionTokens(3 regions in 131 x 211 pixels, D = 8, grid (4, 6), clip-vit-b16, semantic)")
     assert repr(result) == ("Segmentation(131 x 211 pixels, 99 labels: ('w0', 'w1', 'w2', 'w3', 'w4', 'w5', ...))")
     assert repr(grounding) == ("GroundingResult(region 2, box (1.0, 2.0, 3.0, 4.0), score 0.25, 131 x 211 pixels)")
-    assert repr(RegionMasks.empty((2, 3))) == "RegionMasks(0 regions in 3 x 2 pixels, stored 0x1x1 torch.float32)"
+    assert repr(RegionMasks.empty((2, 3))) == "RegionMasks(0 regions in 3 x 2 pixels, stored 0x1x1 float32)"
 
 
 def test_savers_make_the_folders_that_are_missing(tmp_path):
