@@ -254,7 +254,7 @@ def region_picture(image: RgbImage, crop: RegionCrop, colour: Colour, side: int 
     factor = side / max(part.shape[:2])
     size = max(1, round(part.shape[1] * factor)), max(1, round(part.shape[0] * factor))
     part = cv2.resize(part, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    inside = cv2.resize(inside, size, interpolation=cv2.INTER_NEAREST)
+    inside = (cv2.resize(255 * inside, size, interpolation=cv2.INTER_LINEAR) > 127).astype(np.uint8)
     faded = cv2.addWeighted(part, 0.3, np.full_like(part, 255), 0.7, 0)
     picture = np.where(inside[..., None].astype(bool), part, faded)
     contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
