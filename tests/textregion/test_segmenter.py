@@ -461,7 +461,7 @@ def test_several_images_are_encoded_as_one_by_one(tiny_clip):
 
 
 @pytest.mark.parametrize("given", [{"scale": (96, 32)}, "demo", None])
-def test_a_config_of_another_type_is_one_line(tiny_clip, given):
+def test_a_config_of_another_type_is_one_line(untyped, tiny_clip, given):
     segmenter = TextRegionSegmenter(tiny_clip, scale=(64, 32), device="cpu")
     before = segmenter.config
     with pytest.raises(InputError, match=rf"got a config of type {type(given).__name__}, expected SegmenterConfig"):

@@ -22,6 +22,7 @@ from textregion.types import Segmentation
 from textregion.web.cached_segmenter import Answer, CachedSegmenter, EncodedImage, GlobalPatches, Question, resize
 
 EMPTY = "Start with an image: drop one, or choose one of the drawn scenes."
+ENCODING = "The image is read and encoded, once; then words are quick."
 HINT = "Click anywhere in the picture to see how a region scores."
 MOST_ROWS = 12  # of scores
 SLOW_WORDS = 1.0  # seconds from which on it is told how far the words are

@@ -38,6 +38,7 @@ def test_small_regions_are_drawn_over_large_ones():
     masks[0, 4:8, 4:8] = 1
     masks[1] = 1
     image = np.full((13, 17, 3), 90, np.uint8)
+    image[4:8, 4:8] = 250
     out = draw_regions(image, RegionMasks.from_array(masks, (13, 17)), opacity=1.0)
     assert not (out[6, 6] == out[1, 1]).all()
 
