@@ -466,7 +466,7 @@ def test_arrays_of_other_byte_order_and_beyond_float32_are_taken():
     ("changes", "message"),
     [
         ({"tokens": torch.full((2, 4), torch.nan)}, "with NaN"),
-        ({"tokens": torch.zeros(2, 4, dtype=torch.uint8)}, "torch.uint8"),
+        ({"tokens": torch.zeros(2, 4, dtype=torch.uint8)}, "got tokens of uint8"),
         ({"source_index": torch.zeros(2, 1, dtype=torch.long)}, r"source_index of shape \(2, 1\), expected \(R\)"),
         ({"dense": torch.zeros(3)}, r"expected \(D, Ph, Pw\)"),
         ({"grid": "ab"}, "grid 'ab'"),
