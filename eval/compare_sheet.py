@@ -14,7 +14,7 @@ from eval.mm import DATASETS
 from textregion.errors import InputError
 from textregion.images import load_image
 from textregion.masks.given import read_label_map
-from textregion.render import overlay, palette
+from textregion.render import label_colours, overlay
 
 WITH = "above: photograph, ground truth; below: A, B (colours: classes; black: ignored); numbers: of that image alone"
 WITHOUT = "photograph, ground truth (black: ignored); runs with --save_predictions have their label maps shown as well"
@@ -38,7 +38,7 @@ def difference_sheet(runs: Sequence[Path], content: Mapping, images: Mapping[str
         raise InputError(f"{root} has no {lost[0]} any more")
     maps = {image: [run / "predictions" / Path(image).with_suffix(".png") for run in runs] for image in chosen}
     predicted = bool(chosen) and all(path.is_file() for paths in maps.values() for path in paths)
-    classes = len(dataset.metainfo["classes"])
+    classes = dataset.metainfo["classes"]
     cells = []
     for image in chosen:
         photograph, truth = load_image(entries[image]["img_path"]), load_labels(entries[image], dataset.ignore_index)
@@ -51,10 +51,10 @@ def difference_sheet(runs: Sequence[Path], content: Mapping, images: Mapping[str
     return contact_sheet(title, cells, WITH if predicted else WITHOUT)
 
 
-def coloured(photograph: RgbImage, labels: Integer[np.ndarray, "H W"], classes: int) -> RgbImage:
+def coloured(photograph: RgbImage, labels: Integer[np.ndarray, "H W"], classes: Sequence[str]) -> RgbImage:
     """The classes' colours over the photograph; what is no class is black."""
-    colours = np.concatenate([palette(classes), np.zeros((1, 3), np.uint8)])
-    index = np.where(labels < classes, labels, classes).astype(np.int64)
+    colours = np.concatenate([label_colours(classes), np.zeros((1, 3), np.uint8)])
+    index = np.where(labels < len(classes), labels, len(classes)).astype(np.int64)
     return overlay(photograph, index, colours, np.zeros(labels.shape, bool))
 
 

@@ -1,18 +1,18 @@
 """Contact sheets: small pictures with captions in a grid, as one image."""
 
-import textwrap
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Bool
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from textregion.outputs.pictures import font, shorten, wrap
 from textregion.render import RgbImage, grey
 
 CELL = (420, 240)  # width and height of a picture at most, pixels
 GAP = 16
-LINE = 19
+LINE, SIZE = 19, 14  # pixels, of a line and of its letters
 COLUMNS = 3
 FOUND, GROUND_TRUTH = (235, 40, 120), (20, 170, 60)
 Mask = Bool[np.ndarray, "H W"]
@@ -25,21 +25,22 @@ def contact_sheet(title: str, cells: Sequence[tuple[RgbImage, Sequence[str]]], n
     title, note: one line each above the pictures.
     """
     columns = max(min(len(cells), COLUMNS), 2)  # a title needs some width
-    wrapped = [[part for line in lines for part in textwrap.wrap(line, 56)[:3]] for _, lines in cells]
+    wrapped = [[part for line in lines for part in wrap(line, SIZE, CELL[0])[:3]] for _, lines in cells]
     fitted = [(fit(picture), caption) for (picture, _), caption in zip(cells, wrapped, strict=True)]
     rows = [fitted[start : start + columns] for start in range(0, len(fitted), columns)]
     tallest = [max(picture.shape[0] for picture, _ in row) for row in rows]
     heights = [high + LINE * max(len(c) for _, c in row) + 2 * GAP for high, row in zip(tallest, rows, strict=True)]
     top = 2 * GAP + 50
     sheet = Image.new("RGB", (columns * (CELL[0] + GAP) + GAP, top + sum(heights)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    draw.text((GAP, GAP), title, "black", ImageFont.load_default(20))
-    draw.text((GAP, GAP + 30), note, "dimgray", font)
+    draw, room = ImageDraw.Draw(sheet), sheet.width - 2 * GAP
+    draw.text((GAP, GAP), shorten(title, 20, room), "black", font(20))
+    draw.text((GAP, GAP + 30), shorten(note, SIZE, room), "dimgray", font(SIZE))
     for row, high, height in zip(rows, tallest, heights, strict=True):
         for column, (picture, caption) in enumerate(row):
             x = GAP + column * (CELL[0] + GAP)
             sheet.paste(Image.fromarray(picture), (x, top))
-            draw.multiline_text((x, top + high + 4), "\n".join(caption), "black", font, spacing=3)
+            for n, line in enumerate(caption):
+                draw.text((x, top + high + 4 + LINE * n), line, "black", font(SIZE))
         top += height
     return sheet
 

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from textregion.devices import dtype_name
 from textregion.errors import InputError
 from textregion.masks.base import MaskGenerator
 from textregion.storage import load_tensors, save_tensors
@@ -111,7 +112,7 @@ def save_masks(path: Path, masks: RegionMasks, key: str) -> None:
     meta = {
         "kind": KIND,
         "key": key,
-        "soft": [str(soft.dtype).removeprefix("torch."), list(soft.shape)],
+        "soft": [dtype_name(soft.dtype), list(soft.shape)],
         "checksum": _checksum(soft, *small.values()),
         "image_size": masks.image_size,
         "mask_size": masks.mask_size,

@@ -31,7 +31,7 @@ from textregion.labels import LabelPrompts
 from textregion.masks import automatic_sources
 from textregion.masks.given import label_masks
 from textregion.presets import TINY_WORLD, find_preset
-from textregion.render import palette
+from textregion.render import label_colours
 from textregion.segmenter import TextRegionSegmenter
 from textregion.types import RegionTokens
 
@@ -181,7 +181,7 @@ class TextRegionModel(BaseModel):
     @property
     def dataset_meta(self) -> dict:
         """{"classes", "palette"}: the model's own labels, for mmseg's drawings."""
-        return {"classes": list(self.prompts.names), "palette": palette(len(self.prompts.names)).tolist()}
+        return {"classes": list(self.prompts.names), "palette": label_colours(self.prompts.names).tolist()}
 
     @dataset_meta.setter
     def dataset_meta(self, value: object) -> None:

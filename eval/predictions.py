@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 from PIL import Image
 
+from textregion.outputs.pictures import legible
 from textregion.storage import write_atomically
 
 PREDICTIONS = "predictions"
@@ -78,6 +79,7 @@ def save_confusion(total: Int[np.ndarray, "K K"], names: Sequence[str], folder: 
 def _picture(shares: np.ndarray, names: Sequence[str]) -> bytes:
     from matplotlib.figure import Figure
 
+    names = [legible(name) for name in names]  # matplotlib's font is the pictures' own, DejaVu Sans
     side = 3 + min(len(names), 60) * 0.22
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot(xlabel="predicted", ylabel="true")

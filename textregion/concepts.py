@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textregion.config import option
-from textregion.devices import autocast, to_device
+from textregion.devices import autocast, dtype_name, to_device
 from textregion.errors import fraction
 from textregion.images import ImageInput, load_image
 from textregion.labels import LabelPrompts
@@ -111,7 +111,7 @@ class ConceptLabeller:
     def settings(self) -> dict[str, Any]:
         """All that decides the labels but image and words, as JSON has it, in the form of a segmenter's."""
         options = {name: getattr(self, name) for name in THRESHOLDS}
-        dtype = "float32" if self.device.type == "cpu" else str(self.dtype).removeprefix("torch.")
+        dtype = "float32" if self.device.type == "cpu" else dtype_name(self.dtype)
         config = {"recipe": SAM3_CONCEPTS, **options}
         return {"backbone": SAM3_CONCEPTS, "device": self.device.type, "dtype": dtype, "config": config}
 

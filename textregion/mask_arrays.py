@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from textregion.devices import dtype_name
 from textregion.errors import InputError
 
 WHITE = (1, 255, 65535)  # "in the mask", as 0/1 arrays, 8-bit and 16-bit pictures say it
@@ -59,8 +60,8 @@ def mask_stack(masks: Shaped[Tensor, "..."], image_size: tuple[int, int]) -> Sha
         return _label_stack(plane, image_size) if several else (plane.to(torch.int64) != 0)[None]
     if several:
         raise InputError(
-            f"got one mask of {masks.dtype} of shape {tuple(masks.shape)} with several whole numbers above 0, which "
-            "looks like a label map; give a label map as integers (H, W), a soft mask as fractions from 0 to 1"
+            f"got one mask of {dtype_name(masks.dtype)} of shape {tuple(masks.shape)} with several whole numbers above "
+            "0, which looks like a label map; give a label map as integers (H, W), a soft mask as fractions from 0 to 1"
         )
     return stack
 

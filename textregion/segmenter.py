@@ -28,7 +28,7 @@ from textregion.backbones.base import CropFeatures
 from textregion.concepts import ConceptLabeller, labels_present
 from textregion.config import SegmenterConfig
 from textregion.crops import CropGrid, cut_crops, fuse_crops
-from textregion.devices import read, resolve_device, resolve_dtype, to_device
+from textregion.devices import dtype_name, read, resolve_device, resolve_dtype, to_device
 from textregion.errors import InputError, at_least, one_of
 from textregion.images import ImageInput, load_image, resize_keep_ratio
 from textregion.labeling import (
@@ -106,14 +106,13 @@ class TextRegionSegmenter:
     ) -> None:
         if not isinstance(backbone, Backbone):
             raise InputError(f"got a backbone of type {type(backbone).__name__}, expected ClipBackbone or another")
-        config = replace(config or SegmenterConfig(), **options)
-        self.config = replace(config, crop_size=config.crop_size or backbone.crop_size)
-        backbone.check_crop_size(self.config.crop_size)
+        self.backbone = backbone
+        self.config = replace(_checked(SegmenterConfig() if config is None else config), **options)
+        config = self.config
         if config.dense_fallback and not backbone.has_dense_fallback:
             raise InputError(f"the {backbone.family} family has no dense features; leave dense_fallback off")
         if config.label_filter == "presence" and concepts is None:
             raise InputError("label_filter presence asks a SAM 3; give its ConceptLabeller as concepts")
-        backbone.check_terms(self.config.recipe)
         self.crops_per_batch = at_least("crops_per_batch", crops_per_batch)
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device, resolve_dtype(dtype, self.device))
@@ -129,6 +128,18 @@ class TextRegionSegmenter:
         self.templates = TEMPLATE_SETS[self.config.templates]
         self.text_cache = TextCache(text_cache, self.backbone, self.templates) if text_cache is not None else None
 
+    @property
+    def config(self) -> SegmenterConfig:
+        """Every option that decides the results. To change one: `segmenter.config = replace(segmenter.config, …)`."""
+        return self._config
+
+    @config.setter
+    def config(self, config: SegmenterConfig) -> None:
+        config = replace(_checked(config), crop_size=config.crop_size or self.backbone.crop_size)
+        self.backbone.check_crop_size(config.crop_size)
+        self.backbone.check_terms(config.recipe)
+        self._config = config
+
     def __repr__(self) -> str:
         source = "masks are given" if self.mask_generator is None else type(self.mask_generator).__name__
         return f"TextRegionSegmenter({self.backbone!r}, {source}, {self.device})"
@@ -138,7 +149,7 @@ class TextRegionSegmenter:
         settings = {
             "backbone": self.backbone.name,
             "device": self.device.type,
-            "dtype": str(self.backbone.dtype).removeprefix("torch."),
+            "dtype": dtype_name(self.backbone.dtype),
             "config": asdict(self.config),
             "masks": describe_source(self.mask_generator),
         }
@@ -471,3 +482,13 @@ class TextRegionSegmenter:
         if isinstance(image, RegionTokens):
             return replace(image).to(self.device)
         return self.encode_image(image)
+
+
+def _checked(config: Any) -> SegmenterConfig:
+    """The config itself; InputError for anything else."""
+    if not isinstance(config, SegmenterConfig):
+        raise InputError(
+            f"got a config of type {type(config).__name__}, expected SegmenterConfig, "
+            "as dataclasses.replace(segmenter.config, scale=(672, 336))"
+        )
+    return config

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from textregion import render
-from textregion.devices import move, read, upload
+from textregion.devices import dtype_name, move, read, upload
 from textregion.errors import InputError, first_line, sides
 from textregion.image_files import MAX_PIXELS, MAX_SIDE
 from textregion.labels import LabelPrompts, region_scores
@@ -85,7 +85,7 @@ class RegionMasks:
         if self.soft.ndim != 3 or 0 in self.soft.shape[1:]:
             raise InputError(f"got masks of shape {tuple(self.soft.shape)}, expected (R, h, w) with h, w >= 1")
         if not (self.soft.is_floating_point() or self.soft.dtype == torch.bool):
-            raise InputError(f"got masks of dtype {self.soft.dtype}, expected bool or float")
+            raise InputError(f"got masks of dtype {dtype_name(self.soft.dtype)}, expected bool or float")
         _image_sides(self.image_size, "image_size")
         set_ = object.__setattr__  # the only writes to a frozen instance: its own defaults
         if self.mask_size == (0, 0):
@@ -97,7 +97,7 @@ class RegionMasks:
             if self.boxes is not None and len(self.boxes) != len(self.soft):
                 raise InputError(f"got {len(self.boxes)} boxes for {len(self.soft)} regions")
         elif self.group.shape != (len(self.soft),) or self.group.dtype not in (torch.int64, torch.int32):
-            found, parts = f"{self.group.dtype} of shape {tuple(self.group.shape)}", len(self.soft)
+            found, parts = f"{dtype_name(self.group.dtype)} of shape {tuple(self.group.shape)}", len(self.soft)
             raise InputError(f"got groups {found} for {parts} mask parts, expected whole numbers ({parts},)")
         if not isinstance(self.hard, bool):
             raise InputError(f"got hard {self.hard!r}, expected True or False")
@@ -120,8 +120,9 @@ class RegionMasks:
         return len(self.boxes)
 
     def __repr__(self) -> str:
-        (height, width), stored = self.image_size, "x".join(map(str, self.soft.shape))
-        return f"RegionMasks({len(self)} regions in {width} x {height} pixels, stored {stored} {self.soft.dtype})"
+        (height, width), shape = self.image_size, "x".join(map(str, self.soft.shape))
+        stored = f"{shape} {dtype_name(self.soft.dtype)}"
+        return f"RegionMasks({len(self)} regions in {width} x {height} pixels, stored {stored})"
 
     def checked(self) -> "RegionMasks":
         """Itself, once its values are known to be finite and its groups to be R; InputError otherwise. Waits for the
@@ -155,7 +156,9 @@ class RegionMasks:
         image_size = _image_sides(image_size, "image_size")
         masks = masks if isinstance(masks, Tensor) else _as_tensor(masks)
         if masks.is_complex() or masks.layout != torch.strided:
-            raise InputError(f"got masks of {masks.dtype}, {masks.layout}, expected a dense tensor of real numbers")
+            raise InputError(
+                f"got masks of {dtype_name(masks.dtype)}, {masks.layout}, expected a dense tensor of real numbers"
+            )
         masks = mask_stack(masks, image_size)
         if len(masks) == 0:
             return cls.empty(image_size, device)
@@ -414,7 +417,7 @@ class RegionTokens:
         if not all(isinstance(value, Real) for value in (self.logit_scale, self.logit_bias)):
             raise InputError(f"got logit_scale {self.logit_scale!r}, logit_bias {self.logit_bias!r}, expected numbers")
         if not self.tokens.is_floating_point():
-            raise InputError(f"got tokens of {self.tokens.dtype}, expected unit vectors")
+            raise InputError(f"got tokens of {dtype_name(self.tokens.dtype)}, expected unit vectors")
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -434,7 +437,7 @@ class RegionTokens:
         *finite, longest = read(*finite, lengths.amax() if len(self) else lengths.sum())
         for name, is_finite in zip(given, finite, strict=True):
             if not is_finite:
-                dtype = getattr(self, name).dtype
+                dtype = dtype_name(getattr(self, name).dtype)
                 raise InputError(f"got {name} of {dtype} with NaN, infinite or huge values, expected finite numbers")
         longest = float(longest)
         if not longest <= LONGEST_TOKEN:
@@ -532,8 +535,8 @@ class Segmentation:
 
     @property
     def palette(self) -> UInt8[np.ndarray, "L 3"]:
-        """One colour per label, stable in the label's position."""
-        return render.palette(len(self.labels))
+        """One colour per label, as `render.label_colours` gives it."""
+        return render.label_colours(self.labels)
 
     @cached_property
     def shares(self) -> dict[str, float]:
@@ -575,6 +578,8 @@ class Segmentation:
         InputError with the command that installs matplotlib when it is missing.
         """
         names = {f"{self.labels[i]} {self.shares[self.labels[i]]:.0%}": self.palette[i] for i in self._present()}
+        if bare := float((self.label_map < 0).mean()):
+            names[f"no label {bare:.0%}"] = np.array(render.NO_LABEL if image is not None else (255, 255, 255))
         return render.plot(self.picture(image), names, axes)
 
     def show(self, image: UInt8[np.ndarray, "h w 3"] | None = None) -> None:

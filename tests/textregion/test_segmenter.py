@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import tiny_models
 import torch
 from torch.nn import functional as F
 
+from textregion.config import SegmenterConfig
 from textregion.crops import CropGrid
 from textregion.errors import InputError
 from textregion.masks.sam2 import Sam2MaskGenerator
@@ -456,3 +458,24 @@ def test_several_images_are_encoded_as_one_by_one(tiny_clip):
         assert found.source_index.tolist() == alone.source_index.tolist()
     with pytest.raises(InputError, match="2 sets of masks for 3 images"):
         segmenter.encode_images(images, masks[:2])
+
+
+@pytest.mark.parametrize("given", [{"scale": (96, 32)}, "demo", None])
+def test_a_config_of_another_type_is_one_line(untyped, tiny_clip, given):
+    segmenter = TextRegionSegmenter(tiny_clip, scale=(64, 32), device="cpu")
+    before = segmenter.config
+    with pytest.raises(InputError, match=rf"got a config of type {type(given).__name__}, expected SegmenterConfig"):
+        segmenter.config = given
+    assert segmenter.config is before
+    if given is not None:
+        with pytest.raises(InputError, match="expected SegmenterConfig"):
+            TextRegionSegmenter(tiny_clip, config=given, device="cpu")
+
+
+def test_a_config_set_anew_keeps_the_models_crops(tiny_clip):
+    segmenter = TextRegionSegmenter(tiny_clip, device="cpu")
+    segmenter.config = SegmenterConfig(scale=(96, 32))
+    assert (segmenter.config.scale, segmenter.config.crop_size) == ((96, 32), tiny_clip.crop_size)
+    with pytest.raises(InputError, match="crop"):
+        segmenter.config = replace(segmenter.config, crop_size=tiny_clip.crop_size + 1)
+    assert segmenter.settings()["dtype"] == "float32"

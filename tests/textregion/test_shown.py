@@ -35,7 +35,7 @@ def test_plot_draws_picture_and_legend_into_given_axes():
     image = np.full((8, 8, 3), 90, np.uint8)
     assert RESULT.plot(image, axes) is axes
     assert (axes.images[0].get_array() == RESULT.overlay(image)).all()
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dog 50%", "狗, red 25%"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dog 50%", "狗, red 25%", "no label 25%"]
 
 
 def test_models_and_sources_tell_no_tensors(tiny_clip, tiny_sam2, small_model):

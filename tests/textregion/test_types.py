@@ -197,14 +197,14 @@ def test_masks_survive_saving(tmp_path, masks):
     [
         ({"soft": torch.zeros(2, 3)}, r"shape \(2, 3\)"),
         ({"soft": torch.zeros(2, 0, 3)}, "h, w >= 1"),
-        ({"soft": torch.zeros(2, 3, 3, dtype=torch.int64)}, "dtype torch.int64"),
+        ({"soft": torch.zeros(2, 3, 3, dtype=torch.int64)}, "dtype int64"),
         ({"soft": torch.full((1, 2, 2), torch.nan)}, "NaN or infinite"),
         ({"soft": torch.full((1, 2, 2), torch.inf)}, "NaN or infinite"),
         ({"image_size": (0, 3)}, "image_size"),
         ({"image_size": (2**64, 5)}, "got image_size 18446744073709551616 x 5, expected at most 100 million pixels"),
         ({"image_size": (65_536, 1)}, "got image_size 65536 x 1, expected at most .* 65535 on a side"),
         ({"mask_size": (10_001, 10_000)}, "got mask_size 10001 x 10000, expected at most"),
-        ({"group": torch.zeros(3, dtype=torch.long)}, r"groups torch.int64 of shape \(3,\) for 2 mask parts"),
+        ({"group": torch.zeros(3, dtype=torch.long)}, r"groups int64 of shape \(3,\) for 2 mask parts"),
         ({"boxes": torch.zeros(3, 4)}, "3 boxes for 2 regions"),
         ({"boxes": torch.zeros(3, 4), "group": torch.tensor([0, 1])}, "3 boxes for 2 regions"),
         ({"predicted_iou": torch.zeros(1)}, "1 predicted_iou for 2 regions"),
@@ -466,7 +466,7 @@ def test_arrays_of_other_byte_order_and_beyond_float32_are_taken():
     ("changes", "message"),
     [
         ({"tokens": torch.full((2, 4), torch.nan)}, "with NaN"),
-        ({"tokens": torch.zeros(2, 4, dtype=torch.uint8)}, "torch.uint8"),
+        ({"tokens": torch.zeros(2, 4, dtype=torch.uint8)}, "got tokens of uint8"),
         ({"source_index": torch.zeros(2, 1, dtype=torch.long)}, r"source_index of shape \(2, 1\), expected \(R\)"),
         ({"dense": torch.zeros(3)}, r"expected \(D, Ph, Pw\)"),
         ({"grid": "ab"}, "grid 'ab'"),
@@ -509,11 +509,11 @@ def test_types_say_their_facts_and_not_their_arrays():
     label_map = np.zeros((211, 131), np.int64)
     result = Segmentation(label_map, np.zeros((211, 131), np.float32), label_map, tuple(f"w{i}" for i in range(99)))
     grounding = GroundingResult(2, label_map > 0, (1.0, 2.0, 3.0, 4.0), 0.25)
-    assert repr(masks) == "RegionMasks(3 regions in 131 x 211 pixels, stored 3x5x7 torch.float16)"
+    assert repr(masks) == "RegionMasks(3 regions in 131 x 211 pixels, stored 3x5x7 float16)"
     assert repr(tokens) == ("RegionTokens(3 regions in 131 x 211 pixels, D = 8, grid (4, 6), clip-vit-b16, semantic)")
     assert repr(result) == ("Segmentation(131 x 211 pixels, 99 labels: ('w0', 'w1', 'w2', 'w3', 'w4', 'w5', ...))")
     assert repr(grounding) == ("GroundingResult(region 2, box (1.0, 2.0, 3.0, 4.0), score 0.25, 131 x 211 pixels)")
-    assert repr(RegionMasks.empty((2, 3))) == "RegionMasks(0 regions in 3 x 2 pixels, stored 0x1x1 torch.float32)"
+    assert repr(RegionMasks.empty((2, 3))) == "RegionMasks(0 regions in 3 x 2 pixels, stored 0x1x1 float32)"
 
 
 def test_savers_make_the_folders_that_are_missing(tmp_path):

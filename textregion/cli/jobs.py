@@ -105,6 +105,19 @@ def check_images(jobs: Sequence[ImageJob]) -> None:
         raise InputError(f"{len(jobs)} of {len(jobs)} images could not be labelled; see the lines above")
 
 
+def check_masks(source: str, jobs: Sequence[ImageJob]) -> None:
+    """InputError when one file of a folder of masks would serve two images, as a.npy a.png and a.jpg."""
+    if source in automatic_sources() or not os.path.isdir(source):
+        return
+    image_of: dict[Path, Path] = {}
+    for image in dict.fromkeys(job.image for job in jobs):
+        if (file := mask_file(source, image)) is None:
+            continue
+        if (other := image_of.setdefault(file, image)) != image:
+            names = f"{other.name}.png and {image.name}.png" if other.name != image.name else "the images differently"
+            raise InputError(f"got {file} as masks of {other} and of {image}, expected a file for each; name {names}")
+
+
 def find_images(sources: Sequence[str]) -> list[Path]:
     """Image files that files, folders and globs name, in this order, each once; says what was passed over.
 

@@ -13,7 +13,15 @@ from textregion.cli.arguments import limits_of, parse_arguments
 from textregion.cli.batch import RANDOM_WEIGHTS, DemoRun, Settings, photographs, print_files, print_shares
 from textregion.cli.command_line import output_folder, run_program
 from textregion.cli.engine_flags import engine_of
-from textregion.cli.jobs import ImageJob, boxes_of, check_export, check_images, gather_jobs, segmenter_options
+from textregion.cli.jobs import (
+    ImageJob,
+    boxes_of,
+    check_export,
+    check_images,
+    check_masks,
+    gather_jobs,
+    segmenter_options,
+)
 from textregion.cli.models import list_presets
 from textregion.cli.words import encode_words, templates_option
 from textregion.errors import InputError, at_least
@@ -37,6 +45,7 @@ def run(args: argparse.Namespace, segmenter_class: type) -> int:
     boxes = boxes_of(args, preset)
     options = {**templates_option(args, preset), **segmenter_options(args)}
     check_images(jobs)
+    check_masks(args.masks, jobs)
     settings = Settings(segmenter_class, args, preset, options, boxes)
     if jobs:
         return photographs(settings, jobs, output, engine_of(args))

@@ -149,9 +149,8 @@ def outlined(part: RgbImage, crop: RegionCrop, corner: tuple[int, int], side: in
     factor = side / max(part.shape[:2])
     size = max(1, round(part.shape[1] * factor)), max(1, round(part.shape[0] * factor))
     picture = cv2.resize(part, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    contours, _ = cv2.findContours(
-        cv2.resize(inside, size, interpolation=cv2.INTER_NEAREST), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
+    inside = (cv2.resize(255 * inside, size, interpolation=cv2.INTER_LINEAR) > 127).astype(np.uint8)
+    contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     for colour, thickness in (((0, 0, 0), 4), (OUTLINE, 2)):
-        picture = cv2.drawContours(np.ascontiguousarray(picture), contours, -1, colour, thickness)
+        picture = cv2.drawContours(np.ascontiguousarray(picture), contours, -1, colour, thickness, cv2.LINE_AA)
     return picture

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from textregion.devices import dtype_name
 from textregion.errors import InputError
 from textregion.types import RegionMasks
 
@@ -129,7 +130,9 @@ def _told(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [_told(part) for part in value]
-    if isinstance(value, (Path, torch.dtype)):
+    if isinstance(value, torch.dtype):
+        return dtype_name(value)
+    if isinstance(value, Path):
         return str(value)
     if isinstance(value, MaskGenerator):
         return describe_source(value)

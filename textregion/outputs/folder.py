@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import time
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,10 +32,10 @@ from textregion.labels import TEMPERATURE, LabelPrompts, region_scores
 from textregion.outputs import annotations, pictures
 from textregion.outputs.annotations import Crops
 from textregion.regionspot.model import encode_names
-from textregion.render import RgbImage
+from textregion.render import RgbImage, label_colours
 from textregion.resampling import crop_regions
 from textregion.runtime import package_versions
-from textregion.storage import flush_folder, safe_name, set_aside
+from textregion.storage import UNFINISHED, flush_folder, safe_name, set_aside
 from textregion.types import RegionTokens, Segmentation
 
 RUN_FILE = "run.json"
@@ -64,6 +65,7 @@ RESULT_FILES = {
 }
 Text = Float[Tensor, "Q D"]  # embeddings of the labels' queries
 LONGEST_IMAGE_NAME = 240  # bytes, of the image's copy: most file systems take 255
+SETTLED = 10  # seconds after which nobody writes a summary any more: it takes milliseconds
 QUICK = 2  # zlib's level: a third of the time of the default, a tenth more bytes
 _numbers = count()
 
@@ -216,7 +218,7 @@ def _files(
     yield "labels.json", annotations.labels_json(result, tokens, said)
     rows = annotations.region_rows(tokens, text, prompts, top or annotations.TOP, crops)
     yield "regions.json", {**annotations.image_json(pixels.shape[:2]), "note": said, "regions": rows}
-    yield "regions.png", pictures.region_sheet(pixels, rows, crops, said, lines=top or pictures.LINES)
+    yield "regions.png", pictures.region_sheet(pixels, rows, crops, result.palette, said, lines=top or pictures.LINES)
     yield from _mask_files(image, file_name, said, rows, prompts, crops)
     yield from image.more_files.items()
 
@@ -278,7 +280,7 @@ def name_boxes(
     said = "; ".join(filter(None, ["" if len(tokens) else annotations.no_region(0), caution]))
     content = {**size, "note": said, "method": method, "scale": round(scale, 4), "labels": names, "boxes": rows}
     note = pictures.sentences(f"method: {method}", said)
-    return {BOXES_FILE: content, "boxes.png": pictures.boxes_picture(image, rows, note)}
+    return {BOXES_FILE: content, "boxes.png": pictures.boxes_picture(image, rows, label_colours(names), note)}
 
 
 # ---------------------------------------------------------------------- the folder itself
@@ -358,7 +360,13 @@ def json_bytes(content: object) -> bytes:
 
 
 def clear_remains(output: Path) -> None:
-    """Deal with the hidden folders of processes of this machine that died: whole ones whose place is free get it."""
+    """Deal with what processes of this machine that died have left: hidden folders, of which whole ones whose place is
+    free get it, and summaries half written SETTLED seconds ago or earlier.
+    """
+    for file in output.glob(".summary.*"):
+        if UNFINISHED.fullmatch(file.name) and file.is_file() and time.time() - file.stat().st_mtime > SETTLED:
+            with writing(output):
+                file.unlink(missing_ok=True)
     for hidden in sorted(output.glob(".partial-*")):
         match = re.fullmatch(r"\.partial-(.*)-([0-9]{1,9})-[0-9]+", hidden.name)
         if (

@@ -17,8 +17,16 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from textregion.errors import InputError
-from textregion.outputs.annotations import Crops, crop_box, is_labelled, label_shares, no_region, told_labels
-from textregion.render import RgbImage, blend, grey, outline, palette
+from textregion.outputs.annotations import (
+    Crops,
+    crop_box,
+    is_labelled,
+    label_shares,
+    no_region,
+    told_labels,
+    unlabelled_share,
+)
+from textregion.render import NO_LABEL, Colours, RgbImage, blend, grey, outline
 from textregion.resampling import RegionCrop, crop_regions
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 
@@ -26,6 +34,7 @@ ABSENT = "\U0010fffd"  # a private character, drawn as every character is that a
 LONGEST = 400  # characters of one line that are ever measured
 MARGIN = 16
 NARROWEST, WIDEST = 480, 1600  # pixels, of a sheet and of one of its panels
+BAR = 448  # pixels, of the bar that explains a scale, at most
 Font = ImageFont.FreeTypeFont
 Panels = Sequence[tuple[str, RgbImage]]  # (title, picture)
 Legend = Sequence[tuple[np.ndarray, str]]  # (colour, words)
@@ -42,21 +51,30 @@ MOST_BOXES = 60  # in one picture
 SMALLEST, LARGEST = 800, 2400  # pixels, of the longer side of a picture of boxes
 
 
-def draw_regions(image: RgbImage, masks: RegionMasks, opacity: float = 0.6, crops: Crops | None = None) -> RgbImage:
-    """Every region r in colour r of the palette, large ones first so that small ones stay visible.
+def draw_regions(
+    image: RgbImage, masks: RegionMasks, opacity: float = 0.6, crops: Crops | None = None, factor: int = 1
+) -> RgbImage:
+    """Every region in its own mean colour, paled: no label's. Large ones first, so that small ones stay visible.
 
-    crops: `crop_regions(masks)` at the image's size, if already made.
+    crops: `crop_regions(masks)` at the image's size, if already made. factor: how much larger to draw them.
     """
     if crops is None:
         crops = crop_regions(replace(masks, image_size=image.shape[:2]))
-    tint, colours = np.zeros_like(image), palette(len(crops))
+    tint = np.zeros_like(image)
     index_map = np.full(image.shape[:2], -1)
     for r in np.argsort([-crop.area for crop in crops], kind="stable"):
         crops[r].paint(index_map, r)
-        crops[r].paint(tint, colours[r])
-    base = grey(image)
+        crops[r].paint(tint, neutral(image, crops[r]))
+    base, tint, index_map = scaled(grey(image), factor), scaled(tint, factor), enlarged(index_map, factor)
     blended = np.where((index_map >= 0)[..., None], blend(base, tint, opacity), base)
     return outline(blended, index_map)
+
+
+def neutral(image: RgbImage, crop: RegionCrop) -> Colour:
+    """The mean colour of a region's pixels, between dark and light, so that white outlines show on it."""
+    inside = image[crop.rows, crop.columns][crop.mask]
+    mean = inside.mean(0) if len(inside) else np.full(3, 128.0)
+    return (50 + mean * (150 / 255)).round().astype(np.uint8)
 
 
 def turbo(values: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -87,13 +105,16 @@ def draw_box(
 def legend(
     result: Segmentation, tokens: RegionTokens, most: int = MOST_IN_LEGEND
 ) -> tuple[list[tuple[np.ndarray, str]], str]:
-    """(colour, "label share") of the labels in order, of very many the largest only; and a note about the others.
+    """(colour, "label share") of the labels in order, of very many the largest only, and of pixels without one; a note
+    about the others.
 
     tokens: what was labelled; nothing is told of labels that mean nothing (`annotations.is_labelled`).
     """
     shares = label_shares(result, tokens)
     chosen = told_labels(shares, most)
     entries = [(result.palette[i], f"{shares[i][0]} {shares[i][1]:.0%}") for i in chosen]
+    if shares and (bare := unlabelled_share(result)):
+        entries.append((np.array(NO_LABEL), f"grey: no label {bare:.0%}"))
     missing = len(shares) - len(chosen)
     return entries, f"{missing} more labels: labels.json" if missing else ""
 
@@ -103,35 +124,50 @@ def sentences(*notes: str) -> str:
     return " ".join(f"{note[0].upper()}{note[1:].removesuffix('.')}." for note in notes if note)
 
 
-def labels_over(image: RgbImage, result: Segmentation, tokens: RegionTokens) -> RgbImage:
-    """The labels over the image; the bare image in grey where no label means anything."""
-    return result.overlay(image) if is_labelled(result, tokens) else grey(image)
+def labels_over(image: RgbImage, result: Segmentation, tokens: RegionTokens, factor: int = 1) -> RgbImage:
+    """The labels over the image, `factor` times as large; the bare image in grey where no label means anything."""
+    image = scaled(image, factor)
+    if not is_labelled(result, tokens):
+        return grey(image)
+    maps = {name: enlarged(getattr(result, name), factor) for name in ("label_map", "confidence", "region_map")}
+    return replace(result, **maps, probabilities=None).overlay(image)
+
+
+def enlarged(values: np.ndarray, factor: int) -> np.ndarray:
+    """A map (H, W) with every pixel `factor` times as wide and high."""
+    return values if factor == 1 else values.repeat(factor, 0).repeat(factor, 1)
 
 
 def main_picture(
     image: RgbImage, tokens: RegionTokens, result: Segmentation, crops: Crops, note: str, more_panels: Panels = ()
 ) -> Image.Image:
     """Image, regions, labels (and further panels) side by side, with a legend and a note."""
-    regions = draw_regions(image, tokens.masks, crops=crops)
-    labels = labels_over(image, result, tokens)
+    factor = max(int(shown_factor(image.shape)), 1)  # outlines are thin at the size they are shown at
+    regions = draw_regions(image, tokens.masks, crops=crops, factor=factor)
+    labels = labels_over(image, result, tokens, factor)
     panels = [("image", image), ("regions", regions), ("labels", labels), *more_panels]
     entries, missing = legend(result, tokens)
-    return sheet(panels, entries, sentences(missing, note))
+    return sheet(panels, entries, sentences(missing, faint_note(result), note))
 
 
 def overlay_picture(image: RgbImage, result: Segmentation, tokens: RegionTokens, note: str = "") -> Image.Image:
     """The labels over the image in the image's own size, the legend and a note below."""
     entries, missing = legend(result, tokens)
+    return with_footer(labels_over(image, result, tokens), entries, sentences(missing, faint_note(result), note))
+
+
+def faint_note(result: Segmentation) -> str:
+    """What paler labels mean, where some pixels of a label lie in no region and others do not."""
     bare = result.region_map < 0
-    faint = "fainter: in no region" if bool(bare.any()) and not bare.all() else ""
-    return with_footer(labels_over(image, result, tokens), entries, sentences(missing, faint, note))
+    return "fainter: in no region" if bool((bare & (result.label_map >= 0)).any()) and not bare.all() else ""
 
 
 def global_patch_picture(image: RgbImage, scores: PatchScores, threshold: float, note: str = "") -> Image.Image:
     """The difference score of every patch, hatched where the patch was removed; note: a further one."""
     picture = heat_map(image, scores, scores < threshold)
-    told = f"score d in [{scores.min():.2f}, {scores.max():.2f}]; hatched: removed, d < {threshold:g}"
-    return sheet([("image", image), ("global-patch score", picture)], note=sentences(told, note))
+    told = f"score d of every patch; hatched: removed, d < {threshold:g}"
+    scale = float(scores.min()), float(scores.max())
+    return sheet([("image", image), ("global-patch score", picture)], note=sentences(told, note), scale=scale)
 
 
 def similarity_picture(
@@ -146,33 +182,32 @@ def similarity_picture(
     scaled = np.where(known, 255 * (values - low) / span, 0).clip(0, 255).round().astype(np.uint8)
     base = grey(image)
     picture = np.where(known[..., None], blend(base, turbo(scaled), 0.6), base)
-    bar = turbo(np.linspace(0, 255, 5).round().astype(np.uint8)[None])[0]
-    entries = [(colour, f"{step:.3f}") for colour, step in zip(bar, np.linspace(low, high, 5), strict=True)]
     if not known.any():
         return sheet([("image", image), (label, picture)], note=sentences(note or "in no region"))
     what = "cosine of the regions with the label, the largest where they overlap; one scale for all labels of the image"
     note = sentences(what, "" if known.all() else "grey: in no region", note)
-    return sheet([("image", image), (label, picture)], entries, note)
+    return sheet([("image", image), (label, picture)], note=note, scale=(low, high))
 
 
 def region_sheet(
     image: RgbImage,
     rows: Sequence[dict],
     crops: Crops,
+    colours: Colours,
     note: str = "",
     most: int = MOST_REGIONS,
     lines: int = LINES,
 ) -> Image.Image:
-    """Regions in cells, large ones first: outlined in the image, below it the region's index, area and best labels.
+    """Regions in cells, large ones first: outlined in the colour of the best label, below it index, area, best labels.
 
-    rows: from `annotations.region_rows`; crops: `crop_regions` of the same masks. Of more than `most` regions only
-    the largest are shown, and the foot of the sheet says so, then the note. Scores are cosine and probability. lines:
-    labels told of each region.
+    rows: from `annotations.region_rows`; crops: `crop_regions` of the same masks; colours: of all labels. Of more than
+    `most` regions only the largest are shown, and the foot of the sheet says so, then the note. Scores are cosine and
+    probability. lines: labels told of each region.
     """
-    count, colours = len(rows), palette(len(rows))
+    count = len(rows)
     shown = sorted(rows, key=lambda row: (-row["area"], row["region"]))[:most]
     some = f"the {len(shown)} largest of {count} regions; all are in regions.json" if len(shown) < count else ""
-    what = "large to small; #: index in regions.json; per label: cosine, probability"
+    what = "large to small, in the best label's colour; #: index in regions.json; per label: cosine, probability"
     told = sentences(some or f"{count} regions", what, note) if count else sentences(note or no_region(0))
     columns = max(3, min(COLUMNS, len(shown)))
     cell_width, cell_height = CELL[0], CELL[1] + 19 * max(lines - LINES, 0)
@@ -183,7 +218,7 @@ def region_sheet(
     for n, row in enumerate(shown):
         corner = MARGIN + (n % columns) * cell_width, MARGIN + (n // columns) * cell_height
         told = {**row, "labels": row["labels"][:lines]}
-        picture.paste(_cell(image, told, crops[row["region"]], colours[row["region"]], cell_height), corner)
+        picture.paste(_cell(image, told, crops[row["region"]], _best_colour(row, colours), cell_height), corner)
     picture.paste(foot, (0, picture.height - foot.height))
     return picture
 
@@ -219,46 +254,68 @@ def region_picture(image: RgbImage, crop: RegionCrop, colour: Colour, side: int 
     factor = side / max(part.shape[:2])
     size = max(1, round(part.shape[1] * factor)), max(1, round(part.shape[0] * factor))
     part = cv2.resize(part, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    inside = cv2.resize(inside, size, interpolation=cv2.INTER_NEAREST)
+    inside = (cv2.resize(255 * inside, size, interpolation=cv2.INTER_LINEAR) > 127).astype(np.uint8)
     faded = cv2.addWeighted(part, 0.3, np.full_like(part, 255), 0.7, 0)
     picture = np.where(inside[..., None].astype(bool), part, faded)
     contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(np.ascontiguousarray(picture), contours, -1, colour.tolist(), 2)
 
 
-def boxes_picture(image: UInt8[np.ndarray, "H W 3"], rows: Sequence[dict], note: str = "") -> Image.Image:
-    """The image with every box in a colour of its own, its best label and score; of very many the best MOST_BOXES.
+def boxes_picture(
+    image: UInt8[np.ndarray, "H W 3"], rows: Sequence[dict], colours: Colours, note: str = ""
+) -> Image.Image:
+    """The image with every box in its best label's colour, with that and its score; of very many the best MOST_BOXES.
 
-    rows: from `annotations.box_rows`.
+    rows: from `annotations.box_rows`. colours: of all labels. A small image is enlarged by a whole factor, a large one
+    reduced, and the foot says so.
     """
     longest = max(image.shape[:2])
-    factor = min(max(longest, SMALLEST), LARGEST) / longest
-    picture = Image.fromarray(image)
-    picture = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))))
+    factor = -(-SMALLEST // longest) if longest < SMALLEST else min(LARGEST / longest, 1)
+    picture = Image.fromarray(scaled(image, factor))
     shown = sorted(rows, key=lambda row: -row["labels"][0]["score"] if row["labels"] else 1.0)[:MOST_BOXES]
     size = min(max(max(picture.size) // 60, 13), 40)
-    draw, colours = ImageDraw.Draw(picture), palette(len(rows))
-    placed = [(row, [factor * value for value in row["xyxy"]], tuple(colours[row["box"]].tolist())) for row in shown]
+    draw = ImageDraw.Draw(picture)
+    placed = [
+        (row, [factor * value for value in row["xyxy"]], tuple(_best_colour(row, colours).tolist())) for row in shown
+    ]
     for _, box, colour in placed:
         draw.rectangle(box, outline=colour, width=max(2, size // 6))
+    taken = []
     for row, box, colour in placed:  # after all boxes, so that no line runs through a name
         best = row["labels"][0] if row["labels"] else None
         name = f"{best['name']} {best['score']:.0%}" if best else "no token"
-        _write_name(draw, box, f"#{row['box']} {name}", colour, size)
+        taken.append(_write_name(draw, box, f"#{row['box']} {name}", colour, size, taken))
     count = f"{len(rows)} boxes" if len(shown) == len(rows) else f"the {len(shown)} best of {len(rows)} boxes"
-    return with_footer(np.asarray(picture), note=sentences(f"{count}; all labels and scores: boxes.json", note))
+    told = sentences(f"{count}; all labels and scores: boxes.json", note, size_note(factor))
+    return with_footer(np.asarray(picture), note=told)
 
 
-def _write_name(draw: ImageDraw.ImageDraw, box: Sequence[float], words: str, colour: tuple, size: int) -> None:
-    """The words on a strip of the box's colour above it, or within it where there is no room, inside the picture."""
+def _best_colour(row: dict, colours: Colours) -> Colour:
+    """The colour of a row's best label; that of no label where it has none."""
+    return colours[row["labels"][0]["index"]] if row["labels"] else np.array(NO_LABEL, np.uint8)
+
+
+def _write_name(
+    draw: ImageDraw.ImageDraw, box: Sequence[float], words: str, colour: tuple, size: int, taken: Sequence[tuple]
+) -> tuple:
+    """The words on a strip of the box's colour above it, or lower where other strips are (`taken`), inside the picture.
+
+    Returns the strip (x1, y1, x2, y2).
+    """
     width, height = draw.im.size
     words = shorten(words, size, width - 8)
     length, strip = font(size).getlength(words) + 6, size + 5
     x = min(max(box[0], 0), max(width - length, 0))
-    y = box[1] - strip if box[1] >= strip else min(box[1], height - strip)
+    y = highest = box[1] - strip if box[1] >= strip else min(box[1], height - strip)
+    while any(x < b[2] and b[0] < x + length and y < b[3] and b[1] < y + strip for b in taken):
+        y += strip + 1
+        if y > height - strip:  # no room down to the foot of the picture
+            y = highest
+            break
     draw.rectangle((x, y, x + length, y + strip), fill=colour)
     dark = 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2] < 130
     draw.text((x + 3, y + 1), words, "white" if dark else "black", font(size))
+    return x, y, x + length, y + strip
 
 
 # ---------------------------------------------------------------------- words and sheets
@@ -314,27 +371,55 @@ def wrap(text: str, size: int, width: float) -> list[str]:
     return lines
 
 
-def sheet(panels: Panels, legend: Legend = (), note: str = "", height: int | None = None) -> Image.Image:
-    """Panels side by side with titles, a legend of (colour, text) below and a note at the foot.
+def sheet(panels: Panels, legend: Legend = (), note: str = "", scale: tuple[float, float] | None = None) -> Image.Image:
+    """Panels of one size side by side with titles, a legend of (colour, text) below and a note at the foot.
 
-    height: of the panels in pixels, default that of the tallest within 240..640; none gets wider than WIDEST.
+    The first is the image, whose `shown_factor` decides the size of all, and the note says so; wide ones stand one
+    below the other. scale: what the ends of `turbo` mean, as a bar.
     """
-    height = height or max(240, min(640, max(p.shape[0] for _, p in panels)))
-    images = []
-    for _, picture in panels:
-        factor = min(height / picture.shape[0], WIDEST / picture.shape[1])
-        sides = max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
-        images.append(Image.fromarray(picture).resize(sides))
-    width = max(sum(i.width + MARGIN for i in images) + MARGIN, NARROWEST)
-    foot = footer(legend, note, width)
-    canvas = Image.new("RGB", (width, max(i.height for i in images) + MARGIN + 20 + foot.height), "white")
-    draw, x = ImageDraw.Draw(canvas), MARGIN
+    height, breadth = panels[0][1].shape[:2]
+    factor = shown_factor((height, breadth))
+    images = [Image.fromarray(scaled(picture, factor * height / picture.shape[0])) for _, picture in panels]
+    note = sentences(note, size_note(factor))
+    beside = sum(i.width for i in images) <= 2 * WIDEST
+    across = sum(i.width + MARGIN for i in images) if beside else max(i.width for i in images) + MARGIN
+    width, row = max(across + MARGIN, NARROWEST), max(i.height for i in images) + MARGIN + 20
+    foot = footer(legend, note, width, scale=scale)
+    canvas = Image.new("RGB", (width, row * (1 if beside else len(images)) + foot.height), "white")
+    draw, x, y = ImageDraw.Draw(canvas), MARGIN, 0
     for (name, _), image in zip(panels, images, strict=True):
-        draw.text((x, MARGIN // 2), shorten(name, 18, image.width), "black", font(18))
-        canvas.paste(image, (x, MARGIN + 20))
-        x += image.width + MARGIN
+        draw.text((x, y + MARGIN // 2), shorten(name, 18, image.width), "black", font(18))
+        canvas.paste(image, (x, y + MARGIN + 20))
+        x, y = (x + image.width + MARGIN, y) if beside else (x, y + row)
     canvas.paste(foot, (0, canvas.height - foot.height))
     return canvas
+
+
+def shown_factor(size: tuple[int, ...]) -> float:
+    """How much larger a panel is than its image (height, width, …): a whole factor for one lower than 240 pixels, less
+    than 1 for one higher than 640 or wider than WIDEST, else 1.
+    """
+    height, width = size[:2]
+    if height > 640 or width > WIDEST:
+        return min(640 / height, WIDEST / width)
+    return max(min(-(-240 // height), WIDEST // width), 1)
+
+
+def scaled(picture: RgbImage, factor: float) -> RgbImage:
+    """The picture at a multiple of its size: enlarged with its pixels as squares, reduced to their means."""
+    size = max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST if factor > 1 else cv2.INTER_AREA)
+
+
+def size_note(factor: float) -> str:
+    """How large a picture is shown; nothing at the image's own size."""
+    return (
+        ""
+        if factor == 1
+        else f"shown at {factor} times the size"
+        if factor > 1
+        else f"shown at {factor:.2g} of the size"
+    )
 
 
 def with_footer(picture: RgbImage, legend: Legend = (), note: str = "") -> Image.Image:
@@ -348,21 +433,43 @@ def with_footer(picture: RgbImage, legend: Legend = (), note: str = "") -> Image
     return canvas
 
 
-def footer(legend: Legend, note: str, width: int, size: int = 15) -> Image.Image:
-    """A white strip with coloured squares and words, as many rows as needed, then the note; `size`: of the letters."""
+def footer(
+    legend: Legend, note: str, width: int, size: int = 15, scale: tuple[float, float] | None = None
+) -> Image.Image:
+    """A white strip with coloured squares and words, as many rows as needed, a bar of `scale` if any, then the note.
+
+    size: of the letters. scale: the numbers at the ends of `turbo`.
+    """
     rows, lines = _legend_rows(legend, width, size), wrap(note, size, width - 2 * MARGIN) if note else []
-    step = round(1.6 * size)
-    strip = Image.new("RGB", (width, 2 * (MARGIN // 2) + step * (len(rows) + len(lines))), "white")
+    step, bars = round(1.6 * size), scale is not None
+    strip = Image.new("RGB", (width, 2 * (MARGIN // 2) + step * (len(rows) + 2 * bars + len(lines))), "white")
     draw, y = ImageDraw.Draw(strip), MARGIN // 2
     for row in rows:
         for x, colour, words in row:
             draw.rectangle((x, y + 1, x + size, y + size + 1), tuple(int(c) for c in colour), "black")
             draw.text((x + round(1.4 * size), y), words, "black", font(size))
         y += step
+    if scale is not None:
+        _draw_scale(strip, scale, y, size)
+        y += 2 * step
     for line in lines:
         draw.text((MARGIN, y), line, "dimgray", font(size))
         y += step
     return strip
+
+
+def _draw_scale(strip: Image.Image, scale: tuple[float, float], y: int, size: int) -> None:
+    """A bar of all colours of `turbo` at height y, five numbers below it."""
+    length = min(strip.width - 2 * MARGIN, BAR)
+    bar = turbo(np.tile(np.linspace(0, 255, length).round().astype(np.uint8), (size, 1)))
+    strip.paste(Image.fromarray(bar), (MARGIN, y + 1))
+    draw = ImageDraw.Draw(strip)
+    for n, value in enumerate(np.linspace(*scale, 5)):
+        words = f"{value:.3f}"
+        x = MARGIN + n * (length - 1) / 4
+        draw.line((x, y + 1, x, y + size + 4), "black")
+        left = min(max(x - font(size).getlength(words) / 2, MARGIN), MARGIN + length - font(size).getlength(words))
+        draw.text((left, y + round(1.5 * size)), words, "black", font(size))
 
 
 def _legend_rows(legend: Legend, width: int, size: int) -> list[list[tuple]]:

@@ -245,7 +245,13 @@ def build_controls() -> tuple[list[Component], gr.Button]:
     mode = gr.Radio([LABELS, SENTENCE], value=LABELS, show_label=False, container=False, elem_id="mode")
     with gr.Row(elem_id="ask"):
         text = gr.Textbox(
-            placeholder="dog, sofa, floor", show_label=False, container=False, elem_id="text", scale=6, min_width=160
+            placeholder="dog, sofa, floor",
+            show_label=False,
+            container=False,
+            elem_id="text",
+            scale=6,
+            min_width=160,
+            max_lines=6,
         )
         button = gr.Button("Show", variant="primary", elem_id="show", scale=1, min_width=72)
     threshold = gr.Slider(0, 1, 0, step=0.05, label="Threshold (below it: the first label)", elem_id="threshold")
@@ -273,6 +279,8 @@ def connect(
     image, mode, text, *others = controls
 
     def new_image(*values: Any) -> Iterator[list[Any]]:
+        if values[0]:
+            yield [views.notice(views.ENCODING, "hint"), *[gr.skip()] * len(shown)]
         for content in refresh(*values, None):
             yield [*content, None]
 

@@ -22,6 +22,7 @@ from textregion.types import Segmentation
 from textregion.web.cached_segmenter import Answer, CachedSegmenter, EncodedImage, GlobalPatches, Question, resize
 
 EMPTY = "Start with an image: drop one, or choose one of the drawn scenes."
+ENCODING = "The image is read and encoded, once; then words are quick."
 HINT = "Click anywhere in the picture to see how a region scores."
 MOST_ROWS = 12  # of scores
 SLOW_WORDS = 1.0  # seconds from which on it is told how far the words are
@@ -154,7 +155,8 @@ def answered(model: CachedSegmenter, image: EncodedImage, controls: Controls, po
     if unknown:
         text += f" The tiny model never saw: {', '.join(unknown)}."
     if drawing.heat_map:
-        text += " Heat map: how much more a patch is like its own regions than like others; hatched: left out."
+        text += " Heat map: how much more a patch is like its own regions than like others, blue little, red much;"
+        text += " hatched: left out."
     note = notice(text, "hint" if unknown or answer.note else "news")
     return PageContent(note, picture, legend(answer), scores(answer, region, point is not None), True)
 

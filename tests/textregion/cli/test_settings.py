@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from textregion.cli.arguments import parse_arguments
-from textregion.cli.jobs import ImageJob, file_stamp, job_fingerprint, mask_file, run_settings, segmenter_options
+from textregion.cli.jobs import (
+    ImageJob,
+    check_masks,
+    file_stamp,
+    job_fingerprint,
+    mask_file,
+    run_settings,
+    segmenter_options,
+)
+from textregion.errors import InputError
 from textregion.segmenter import TextRegionSegmenter
 
 
@@ -63,3 +72,18 @@ def test_a_stamp_tells_size_and_time_of_change(tmp_path):
     path.write_bytes(b"abc")
     assert file_stamp(str(path)) == {"path": str(path), "bytes": 3, "changed": path.stat().st_mtime_ns}
     assert file_stamp(None) is None
+
+
+def test_a_file_of_masks_serves_one_image(tmp_path):
+    jobs = [ImageJob(Path(name), ("a",)) for name in ("photos/x.png", "photos/x.jpg", "photos/y.png", "photos/x.png")]
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(
+        InputError, match=r"got .*x\.npy as masks of photos/x\.png and of photos/x\.jpg, .*name x\.png\.png"
+    ):
+        check_masks(str(tmp_path), jobs)
+    with pytest.raises(InputError, match="name the images differently"):
+        check_masks(str(tmp_path), [jobs[0], ImageJob(Path("elsewhere/x.png"), ("a",))])
+    check_masks(str(tmp_path / "x.npy"), jobs)  # one file given for all is no mistake
+    check_masks("sam2", jobs)
+    np.save(tmp_path / "x.jpg.npy", np.zeros(3))  # the exact name comes first
+    check_masks(str(tmp_path), jobs)

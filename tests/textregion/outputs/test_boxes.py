@@ -10,6 +10,7 @@ from textregion.outputs.pictures import MOST_BOXES, boxes_picture
 from textregion.types import RegionMasks, RegionTokens
 from TextRegionSegmenter import TextRegionSegmenter
 
+COLOURS = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250], [250, 250, 10]], np.uint8)
 BOXES = np.array([[1, 2, 30, 40], [5, 5, 20.25, 25], [0, 0, 50, 45]], np.float32)
 IMAGE = np.full((45, 53, 3), 90, np.uint8)
 
@@ -55,14 +56,14 @@ def test_without_detector_scores_the_score_is_the_probability(random, text):
 def test_no_box_at_all(random, text):
     tokens = RegionTokens(torch.zeros(0, 5), RegionMasks.empty((45, 53)), torch.zeros(0, dtype=torch.int64), (3, 3))
     assert box_rows(tokens, GivenBoxes(np.zeros((0, 4), np.float32)), text, list("abcd"), 7.0) == []
-    assert boxes_picture(IMAGE, []).size[0] == 800
+    assert boxes_picture(IMAGE, [], COLOURS).size[0] == 16 * 53
 
 
 def test_the_picture_shows_every_box_where_it_is(random, text):
     rows = box_rows(tokens_of([0, 2], random), GivenBoxes(BOXES), text, ["a", "very " * 40, "c", "\U0001f600"], 7.0)
-    picture = np.asarray(boxes_picture(IMAGE, rows))
-    factor = 800 / 53
-    assert picture.shape[1] == 800
+    picture = np.asarray(boxes_picture(IMAGE, rows, COLOURS))
+    factor = 16  # the first whole one that gives 800 pixels
+    assert picture.shape[1] == factor * 53
     assert picture.shape[0] > round(45 * factor)
     for x1, y1, x2, y2 in BOXES.astype(float):
         y, x = round(factor * (y1 + y2) / 2), round(factor * (x1 + x2) / 2)
@@ -72,14 +73,14 @@ def test_the_picture_shows_every_box_where_it_is(random, text):
 
 def test_of_very_many_boxes_the_best_are_drawn():
     def row(number, score):
-        labels = [{"name": "a", "score": score}]
+        labels = [{"index": 0, "name": "a", "score": score}]
         return {"box": number, "xyxy": [5 * (number % 10), 0, 5 * (number % 10) + 4, 40], "labels": labels}
 
     few, many = (
         [row(n, 0.9) for n in range(MOST_BOXES)],
         [row(n, 0.9 if n < MOST_BOXES else 0.1) for n in range(MOST_BOXES + 30)],
     )
-    drawn, cut = (np.asarray(boxes_picture(IMAGE, rows))[: round(45 * 800 / 53)] for rows in (few, many))
+    drawn, cut = (np.asarray(boxes_picture(IMAGE, rows, COLOURS))[: 45 * 16] for rows in (few, many))
     assert np.array_equal(drawn, cut)
 
 

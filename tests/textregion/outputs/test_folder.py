@@ -184,6 +184,17 @@ def test_remains_of_dead_processes_are_cleared(tmp_path, dead):
     assert (tmp_path / "free" / "a.txt").read_text() == "a"
 
 
+def test_summaries_half_written_are_cleared(tmp_path):
+    old, new = tmp_path / ".summary.csv.0a1b2c3d", tmp_path / ".summary.md.0a1b2c3d"
+    others = [tmp_path / "summary.csv", tmp_path / ".summary.mine", tmp_path / ".other.csv.0a1b2c3d"]
+    for file in (old, new, *others):
+        file.write_text("half")
+        os.utime(file, (1e9, 1e9))
+    os.utime(new)  # another run may be writing it now
+    clear_remains(tmp_path)
+    assert set(tmp_path.iterdir()) == {new, *others}
+
+
 def test_output_names_are_unique():
     paths = [Path(p) for p in ("a/x.png", "b/x.jpg", "y.png", "x_2.png", "X.gif", "summary.csv.png")]
     assert output_names(paths) == ["x", "x_2", "y", "x_2_2", "X_3", "summary.csv_2"]

@@ -13,17 +13,22 @@ from textregion.outputs.pictures import (
     boxes_picture,
     draw_box,
     draw_regions,
+    faint_note,
     global_patch_picture,
     heat_map,
+    labels_over,
     legend,
     main_picture,
     overlay_picture,
     region_sheet,
     sentences,
+    sheet,
+    shown_factor,
     similarity_picture,
+    size_note,
     turbo,
 )
-from textregion.render import grey
+from textregion.render import grey, label_colours
 from textregion.resampling import crop_regions
 from textregion.types import RegionMasks, RegionTokens, Segmentation
 
@@ -33,6 +38,7 @@ def test_small_regions_are_drawn_over_large_ones():
     masks[0, 4:8, 4:8] = 1
     masks[1] = 1
     image = np.full((13, 17, 3), 90, np.uint8)
+    image[4:8, 4:8] = 250
     out = draw_regions(image, RegionMasks.from_array(masks, (13, 17)), opacity=1.0)
     assert not (out[6, 6] == out[1, 1]).all()
 
@@ -90,17 +96,76 @@ def test_a_note_stands_under_every_picture():
     made = {
         "picture": lambda said: main_picture(image, TOKENS, found, crops, said),
         "overlay": lambda said: overlay_picture(image, found, TOKENS, said),
-        "regions": lambda said: region_sheet(image, rows, crops, said),
-        "no region": lambda said: region_sheet(image, [], [], said),
+        "regions": lambda said: region_sheet(image, rows, crops, found.palette, said),
+        "no region": lambda said: region_sheet(image, [], [], found.palette, said),
         "similarity": lambda said: similarity_picture(image, np.zeros((53, 67), np.float32), "a", 0, 1, said),
         "patches": lambda said: global_patch_picture(image, np.eye(2, dtype=np.float32), 0.1, said),
-        "boxes": lambda said: boxes_picture(image, [], said),
+        "boxes": lambda said: boxes_picture(image, [], found.palette, said),
     }
     for name, make in made.items():
         plain, said = np.asarray(make("")), np.asarray(make(note))
         foot = said[-24:] if name != "no region" else said
         assert (foot < 200).any(), name
         assert plain.shape != said.shape or (plain != said).any(), name
+
+
+def test_regions_are_drawn_in_pale_colours_of_their_own():
+    image = np.full((20, 30, 3), 255, np.uint8)
+    image[:, :15] = 200, 40, 40
+    soft = torch.zeros(2, 20, 30)
+    soft[0, :, :15] = soft[1, :, 15:] = 1
+    out = draw_regions(image, RegionMasks(soft, (20, 30)), opacity=1.0)
+    assert out[10, 5].tolist() == [168, 74, 74]
+    assert out[10, 25].tolist() == [200, 200, 200]  # on white, too, a white line shows
+    assert (out[:, 15] == 255).all()
+
+
+def test_the_legend_tells_what_grey_and_pale_mean():
+    label_map = np.repeat(np.array([[0, 1, -1, -1]]), 50, 0)
+    found = labelled(label_map, ("a", "b"))
+    entries, _ = legend(found, TOKENS)
+    assert [words for _, words in entries] == ["a 25%", "b 25%", "grey: no label 50%"]
+    assert faint_note(found) == ""
+    half = replace(found, region_map=np.where(np.arange(4) > 0, 0, -1) + label_map * 0)
+    assert faint_note(half) == "fainter: in no region"
+    assert faint_note(replace(half, label_map=np.where(half.region_map < 0, -1, 1))) == ""
+
+
+def test_panels_have_the_images_size_or_a_multiple_that_is_said():
+    assert [shown_factor(size) for size in ((20, 20), (240, 9), (200, 300), (500, 1600), (1280, 9), (20, 900))] == [
+        *(12, 1, 2, 1, 0.5, 1)
+    ]
+    assert shown_factor((100, 3200)) == 0.5
+    assert size_note(12) == "shown at 12 times the size"
+    assert size_note(0.5) == "shown at 0.5 of the size"
+    assert size_note(1) == ""
+    image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    large = np.asarray(main_picture(image, TOKENS, labelled(np.zeros((60, 80), int), ("a",)), [], ""))
+    assert (large[MARGIN + 20 :, MARGIN:][:240, :320] == image.repeat(4, 0).repeat(4, 1)).all()
+
+
+def test_outlines_are_thin_on_an_enlarged_image():
+    label_map = np.zeros((20, 20), int)
+    label_map[7, 7] = 1
+    picture = labels_over(np.zeros((20, 20, 3), np.uint8), labelled(label_map, ("a", "b")), TOKENS, 12)
+    assert picture.shape == (240, 240, 3)
+    assert (picture[90, 90] == (0.6 * label_colours(("a", "b"))[1]).round()).all()  # the middle of the one pixel
+
+
+def test_wide_panels_stand_one_below_the_other():
+    panels = [("a", np.zeros((60, 1500, 3), np.uint8))] * 3
+    assert sheet(panels).size[0] == 1500 + 2 * MARGIN
+    assert sheet(panels[:2]).size[0] == 2 * 1500 + 3 * MARGIN
+
+
+def test_names_of_boxes_do_not_cover_each_other():
+    labels = [{"index": 0, "name": "a", "score": 1.0}]
+    rows = [{"box": n, "xyxy": [10, 300, 500, 700], "labels": labels} for n in range(3)]
+    colours = np.array([[255, 0, 0]], np.uint8)
+    strips = (np.asarray(boxes_picture(np.full((800, 800, 3), 90, np.uint8), rows, colours))[:, 12] == colours[0]).all(
+        1
+    )
+    assert strips[:700].sum() >= 3 * 18
 
 
 def test_notes_become_sentences():

@@ -6,11 +6,11 @@ import torch
 
 from textregion.outputs.annotations import region_rows
 from textregion.outputs.pictures import CELL, COLUMNS, MARGIN, SIDE, region_picture, region_sheet
-from textregion.render import palette
 from textregion.resampling import crop_regions
 from textregion.types import RegionMasks, RegionTokens
 
 RED = np.array([255, 0, 0], np.uint8)
+COLOURS = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def test_a_region_without_a_pixel_shows_the_image():
     assert region_picture(np.zeros((20, 30, 3), np.uint8), crop, RED).shape == (round(20 * SIDE / 30), SIDE, 3)
 
 
-def test_large_regions_come_first_in_their_colours(parts):
+def test_large_regions_come_first_in_their_best_labels_colours(parts):
     image, rows, crops = parts
-    sheet = np.asarray(region_sheet(image, rows, crops))
+    sheet = np.asarray(region_sheet(image, rows, crops, COLOURS))
     assert sheet.shape[1] == COLUMNS * CELL[0] + MARGIN
     for n, r in enumerate((6, 5, 4, 3, 2, 1, 0)):
         y, x = MARGIN + n // COLUMNS * CELL[1] + SIDE + 11, MARGIN + n % COLUMNS * CELL[0] + 5
-        assert (sheet[y, x] == palette(7)[r]).all()
+        assert (sheet[y, x] == COLOURS[rows[r]["labels"][0]["index"]]).all()
     assert (sheet[:, [0, -1]] == 255).all()  # nothing is cut at the sides
 
 
@@ -73,9 +73,9 @@ def test_of_many_only_the_largest_and_a_note(parts, monkeypatch):
     def empty(width, size):
         return Image.new("RGB", (width, 10))
 
-    whole, some = region_sheet(image, rows, crops), region_sheet(image, rows, crops, most=2)
+    whole, some = region_sheet(image, rows, crops, COLOURS), region_sheet(image, rows, crops, COLOURS, most=2)
     assert whole.height - some.height == CELL[1]
     assert said[0].startswith("7 regions.")
     assert said[1].startswith("The 2 largest of 7 regions; all are in regions.json.")
-    assert region_sheet(image, [], []).size[0] == 3 * CELL[0] + MARGIN
+    assert region_sheet(image, [], [], COLOURS).size[0] == 3 * CELL[0] + MARGIN
     assert said[2] == "No region found."

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from textregion.outputs.export.base import Dataset, Files, LabelledObject, register_exporter
-from textregion.render import palette
+from textregion.render import label_colours
 
 
 @register_exporter("cvat")
@@ -17,7 +17,7 @@ def cvat(dataset: Dataset) -> Files:
     for name, text in (("name", "TextRegion"), ("size", str(len(dataset.images))), ("mode", "annotation")):
         ElementTree.SubElement(task, name).text = text
     labels = ElementTree.SubElement(task, "labels")
-    for name, colour in zip(dataset.labels, palette(len(dataset.labels)), strict=True):
+    for name, colour in zip(dataset.labels, label_colours(dataset.labels), strict=True):
         label = ElementTree.SubElement(labels, "label")
         told = {"name": name, "color": "#" + bytes(colour.tolist()).hex(), "type": "mask", "attributes": None}
         for key, text in told.items():

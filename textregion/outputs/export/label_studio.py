@@ -8,7 +8,7 @@ from jaxtyping import Bool
 
 from textregion.outputs.export.base import IMAGES, Dataset, DatasetImage, Files, register_exporter
 from textregion.outputs.folder import json_bytes
-from textregion.render import palette
+from textregion.render import label_colours
 
 ADDRESS = "/data/local-files/?d=dataset/"  # below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT
 SIZES = (3, 4, 8, 16)  # bits that a run's length may have, as Label Studio's own converter has them
@@ -22,7 +22,7 @@ def label_studio(dataset: Dataset) -> Files:
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name="image", value="$image", zoom="true")
     labels = ElementTree.SubElement(view, "BrushLabels", name="label", toName="image")
-    for name, colour in zip(dataset.labels, palette(len(dataset.labels)), strict=True):
+    for name, colour in zip(dataset.labels, label_colours(dataset.labels), strict=True):
         ElementTree.SubElement(labels, "Label", value=name, background="#" + bytes(colour.tolist()).hex())
     ElementTree.indent(view)
     yield "label_studio.xml", ElementTree.tostring(view, "utf-8") + b"\n"
