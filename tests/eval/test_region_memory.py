@@ -92,14 +92,14 @@ def quick():
 
 
 def test_a_memory_does_not_lower_the_mean_iou_of_the_tiny_world(quick):
-    """Of 5 scenes and a bank of 24: docs/region-memory.md has the figures of 40 and 500."""
+    """Of 5 scenes and a bank of 24, their superpixels: docs/region-memory.md has the figures of 40, 500 and SAM 2."""
     scenes = [draw_scene(EVALUATION_SEED + n) for n in range(5)]
-    tokens = [quick.encode_image(scene.image, scene.masks) for scene in scenes]
-    memory = draw_bank(quick, 24, outlines=True)
+    tokens = [quick.encode_image(scene.image) for scene in scenes]
+    memory = draw_bank(quick, 24)
     plain = score(quick, scenes, tokens, tasks=("17 classes",))["17 classes"]
     supported = score(quick, scenes, tokens, memory, tasks=("17 classes",))["17 classes"]
-    assert plain > 0.6
-    assert supported >= plain - 0.005
+    assert plain > 0.8
+    assert supported >= plain
 
 
 def test_the_table_of_options_is_printed(quick, monkeypatch, capsys):
