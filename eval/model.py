@@ -22,7 +22,7 @@ from eval.data import read_classes
 from eval.mask_cache import CachedMasks
 from eval.mm import MODELS, SegDataSample
 from textregion.backbones import FAMILIES, ClipBackbone, find_spec
-from textregion.concepts import SAM3_CONCEPTS, ConceptLabeller
+from textregion.concepts import LABELLERS, SAM3_CONCEPTS, ConceptLabeller
 from textregion.devices import resolve_device
 from textregion.errors import InputError, one_of, out_of_memory
 from textregion.images import load_image
@@ -36,7 +36,6 @@ from textregion.segmenter import TextRegionSegmenter
 from textregion.types import RegionTokens
 
 GROUND_TRUTH = "ground-truth"
-METHODS = ("textregion", SAM3_CONCEPTS)
 
 
 class Unchanged(BaseDataPreprocessor):
@@ -112,7 +111,7 @@ class TextRegionModel(BaseModel):
                 "data_preprocessor, init_cfg, pretrained, train_cfg and test_cfg out"
             )
         super().__init__(data_preprocessor=Unchanged())
-        one_of("method", method, METHODS)
+        one_of("method", method, LABELLERS)
         one_of("masks", masks, (*automatic_sources(), GROUND_TRUTH))
         self.prompts = LabelPrompts.parse(read_classes(classes, names))
         self.probability_threshold = probability_threshold

@@ -28,7 +28,7 @@ from textregion.cli.flags import (
     given_options,
     mask_source_flag,
 )
-from textregion.concepts import SAM3_CONCEPTS
+from textregion.concepts import LABELLERS, SAM3_CONCEPTS
 from textregion.errors import InputError
 from textregion.masks import automatic_sources
 from textregion.presets import find_preset
@@ -76,7 +76,7 @@ def _shared_arguments(parser: Parser) -> Parser:
     choices = (*automatic_sources(), "ground-truth")
     mask_source_flag(group, " or ground-truth, an ablation (default: sam2)", choices=choices)
     method = "textregion, or sam3-concepts: SAM 3 asked with the words, without regions (default: textregion)"
-    add("--method", choices=("textregion", SAM3_CONCEPTS), help=method)
+    add("--method", choices=LABELLERS, help=method)
     add("--mask-cache", metavar="DIR", help="keep SAM 2's masks there and use those that are there")
     add("--names", choices=("published", "natural"), help="spelling of the prompt words (default: published)")
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="K=V", help="override config values")

@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Any, get_args
 
 from textregion.cli.command_line import BOOLEAN, Parser, Sides
+from textregion.concepts import THRESHOLDS, ConceptLabeller
 from textregion.config import SegmenterConfig
 from textregion.errors import InputError
 from textregion.masks import automatic_sources
@@ -18,7 +19,10 @@ WEIGHTS = {
     "clip_checkpoint": ("FILE", "image-text weights on disk"),
     "clip_download_root": ("DIR", "where weights are looked for and kept"),
     "sam2_checkpoint": ("FILE", "SAM 2.1 weights on disk"),
-    "sam3_checkpoint": ("DIR", "SAM 3's folder in the hub's layout, for label_filter presence"),
+    "sam3_checkpoint": (
+        "DIR",
+        "SAM 3's folder in the hub's layout, for label_filter presence, --method sam3-concepts",
+    ),
     "model_cfg": ("SIZE|YAML", "SAM 2.1 tiny, small, base+ or large, or the file's own configuration"),
 }
 REGIONSPOT = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side", "regionspot_isolate")
@@ -30,6 +34,7 @@ PARSING = {
     tuple: {"nargs": "+", "action": Sides, "metavar": "N"},
 }
 OPTIONS = (*fields(SegmenterConfig), *MASK_FIELDS)
+CONCEPT_OPTIONS = tuple(f for f in fields(ConceptLabeller) if f.name in THRESHOLDS)
 
 
 def add_model_flags(parser: Parser, default_preset: str = "clip-vit-l14-336") -> None:
@@ -67,6 +72,20 @@ def add_regionspot_flags(parser: Parser) -> None:
     add("--regionspot_side", type=int, metavar="N", help="224 or 336: CLIP's input side of a published ViT-L/14 head")
     isolate = "a box's result does not depend on the other boxes (default: as the head was trained; published: False)"
     add("--regionspot_isolate", **BOOLEAN, help=isolate)
+
+
+def add_concept_flags(parser: Parser) -> None:
+    """The thresholds of --method sam3-concepts; its weights are --sam3_checkpoint."""
+    group = parser.add_argument_group("with --method sam3-concepts")
+    for field in CONCEPT_OPTIONS:
+        group.add_argument(
+            f"--{field.name}", type=float, metavar="X", help=f"{field.metadata['help']} ({field.default})"
+        )
+
+
+def concept_thresholds(args: argparse.Namespace) -> dict[str, float]:
+    """Those that the user gave, as arguments of a ConceptLabeller."""
+    return {f.name: value for f in CONCEPT_OPTIONS if (value := getattr(args, f.name)) is not None}
 
 
 def add_memory_flags(parser: Parser) -> None:

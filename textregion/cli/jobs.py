@@ -20,6 +20,7 @@ import numpy as np
 from textregion.boxes import ANY_IMAGE, BoxesFile, GivenBoxes, read_boxes
 from textregion.cli.class_lists import LISTS, SIGN, expand, read_labels_file, text_cache
 from textregion.cli.flags import REGIONSPOT, given_options
+from textregion.concepts import SAM3_CONCEPTS
 from textregion.config import fingerprint
 from textregion.errors import InputError
 from textregion.images import format_and_orientation
@@ -244,7 +245,7 @@ def run_settings(
         "model_cfg": args.model_cfg,
         "random_weights": args.random_weights,
         "fast": args.fast,
-        "mask_source": args.masks,
+        "mask_source": args.masks if args.method != SAM3_CONCEPTS else None,
         "memory": memory and memory.settings(),
         "boxes": args.boxes and [file_hash(box) if isfile(box) else box for box in args.boxes],
         "method": args.method,
@@ -258,7 +259,7 @@ def run_settings(
 def job_fingerprint(settings: Mapping, job: ImageJob, image: str) -> str:
     """Short hash of all that the result of one image of a run depends on; image: its content hash."""
     source, masks = settings["mask_source"], None
-    if source not in automatic_sources() and (path := mask_file(source, job.image)) is not None:
+    if source not in (None, *automatic_sources()) and (path := mask_file(source, job.image)) is not None:
         masks = file_hash(path)
     content = {"format": FORMAT, "settings": settings, "labels": job.labels, "image": image, "masks": masks}
     return fingerprint(content)

@@ -85,7 +85,7 @@ def draw_box(
 
 
 def legend(
-    result: Segmentation, tokens: RegionTokens, most: int = MOST_IN_LEGEND
+    result: Segmentation, tokens: RegionTokens | None, most: int = MOST_IN_LEGEND
 ) -> tuple[list[tuple[np.ndarray, str]], str]:
     """(colour, "label share") of the labels in order, of very many the largest only; and a note about the others.
 
@@ -103,27 +103,32 @@ def sentences(*notes: str) -> str:
     return " ".join(f"{note[0].upper()}{note[1:].removesuffix('.')}." for note in notes if note)
 
 
-def labels_over(image: RgbImage, result: Segmentation, tokens: RegionTokens) -> RgbImage:
+def labels_over(image: RgbImage, result: Segmentation, tokens: RegionTokens | None) -> RgbImage:
     """The labels over the image; the bare image in grey where no label means anything."""
     return result.overlay(image) if is_labelled(result, tokens) else grey(image)
 
 
 def main_picture(
-    image: RgbImage, tokens: RegionTokens, result: Segmentation, crops: Crops, note: str, more_panels: Panels = ()
+    image: RgbImage,
+    tokens: RegionTokens | None,
+    result: Segmentation,
+    crops: Crops | None,
+    note: str,
+    more_panels: Panels = (),
 ) -> Image.Image:
-    """Image, regions, labels (and further panels) side by side, with a legend and a note."""
-    regions = draw_regions(image, tokens.masks, crops=crops)
-    labels = labels_over(image, result, tokens)
-    panels = [("image", image), ("regions", regions), ("labels", labels), *more_panels]
+    """Image, regions (of tokens that are not None), labels and further panels side by side, a legend and a note."""
+    regions = [] if tokens is None else [("regions", draw_regions(image, tokens.masks, crops=crops))]
+    panels = [("image", image), *regions, ("labels", labels_over(image, result, tokens)), *more_panels]
     entries, missing = legend(result, tokens)
     return sheet(panels, entries, sentences(missing, note))
 
 
-def overlay_picture(image: RgbImage, result: Segmentation, tokens: RegionTokens, note: str = "") -> Image.Image:
+def overlay_picture(image: RgbImage, result: Segmentation, tokens: RegionTokens | None, note: str = "") -> Image.Image:
     """The labels over the image in the image's own size, the legend and a note below."""
     entries, missing = legend(result, tokens)
     bare = result.region_map < 0
-    faint = "fainter: in no region" if bool(bare.any()) and not bare.all() else ""
+    why = "no label is sure enough" if tokens is None else "in no region"
+    faint = f"fainter: {why}" if bool(bare.any()) and not bare.all() else ""
     return with_footer(labels_over(image, result, tokens), entries, sentences(missing, faint, note))
 
 
