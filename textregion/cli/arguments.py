@@ -16,6 +16,7 @@ from textregion.cli.flags import (
     add_option_flags,
     add_regionspot_flags,
     chosen_preset,
+    default_source,
     mask_source_flag,
 )
 from textregion.concepts import SAM3_CONCEPTS
@@ -80,6 +81,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
     _check_concepts(args, parser, arguments)
     args.prog = prog if prog.startswith("textregion") else f".venv/bin/python {prog}"
     args.preset, args.clip_pretrained, args.clip_architecture = chosen_preset(args), None, None
+    args.masks = args.masks or default_source(args)
     args.image_list = [*getattr(args, "images", []), *([args.image] if args.image else []), *(args.image_list or [])]
     return args
 
@@ -127,8 +129,8 @@ def _add_inputs(parser: Parser) -> None:
 
 def _add_sources(parser: Parser) -> None:
     group = parser.add_argument_group("which regions")
-    more = ", or a file or folder of masks: PNG (black and white, or labels), COCO JSON, npy, npz (sam2)"
-    mask_source_flag(group, more, default="sam2")
+    more = ", or a file or folder of masks: PNG (black and white, or labels), COCO JSON, npy, npz (the preset's)"
+    mask_source_flag(group, more)
     boxes = (
         "boxes x1,y1,x2,y2 in pixels, or one FILE of them (COCO annotations or results, a detector's dict by "
         f"image, a JSON list, CSV), at most {MOST_BOXES} an image: "

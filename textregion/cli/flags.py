@@ -13,7 +13,7 @@ from textregion.concepts import THRESHOLDS, ConceptLabeller
 from textregion.config import SegmenterConfig
 from textregion.errors import InputError
 from textregion.masks import automatic_sources
-from textregion.presets import MASK_FIELDS, preset_for
+from textregion.presets import MASK_FIELDS, find_preset, preset_for
 
 WEIGHTS = {
     "clip_checkpoint": ("FILE", "image-text weights on disk"),
@@ -111,6 +111,11 @@ def chosen_preset(args: argparse.Namespace) -> str | None:
     if args.preset:
         raise InputError("give either --preset or --clip_pretrained/--clip_architecture, not both")
     return preset_for(args.clip_pretrained, args.clip_architecture)
+
+
+def default_source(args: argparse.Namespace) -> str:
+    """Where regions come from without --masks: as the preset has it; InputError for one that does not exist."""
+    return find_preset(args.preset).mask_source if args.preset else "sam2"
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:

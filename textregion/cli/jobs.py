@@ -19,7 +19,7 @@ import numpy as np
 
 from textregion.boxes import ANY_IMAGE, BoxesFile, GivenBoxes, read_boxes
 from textregion.cli.class_lists import LISTS, SIGN, expand, read_labels_file, text_cache
-from textregion.cli.flags import REGIONSPOT, given_options
+from textregion.cli.flags import REGIONSPOT, default_source, given_options
 from textregion.concepts import SAM3_CONCEPTS
 from textregion.config import fingerprint
 from textregion.errors import InputError
@@ -225,9 +225,10 @@ def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:
     named = {word for text in args.labels or [] for word in split_labels(text)}
     if named & {SIGN + name for name in LISTS} and (folder := text_cache()) is not None:
         options["text_cache"] = folder
-    if args.boxes and args.masks != "sam2":
+    own = default_source(args)
+    if args.boxes and args.masks != own:
         raise InputError("got --boxes and --masks, which exclude each other; leave one out")
-    if args.masks != "sam2":
+    if args.masks != own:
         options["mask_generator"] = args.masks if args.masks in automatic_sources() else None
     if args.method == "regionspot" and args.sam1_checkpoint is not None:
         options["mask_generator"] = None  # SAM v1 makes the masks, so no SAM 2 is fetched
