@@ -182,7 +182,7 @@ class Combination:
         return re.sub(r"[^A-Za-z0-9=.,_+-]+", "-", ",".join([self.preset, *told]))
 
     def options(self, options: argparse.Namespace) -> argparse.Namespace:
-        """Those of its runs. Paths of a memory and of weights may have {preset}, {masks}, {recipe} in them: the row's."""
+        """Those of its runs. A path of a memory or of weights may have {preset}, {masks}, {recipe} in it, the row's."""
         made = {**vars(options), **self.varied}
         if self.preset == SAM3_CONCEPTS:
             made |= {"method": SAM3_CONCEPTS, "masks": None, "recipe": None, "memory": None}
