@@ -81,14 +81,12 @@ class InProcess:
             self.code = semantic_cli.main(command[2:])
         stdout.write(printed.getvalue().encode())
 
-    def wait(self):
-        return self.code
-
 
 def test_the_combinations_are_rows_of_one_table(tmp_path, monkeypatch, capsys):
     """Two recipes with and without a memory, and SAM 3 asked with words, on two scenes."""
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path))
     monkeypatch.setattr(semantic_cli.subprocess, "Popen", InProcess)
+    monkeypatch.setattr(semantic_cli, "_wait", lambda process: process.code)
     draw_scenes(scenes_folder(tmp_path / "tiny_world", 2, 64), 2, 64)
     write_scenes(tmp_path / "photos", [7])
     for recipe in ("semantic", "demo"):

@@ -20,7 +20,7 @@ import numpy as np
 from textregion.boxes import ANY_IMAGE, BoxesFile, GivenBoxes, read_boxes
 from textregion.cli.class_lists import LISTS, SIGN, expand, read_labels_file, text_cache
 from textregion.cli.flags import REGIONSPOT, default_source, given_options
-from textregion.concepts import SAM3_CONCEPTS
+from textregion.concepts import SAM3_CONCEPTS, ConceptLabeller
 from textregion.config import fingerprint
 from textregion.errors import InputError
 from textregion.images import format_and_orientation
@@ -236,7 +236,10 @@ def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_settings(
-    segmenter: TextRegionSegmenter, args: argparse.Namespace, preset: str, memory: RegionMemory | None = None
+    segmenter: TextRegionSegmenter | ConceptLabeller,
+    args: argparse.Namespace,
+    preset: str,
+    memory: RegionMemory | None = None,
 ) -> dict[str, Any]:
     """All settings of a run but the image and its labels, as JSON has them."""
     settings = {
