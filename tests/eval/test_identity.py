@@ -13,6 +13,7 @@ from textregion.cli.jobs import ImageJob, job_fingerprint, run_settings
 from textregion.concepts import THRESHOLDS, ConceptLabeller
 from textregion.config import SegmenterConfig
 from textregion.errors import InputError
+from textregion.index.memory import RegionMemory
 from textregion.masks import Sam2MaskGenerator, SlicMasks
 from textregion.segmenter import TextRegionSegmenter
 
@@ -88,20 +89,17 @@ def test_every_option_of_sam3_concepts_counts(option, tmp_path):
 def test_the_program_knows_a_memory_by_its_content():
     """Alpha and K are options of SegmenterConfig; tests/eval/test_region_memory.py asks the benchmarks' record."""
 
-    class Bank:
-        content = "one"
+    class Bank(RegionMemory):
+        def __init__(self, content: str) -> None:
+            self.content = content
 
         def settings(self) -> dict:
             return {"content": self.content}
 
-    other = Bank()
-    other.content = "two"
     labeller = ConceptLabeller(tiny_transformers.sam3_concepts())
     job, words = ImageJob(Path("photo.png"), ("cat",)), parse_arguments([])
-    prints = {
-        job_fingerprint(run_settings(labeller, words, "tiny", bank), job, "image") for bank in (None, Bank(), other)
-    }
-    assert len(prints) == 3
+    settings = [run_settings(labeller, words, "tiny", bank) for bank in (None, Bank("one"), Bank("two"))]
+    assert len({job_fingerprint(one, job, "image") for one in settings}) == 3
 
 
 def test_another_mask_source_counts_and_speed_does_not(identity):

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from textregion.cli.command_line import BOOLEAN, Parser, Sides
 from textregion.concepts import THRESHOLDS, ConceptLabeller
 from textregion.config import SegmenterConfig
-from textregion.errors import InputError
+from textregion.errors import InputError, fraction
 from textregion.masks import automatic_sources
 from textregion.presets import MASK_FIELDS, find_preset, preset_for
 
@@ -84,8 +84,11 @@ def add_concept_flags(parser: Parser) -> None:
 
 
 def concept_thresholds(args: argparse.Namespace) -> dict[str, float]:
-    """Those that the user gave, as arguments of a ConceptLabeller."""
-    return {f.name: value for f in CONCEPT_OPTIONS if (value := getattr(args, f.name)) is not None}
+    """Those that the user gave, as arguments of a ConceptLabeller; InputError before its weights are read."""
+    given = {f.name: value for f in CONCEPT_OPTIONS if (value := getattr(args, f.name)) is not None}
+    for name, value in given.items():
+        fraction(name, value)
+    return given
 
 
 def add_memory_flags(parser: Parser) -> None:
