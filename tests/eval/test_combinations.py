@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from types import SimpleNamespace
 
 import pytest
 import tiny_transformers
@@ -85,7 +86,7 @@ class InProcess:
 def test_the_combinations_are_rows_of_one_table(tmp_path, monkeypatch, capsys):
     """Two recipes with and without a memory, and SAM 3 asked with words, on two scenes."""
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path))
-    monkeypatch.setattr(semantic_cli.subprocess, "Popen", InProcess)
+    monkeypatch.setattr(semantic_cli, "subprocess", SimpleNamespace(Popen=InProcess))
     monkeypatch.setattr(semantic_cli, "_wait", lambda process: process.code)
     draw_scenes(scenes_folder(tmp_path / "tiny_world", 2, 64), 2, 64)
     write_scenes(tmp_path / "photos", [7])

@@ -74,7 +74,7 @@ def test_a_folder_becomes_a_data_set_and_is_resumed(sam3, photos, tmp_path, caps
     result = labeller.segment(IMAGE, LABELS)
     expected = np.where(result.region_map < 0, 255, result.label_map)
     assert (np.asarray(Image.open(tmp_path / "out/one/labels.png")) == expected).all()
-    masks = json.loads((tmp_path / "out/dataset/annotations.json").read_text())["annotations"]
+    masks = json.loads((tmp_path / "out/dataset/coco.json").read_text())["annotations"]
     of_first = {row["category_id"] - 1: row["area"] for row in masks if row["image_id"] == 1}
     assert of_first == {index: (expected == index).sum() for index in np.unique(expected[expected < 255])}
     code, out, _ = run(capsys, *words, "--resume")
