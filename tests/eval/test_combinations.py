@@ -84,27 +84,26 @@ class InProcess:
 
 
 def test_the_combinations_are_rows_of_one_table(tmp_path, monkeypatch, capsys):
-    """Two recipes with and without a memory, and SAM 3 asked with words, on two scenes."""
+    """One recipe with and without a memory, and SAM 3 asked with words, on two scenes."""
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path))
     monkeypatch.setattr(semantic_cli, "subprocess", SimpleNamespace(Popen=InProcess))
     monkeypatch.setattr(semantic_cli, "_wait", lambda process: process.code)
     draw_scenes(scenes_folder(tmp_path / "tiny_world", 2, 64), 2, 64)
     write_scenes(tmp_path / "photos", [7])
-    for recipe in ("semantic", "demo"):
-        table = RegionIndex.create(tmp_path / f"{recipe}.lance", "tiny", **{**QUICK, "recipe": recipe})
-        table.add([tmp_path / "photos" / "7.png"])
+    table = RegionIndex.create(tmp_path / "tiny-demo.lance", "tiny", **{**QUICK, "recipe": "demo"})
+    table.add([tmp_path / "photos" / "7.png"])
     tiny_transformers.sam3_concepts().save_pretrained(tmp_path / "sam3")
     words = ["--preset", "tiny", "--datasets", "tiny", "--device", "cpu", "--work-dir", str(tmp_path / "all")]
     words += ["--mask_sources", "slic", "sam3-concepts", "--sam3_checkpoint", str(tmp_path / "sam3")]
-    words += ["--recipes", "semantic", "demo", "--memories", "none", str(tmp_path / "{recipe}.lance")]
+    words += ["--recipes", "demo", "--memories", "none", str(tmp_path / "{preset}-{recipe}.lance")]
     words += ["--resize_method", "resize", "--cfg-options", "benchmark.scenes=2", "benchmark.size=64"]
     assert main_all(words) == 0, capsys.readouterr().err
     lines = (tmp_path / "all" / "table.md").read_text().splitlines()
     assert lines[0].startswith("| backbone | masks | recipe | memory | voc21 |")
-    ours = [[cell.strip() for cell in line.split("|")[1:5]] for line in lines[2:7]]
-    assert [row[1:3] for row in ours] == [["slic", "semantic"]] * 2 + [["slic", "demo"]] * 2 + [["", ""]]
-    assert [row[0].partition(" ")[0] for row in ours] == ["tiny"] * 4 + ["sam3-concepts"]
-    assert [bool(row[3]) for row in ours] == [False, True, False, True, False]
+    ours = [[cell.strip() for cell in line.split("|")[1:5]] for line in lines[2:5]]
+    assert [row[1:3] for row in ours] == [["slic", "demo"]] * 2 + [["", ""]]
+    assert [row[0].partition(" ")[0] for row in ours] == ["tiny"] * 2 + ["sam3-concepts"]
+    assert [bool(row[3]) for row in ours] == [False, True, False]
     assert ours[1][3].endswith("), α 0.5, K 20")
     assert "masks=" not in ours[0][0]
 
