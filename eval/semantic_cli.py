@@ -44,7 +44,8 @@ AVERAGE = "average8"
 
 PLURALS = {"mask_sources": "masks", "recipes": "recipe", "memories": "memory"}  # flags of eval_all_semantic.py
 NO_MEMORY = "none"
-MADE_WITH = ("masks", "recipe", "memory", "memory_alpha", "memory_neighbours", "method")  # columns tell these
+PIECES = ("masks", "recipe", "memory")  # columns beside the backbone
+MADE_WITH = (*PIECES, "memory_alpha", "memory_neighbours", "method")  # marks that these columns tell
 RowName = tuple[str, str, str, str]  # (backbone, masks, recipe, memory)
 CONFIGS = ROOT / "configs" / "cfg_ds"
 PATIENCE = 60  # seconds that a run has to end after Ctrl-C
@@ -382,7 +383,7 @@ def _made_with(told: Mapping) -> dict[str, str]:
     """{"masks", "recipe", "memory"} of a run as the table names them. told: its results.json."""
     resolved = told["config"]["resolved"]
     if resolved["backbone"] == SAM3_CONCEPTS:
-        return dict.fromkeys(("masks", "recipe", "memory"), "")
+        return dict.fromkeys(PIECES, "")
     config, memory, source = resolved["config"], resolved["memory"], resolved["masks"]["source"]
     bank = ""
     if memory:
@@ -405,14 +406,20 @@ def table_lines(rows: Sequence[Mapping]) -> list[str]:
         marks = [mark for mark in row["marks"] if mark.partition("=")[0] not in MADE_WITH]
         notes = [*marks, *([f"code {row['code']}"] if len(codes) > 1 else [])]
         name = f"{row['preset']} ({', '.join(notes)})" if notes else row["preset"]
-        of = (name, *(row.get(key, "") for key in ("masks", "recipe", "memory")))
-        scores.setdefault(of, {})[row["benchmark"]] = row["mIoU"]
-    columns = ["backbone", "benchmark", "mIoU", "images", "skipped", "not as published", "identity", "code", "finished"]
+        scores.setdefault((name, *_pieces(row)), {})[row["benchmark"]] = row["mIoU"]
+    columns = ["backbone", *PIECES, "benchmark", "mIoU", "images", "skipped", "not as published", "identity", "code"]
     cells = []
     for row in rows:
         measured = [f"{row['mIoU']:.2f}", str(row["items"]), str(row["skipped"]), ", ".join(row["marks"])]
-        cells.append([row["preset"], row["benchmark"], *measured, row["identity"], row["code"], row["finished"]])
-    return [*overview(scores), *(["", *markdown_table(columns, cells)] if cells else [])]
+        cells.append([row["preset"], *_pieces(row), row["benchmark"], *measured, row["identity"], row["code"]])
+        cells[-1].append(row["finished"])
+    return [*overview(scores), *(["", *markdown_table([*columns, "finished"], cells)] if cells else [])]
+
+
+def _pieces(row: Mapping) -> tuple[str, str, str]:
+    """Masks, recipe and memory of a row of table.json; of one that was written before they were told, ""."""
+    masks, recipe, memory = (row.get(name, "") for name in PIECES)
+    return masks, recipe, memory
 
 
 def overview(scores: Mapping[RowName, Mapping[str, float]]) -> list[str]:
@@ -432,4 +439,4 @@ def overview(scores: Mapping[RowName, Mapping[str, float]]) -> list[str]:
             rows.setdefault((name, figure.masks, "", figure.memory), {})[figure.where] = figure.value
     columns = [*BENCHMARKS, *others, AVERAGE]
     cells = [[*name, *(f"{row[c]:.1f}" if c in row else "" for c in columns)] for name, row in rows.items()]
-    return markdown_table(["backbone", "masks", "recipe", "memory", *columns], cells)
+    return markdown_table(["backbone", *PIECES, *columns], cells)
