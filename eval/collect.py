@@ -16,7 +16,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -160,11 +160,14 @@ def read_published(path: str | Path) -> list[Published]:
     content = read_yaml(path, "published figures, as eval/published.yaml has them")
     rows = content.get("figures") if isinstance(content, dict) else None
     rows = rows if isinstance(rows, list) else [None]
-    names = [one.name for one in fields(Published)]
+    names = [one.name for one in fields(Published) if one.default is MISSING]
+    more = [one.name for one in fields(Published) if one.name not in names]
     for row in rows:
-        value = row.get("value") if isinstance(row, dict) and sorted(row) == sorted(names) else None
+        value = row.get("value") if isinstance(row, dict) and {*names} <= {*row} <= {*names, *more} else None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            wanted = f"figures: a list of mappings with {', '.join(names)} (value: a number)"
+            wanted = (
+                f"figures: a list of mappings with {', '.join(names)} (value: a number), and {', '.join(more)} at will"
+            )
             raise InputError(f"{path} has the figure {row!r}; expected {wanted}")
     return [Published(**row) for row in rows]
 

@@ -22,21 +22,18 @@ from eval.data import read_classes
 from eval.mask_cache import CachedMasks
 from eval.mm import MODELS, SegDataSample
 from textregion.backbones import FAMILIES, ClipBackbone, find_spec
-from textregion.concepts import SAM3_CONCEPTS, ConceptLabeller
+from textregion.concepts import LABELLERS, SAM3_CONCEPTS, ConceptLabeller
 from textregion.devices import resolve_device
 from textregion.errors import InputError, one_of, out_of_memory
 from textregion.images import load_image
 from textregion.index.memory import OWN_KEYS, RegionMemory
 from textregion.labels import LabelPrompts
 from textregion.masks import automatic_sources
-from textregion.masks.given import label_masks
-from textregion.presets import TINY_WORLD, find_preset
+from textregion.masks.given import GROUND_TRUTH, label_masks
+from textregion.presets import DEFAULTS, TINY_WORLD, find_preset
 from textregion.render import label_colours
 from textregion.segmenter import TextRegionSegmenter
 from textregion.types import RegionTokens
-
-GROUND_TRUTH = "ground-truth"
-METHODS = ("textregion", SAM3_CONCEPTS)
 
 
 class Unchanged(BaseDataPreprocessor):
@@ -65,7 +62,8 @@ class TextRegionModel(BaseModel):
     probability_threshold: 0..1, less certain pixels become class 0 (method 8.4c).
     recipe: of method 7.2; "auto" is "semantic" for OpenAI's CLIP, "semantic-fp32" for others.
     dense_fallback: method 8.4a; "auto" is on where the family has it (CLIP).
-    masks: "sam2", "ground-truth" (from gt_sem_seg; ablation), "slic" (ablation) or another source by name.
+    masks: "sam2", "ground-truth" (from gt_sem_seg; ablation), "slic" (ablation) or another source by name; None: the
+        preset's.
     method: "textregion", or "sam3-concepts", SAM 3 asked with the words (textregion/concepts.py), for which all options
         of backbone, masks and regions are without meaning.
     concepts: its thresholds, {"score_thresh", "fallback_thresh"}. sam3_checkpoint: its folder; for label_filter too.
@@ -88,7 +86,7 @@ class TextRegionModel(BaseModel):
         probability_threshold: float = 0.0,
         recipe: str = "auto",
         dense_fallback: bool | str = "auto",
-        masks: str = "sam2",
+        masks: str | None = None,
         method: str = "textregion",
         concepts: Mapping[str, float] | None = None,
         sam3_checkpoint: str | Path | None = None,
@@ -112,11 +110,11 @@ class TextRegionModel(BaseModel):
                 "data_preprocessor, init_cfg, pretrained, train_cfg and test_cfg out"
             )
         super().__init__(data_preprocessor=Unchanged())
-        one_of("method", method, METHODS)
-        one_of("masks", masks, (*automatic_sources(), GROUND_TRUTH))
+        one_of("method", method, LABELLERS)
+        self.masks = masks or (find_preset(preset).mask_source if segmenter is None else "sam2")
+        one_of("masks", self.masks, (*automatic_sources(), GROUND_TRUTH))
         self.prompts = LabelPrompts.parse(read_classes(classes, names))
         self.probability_threshold = probability_threshold
-        self.masks = masks
         self.method = method
         self.return_probabilities = return_probabilities
         self.mask_cache = mask_cache
@@ -135,7 +133,7 @@ class TextRegionModel(BaseModel):
             build = partial(_build_concepts, sam3_checkpoint, root, dict(concepts or {}))
             if method == "textregion":
                 options = {**options, "sam3_checkpoint": sam3_checkpoint}
-                build = partial(_build, preset, recipe, dense_fallback, masks, options)
+                build = partial(_build, preset, recipe, dense_fallback, self.masks, options)
             self._rebuild = build if device == "auto" else None
             made = build(device)
         self._use(made)
@@ -277,19 +275,19 @@ def _build(
 ) -> TextRegionSegmenter:
     """The preset's models; "auto" is what the published benchmark figures were made with, by whose weights they are.
 
-    A preset that is no row of the registry (the tiny world) keeps its own recipe.
+    A preset that is no row of the registry (the tiny world) or names a recipe keeps its own.
     """
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     found = find_preset(preset)
     spec = None if found.backbone == TINY_WORLD else find_spec(found.backbone)
     if recipe == "auto":
         published = "semantic" if spec and spec.open_clip[1] == "openai" else "semantic-fp32"
-        recipe = published if spec else found.options["recipe"]
+        recipe = published if spec and found.options["recipe"] == DEFAULTS["recipe"] else found.options["recipe"]
     if dense_fallback == "auto":
         dense_fallback = (FAMILIES[spec.family] if spec else ClipBackbone).has_dense_fallback
     if masks == GROUND_TRUTH:
         chosen["mask_generator"] = None
-    elif masks != "sam2":
+    else:
         chosen["mask_generator"] = masks
     chosen |= {"recipe": recipe, "dense_fallback": bool(dense_fallback), "device": device}
     return TextRegionSegmenter.from_preset(preset, **chosen)

@@ -34,7 +34,10 @@ SCORED = "scored as answered"
 
 @dataclass(frozen=True)
 class Published:
-    """A figure from a paper or another group, never measured here. where: benchmark or metric."""
+    """A figure from a paper or another group, never measured here. where: benchmark or metric.
+
+    masks, memory: what the method took, where that is told.
+    """
 
     method: str
     backbone: str
@@ -42,6 +45,8 @@ class Published:
     value: float
     unit: str
     source: str
+    masks: str = ""
+    memory: str = ""
 
 
 @dataclass

@@ -7,11 +7,13 @@ import argparse
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import product
 from pathlib import Path
 
 from mmengine.config import DictAction
@@ -28,15 +30,23 @@ from textregion.cli.flags import (
     given_options,
     mask_source_flag,
 )
-from textregion.concepts import SAM3_CONCEPTS
+from textregion.concepts import LABELLERS, SAM3_CONCEPTS
 from textregion.errors import InputError
 from textregion.masks import automatic_sources
+from textregion.masks.given import GROUND_TRUTH
+from textregion.pooling import RECIPES
 from textregion.presets import find_preset
 from textregion.render import markdown_table
 from textregion.storage import read_json, write_atomically
 
 BENCHMARKS = ("voc21", "context60", "coco_object", "voc20", "context59", "coco_stuff164k", "city_scapes", "ade20k")
 AVERAGE = "average8"
+
+PLURALS = {"mask_sources": "masks", "recipes": "recipe", "memories": "memory"}  # flags of eval_all_semantic.py
+NO_MEMORY = "none"
+PIECES = ("masks", "recipe", "memory")  # columns beside the backbone
+MADE_WITH = (*PIECES, "memory_alpha", "memory_neighbours", "method")  # marks that these columns tell
+RowName = tuple[str, str, str, str]  # (backbone, masks, recipe, memory)
 CONFIGS = ROOT / "configs" / "cfg_ds"
 PATIENCE = 60  # seconds that a run has to end after Ctrl-C
 OWN = ("names", "masks", "method", "mask_cache", "memory", "memory_key", "memory_key_checkpoint")  # of the mmseg model
@@ -60,6 +70,12 @@ def all_parser() -> Parser:
     made = Parser(prog="eval_all_semantic.py", description="Evaluate all segmentation benchmarks.")
     add = made.add_argument
     add("--presets", nargs="+", metavar="NAME", help="several backbones (default: clip-vit-b16, or --preset)")
+    sources = (*automatic_sources(), GROUND_TRUTH, SAM3_CONCEPTS)
+    told = f"several of {', '.join(sources)}, the last being --method {SAM3_CONCEPTS}, once (default: --masks)"
+    add("--mask-sources", nargs="+", choices=sources, metavar="SOURCE", help=told)
+    add("--recipes", nargs="+", choices=(*RECIPES,), metavar="NAME", help="several recipes (default: --recipe)")
+    told = "several tables for --memory, and none: without one; a path may have {preset} and {recipe} in it"
+    add("--memories", nargs="+", metavar="TABLE", help=f"{told} (default: --memory)")
     add("--datasets", nargs="+", default=list(BENCHMARKS), metavar="NAME", help="default: the eight benchmarks")
     add("--work-dir", type=Path, default=Path("out/semantic"), metavar="DIR", help="default: out/semantic")
     add("--nproc", type=positive, default=1, metavar="N", help="processes (GPUs) per run (default: 1)")
@@ -73,10 +89,10 @@ def _shared_arguments(parser: Parser) -> Parser:
     selection_flags(add)
     maps = "also label maps as PNG and the confusion matrix as CSV and picture"
     add("--save-predictions", action="store_true", help=maps)
-    choices = (*automatic_sources(), "ground-truth")
-    mask_source_flag(group, " or ground-truth, an ablation (default: sam2)", choices=choices)
+    choices = (*automatic_sources(), GROUND_TRUTH)
+    mask_source_flag(group, " or ground-truth, an ablation (default: the preset's, mostly sam2)", choices=choices)
     method = "textregion, or sam3-concepts: SAM 3 asked with the words, without regions (default: textregion)"
-    add("--method", choices=("textregion", SAM3_CONCEPTS), help=method)
+    add("--method", choices=LABELLERS, help=method)
     add("--mask-cache", metavar="DIR", help="keep SAM 2's masks there and use those that are there")
     add("--names", choices=("published", "natural"), help="spelling of the prompt words (default: published)")
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="K=V", help="override config values")
@@ -138,7 +154,7 @@ def _run(options: argparse.Namespace) -> int:
 
 @dataclass
 class Outcome:
-    """What became of the runs. scores: {backbone: {benchmark: mIoU}} of this call."""
+    """What became of the runs. scores: {name of a Combination: {benchmark: mIoU}} of this call."""
 
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
@@ -151,26 +167,77 @@ def main_all(arguments: Sequence[str] | None = None) -> int:
     return run_program(lambda: _run_all(options), GO_ON)
 
 
-def _run_all(options: argparse.Namespace) -> int:
-    """Every backbone, or the method that has none, on every benchmark whose data are there.
+@dataclass(frozen=True)
+class Combination:
+    """A row of the table. preset: of SAM 3 asked with words its name. varied: what the row has of each plural flag that
+    was given, by the singular one.
+    """
 
-    InputError for names that do not exist.
+    preset: str
+    varied: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of its folder: the preset, and what is varied."""
+        told = [f"{key}={self._filled(value)}" for key, value in self.varied.items()]
+        return re.sub(r"[^A-Za-z0-9=.,_+-]+", "-", ",".join([self.preset, *told]))
+
+    def options(self, options: argparse.Namespace) -> argparse.Namespace:
+        """Those of its runs. A path of a memory or of weights may have {preset}, {masks}, {recipe} in it, the row's."""
+        made = {**vars(options), **self.varied}
+        if self.preset == SAM3_CONCEPTS:
+            made |= {"method": SAM3_CONCEPTS, "masks": None, "recipe": None, "memory": None}
+        elif made["label_filter"] != "presence":
+            made["sam3_checkpoint"] = None  # of the row of SAM 3
+        if made["memory"] == NO_MEMORY:
+            made["memory"] = None
+        for path in ("memory", "clip_checkpoint", "sam2_checkpoint"):
+            made[path] = made[path] and self._filled(made[path])
+        return argparse.Namespace(**made)
+
+    def _filled(self, path: str) -> str:
+        for name, value in {"preset": self.preset, **self.varied}.items():
+            path = path.replace(f"{{{name}}}", value.replace("/", "-"))
+        return path
+
+
+def combinations(options: argparse.Namespace) -> list[Combination]:
+    """Every backbone with every mask source, recipe and memory, and SAM 3 asked with words where that is among them.
+
+    InputError for names that do not exist, and flags that exclude each other.
     """
     one = chosen_preset(options)
     if one and options.presets:
         raise InputError("give either --presets or --preset (or the two flags that stand for one), not both")
-    presets = options.presets or [one or "clip-vit-b16"]
+    for plural, single in PLURALS.items():
+        if getattr(options, plural) and getattr(options, single) is not None:
+            raise InputError(f"give either --{plural} or --{single}, not both")
     if options.method == SAM3_CONCEPTS:
         if options.presets or one:
             raise InputError(f"got --method {SAM3_CONCEPTS} and a preset, which it has none of; leave one out")
-        presets = [SAM3_CONCEPTS]
+        if plural := next((name for name in PLURALS if getattr(options, name)), None):
+            raise InputError(f"got --method {SAM3_CONCEPTS} and --{plural}; give it as one of --mask_sources instead")
+        return [Combination(SAM3_CONCEPTS)]
+    presets = options.presets or [one or "clip-vit-b16"]
+    for preset in presets:
+        find_preset(preset)
+    axes = {single: dict.fromkeys(values) for plural, single in PLURALS.items() if (values := getattr(options, plural))}
+    sources = axes.get("masks", {})
+    last = [Combination(SAM3_CONCEPTS)] if SAM3_CONCEPTS in sources else []
+    if last:
+        axes["masks"] = {source: None for source in sources if source != SAM3_CONCEPTS}
+    varied = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    rows = [Combination(preset, one) for preset in presets for one in varied]
+    return [*rows, *last]
+
+
+def _run_all(options: argparse.Namespace) -> int:
+    """Every combination on every benchmark whose data are there. InputError for names that do not exist."""
+    rows = combinations(options)
     for name in options.datasets:
         if not _config_of(name).is_file():
             known = sorted(path.stem.removeprefix("cfg_") for path in CONFIGS.glob("cfg_*.py"))
             raise InputError(f"unknown data set {name!r}; expected some of {', '.join(known)}")
-    for preset in presets:
-        if preset != SAM3_CONCEPTS:
-            find_preset(preset)
     from eval.data import check_folders
     from eval.semantic import load_config
 
@@ -188,9 +255,9 @@ def _run_all(options: argparse.Namespace) -> int:
     output_folder(options.work_dir, "--work-dir")
     with resumable():
         try:
-            for preset in presets:
+            for row in rows:
                 for name in there:
-                    _run_one(options, preset, name, outcome)
+                    _run_one(row.options(options), row, name, outcome)
         finally:  # also after Ctrl-C: what is finished is in the table
             save_table(options.work_dir, outcome)
     for line in outcome.failed:
@@ -206,26 +273,26 @@ def _config_of(benchmark: str) -> Path:
     return CONFIGS / f"cfg_{benchmark}.py"
 
 
-def _run_one(options: argparse.Namespace, preset: str, name: str, outcome: Outcome) -> None:
+def _run_one(options: argparse.Namespace, row: Combination, name: str, outcome: Outcome) -> None:
     """One run in a process of its own; what it prints goes to the end of run.log.
 
     Nothing that is there is touched here: the run itself sees to what an earlier one left.
     """
-    work_dir = options.work_dir / preset.replace("/", "-") / name
+    work_dir = options.work_dir / row.name / name
     path, results = work_dir / "run.log", work_dir / "results.json"
-    print(f"running: {name}, {preset} (log: {path})", flush=True)
+    print(f"running: {name}, {row.name} (log: {path})", flush=True)
     work_dir.mkdir(parents=True, exist_ok=True)
     before = _stamp(results)
     with path.open("ab") as log:
         start = log.tell()
-        code = _wait(subprocess.Popen(_command(options, preset, name, work_dir), stdout=log, stderr=log))
+        code = _wait(subprocess.Popen(_command(options, row.preset, name, work_dir), stdout=log, stderr=log))
     if code:
         said = path.read_bytes()[start:].decode(errors="replace")
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("error: ")]
-        outcome.failed.append(f"{name}, {preset}: {(errors or lines or ['no output'])[-1]} (exit code {code})")
+        outcome.failed.append(f"{name}, {row.name}: {(errors or lines or ['no output'])[-1]} (exit code {code})")
     if _stamp(results) != before and (score := json.loads(results.read_text())["metrics"]["mIoU"]) is not None:
-        outcome.scores.setdefault(preset, {})[name] = score
+        outcome.scores.setdefault(row.name, {})[name] = score
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -309,33 +376,57 @@ def table_row(path: Path) -> dict | None:
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not the results of a segmentation ({error}); move it elsewhere") from error
     # The folder's name is the benchmark's file; published configs of other names keep apart.
-    return {"preset": told["backbone"], "benchmark": path.parent.name, "mIoU": score, **own}
+    return {"preset": told["backbone"], **_made_with(told), "benchmark": path.parent.name, "mIoU": score, **own}
+
+
+def _made_with(told: Mapping) -> dict[str, str]:
+    """{"masks", "recipe", "memory"} of a run as the table names them. told: its results.json."""
+    resolved = told["config"]["resolved"]
+    if resolved["backbone"] == SAM3_CONCEPTS:
+        return dict.fromkeys(PIECES, "")
+    config, memory, source = resolved["config"], resolved["memory"], resolved["masks"]["source"]
+    bank = ""
+    if memory:
+        key = f", key {memory['key'][0]}" if memory["key"] else ""
+        bank = f"{memory['regions']} regions ({memory['content'][:DIGITS]}){key}"
+        bank += f", α {config['memory_alpha']:g}, K {config['memory_neighbours']}"
+    given = resolved["mask_source"] if source == "given" else source
+    return {"masks": given, "recipe": config["recipe"]["name"], "memory": bank}
 
 
 def table_lines(rows: Sequence[Mapping]) -> list[str]:
-    """Markdown: the overview, in which runs of one preset, marks and code share a row, then every run's identity.
+    """Markdown: the overview, in which runs of one preset, masks, recipe, memory, marks and code share a row, then
+    every run's identity.
 
     Where there are several of these for one benchmark, the latest is in the overview.
     """
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[RowName, dict[str, float]] = {}
     codes = {row["code"] for row in rows}
     for row in sorted(rows, key=lambda row: row["finished"]):
-        notes = [*row["marks"], *([f"code {row['code']}"] if len(codes) > 1 else [])]
+        marks = [mark for mark in row["marks"] if mark.partition("=")[0] not in MADE_WITH]
+        notes = [*marks, *([f"code {row['code']}"] if len(codes) > 1 else [])]
         name = f"{row['preset']} ({', '.join(notes)})" if notes else row["preset"]
-        scores.setdefault(name, {})[row["benchmark"]] = row["mIoU"]
-    columns = ["backbone", "benchmark", "mIoU", "images", "skipped", "not as published", "identity", "code", "finished"]
+        scores.setdefault((name, *_pieces(row)), {})[row["benchmark"]] = row["mIoU"]
+    columns = ["backbone", *PIECES, "benchmark", "mIoU", "images", "skipped", "not as published", "identity", "code"]
     cells = []
     for row in rows:
         measured = [f"{row['mIoU']:.2f}", str(row["items"]), str(row["skipped"]), ", ".join(row["marks"])]
-        cells.append([row["preset"], row["benchmark"], *measured, row["identity"], row["code"], row["finished"]])
-    return [*overview(scores), *(["", *markdown_table(columns, cells)] if cells else [])]
+        cells.append([row["preset"], *_pieces(row), row["benchmark"], *measured, row["identity"], row["code"]])
+        cells[-1].append(row["finished"])
+    return [*overview(scores), *(["", *markdown_table([*columns, "finished"], cells)] if cells else [])]
 
 
-def overview(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Markdown lines: a row per backbone of ours, then published figures, which are marked.
+def _pieces(row: Mapping) -> tuple[str, str, str]:
+    """Masks, recipe and memory of a row of table.json; of one that was written before they were told, ""."""
+    masks, recipe, memory = (row.get(name, "") for name in PIECES)
+    return masks, recipe, memory
 
-    scores: {name of the row: {benchmark: mIoU in percent}}. Columns: the eight benchmarks, any others, the average of
-    the eight where all are there.
+
+def overview(scores: Mapping[RowName, Mapping[str, float]]) -> list[str]:
+    """Markdown lines: a row per combination of ours, then published figures, which are marked.
+
+    scores: {(backbone, masks, recipe, memory): {benchmark: mIoU in percent}}. Columns: these four, the eight
+    benchmarks, any others, the average of the eight where all are there.
     """
     rows = {name: dict(row) for name, row in scores.items()}
     others = sorted({name for row in rows.values() for name in row} - set(BENCHMARKS))
@@ -344,7 +435,8 @@ def overview(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
             row[AVERAGE] = sum(row[name] for name in BENCHMARKS) / len(BENCHMARKS)
     for figure in published_figures():
         if figure.unit == "mIoU" and figure.where in (*BENCHMARKS, AVERAGE):
-            rows.setdefault(f"{figure.method}, {figure.backbone} (published)", {})[figure.where] = figure.value
+            name = f"{figure.method}, {figure.backbone} (published)"
+            rows.setdefault((name, figure.masks, "", figure.memory), {})[figure.where] = figure.value
     columns = [*BENCHMARKS, *others, AVERAGE]
-    cells = [[name, *(f"{row[c]:.1f}" if c in row else "" for c in columns)] for name, row in rows.items()]
-    return markdown_table(["backbone", *columns], cells)
+    cells = [[*name, *(f"{row[c]:.1f}" if c in row else "" for c in columns)] for name, row in rows.items()]
+    return markdown_table(["backbone", *PIECES, *columns], cells)

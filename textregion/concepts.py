@@ -25,6 +25,7 @@ from textregion.runtime import Timer, enough_memory
 from textregion.types import Segmentation
 
 SAM3_CONCEPTS = "sam3-concepts"
+LABELLERS = ("textregion", SAM3_CONCEPTS)  # what labels pixels by words: region tokens, or SAM 3 itself
 REPOSITORY = "facebook/sam3"
 WHAT = "the labeller sam3-concepts"
 CONTEXT = 32  # positions of SAM 3's text tower

@@ -37,10 +37,12 @@ if TYPE_CHECKING:
 
 FILE = read_yaml(Path(__file__).with_name("presets.yaml"), "the table of presets")
 GivenPath = str | Path | None
+DEFAULTS = FILE["defaults"]
 TINY_WORLD = "tinyworld"
 FROM_PRESET = "preset"
 FAST_SAM2, FAST_CLICKS, FAST_TEMPLATES = "small", 12, 7
 NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # as torch names what a processor can do
+OWN_KEYS = ("backbone", "mask_source", "sam2", "with_memory", "published", "note")  # of a row that are no options
 CONFIG_OPTIONS = tuple(f.name for f in fields(SegmenterConfig))
 MASK_FIELDS = tuple(f for f in fields(Sam2MaskGenerator) if f.name not in ("model", "dtype", "compile"))
 MASK_OPTIONS = tuple(f.name for f in MASK_FIELDS)
@@ -50,13 +52,16 @@ MASK_OPTIONS = tuple(f.name for f in MASK_FIELDS)
 class Preset:
     """One entry of presets.yaml.
 
-    backbone: a row of the registry. sam2: a SAM 2.1 size. published: the paper's figures for this pairing, or ''.
-    masks: options of Sam2MaskGenerator. options: fields of SegmenterConfig.
+    backbone: a row of the registry. mask_source: by its name, "sam2" being sam2, a SAM 2.1 size. with_memory: whether
+    it is meant to be used with a region memory, which is the user's. published: figures of papers for this pairing, or
+    ''. masks: options of Sam2MaskGenerator. options: fields of SegmenterConfig.
     """
 
     name: str
     backbone: str
+    mask_source: str = "sam2"
     sam2: str = "large"
+    with_memory: bool = False
     published: str = ""
     note: str = ""
     masks: dict[str, Any] = field(default_factory=dict)
@@ -66,7 +71,7 @@ class Preset:
     def of_row(cls, name: str, row: dict[str, Any]) -> "Preset":
         """From a flat row: every key goes where it belongs; YAML's lists become tuples."""
         row = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-        own = {key: row.pop(key) for key in ("backbone", "sam2", "published", "note") if key in row}
+        own = {key: row.pop(key) for key in OWN_KEYS if key in row}
         masks = {key: row.pop(key) for key in MASK_OPTIONS if key in row}
         return cls(name, **own, masks=masks, options=row)
 
@@ -75,7 +80,7 @@ class Preset:
 def _table() -> dict[str, Preset]:
     rows = {name: {"backbone": name, **row} for name, row in FILE["presets"].items()}
     rows |= {name: {"backbone": name} for name in SPECS if name not in rows}
-    return {name: Preset.of_row(name, {**FILE["defaults"], **row}) for name, row in rows.items()}
+    return {name: Preset.of_row(name, {**DEFAULTS, **row}) for name, row in rows.items()}
 
 
 def preset_names() -> tuple[str, ...]:
@@ -89,7 +94,7 @@ def find_preset(name: str) -> Preset:
     Besides the table, "open_clip:MODEL/TAG" is any open_clip vision transformer with a class token.
     """
     if isinstance(name, str) and name.startswith(OPEN_CLIP_PREFIX):
-        return Preset.of_row(name, {**FILE["defaults"], "backbone": name})
+        return Preset.of_row(name, {**DEFAULTS, "backbone": name})
     if name not in _table():
         valid = ", ".join(_table())
         raise InputError(f"unknown preset {name!r}; expected one of {valid}, or {OPEN_CLIP_PREFIX}MODEL/TAG")
@@ -115,8 +120,23 @@ def fast_dtype() -> str:
 
 
 def assets_of(name: str) -> list[Asset]:
-    """The files a preset needs; none for `tiny`, whose weights are in the package."""
-    return [asset for asset, _ in _requests(find_preset(name), wants_sam2=True).values()]
+    """The files a preset needs; none for `tiny`, whose weights are in the package, nor for masks of transformers."""
+    preset = find_preset(name)
+    return [asset for asset, _ in _requests(preset, wants_sam2=preset.mask_source == "sam2").values()]
+
+
+def needs_of(name: str) -> list[str]:
+    """What a preset needs besides the files that are fetched for it, in words; [] for most."""
+    preset = find_preset(name)
+    source, found = find_source(preset.mask_source), []
+    family = None if preset.backbone == TINY_WORLD else find_spec(preset.backbone).family
+    if source.repository or family == "tipsv2":
+        found.append("setup_env.sh --transformers")
+    if source.repository:
+        found.append(f"{source.repository}{' (gated: your token)' * source.gated}")
+    if preset.with_memory:
+        found.append("a --memory of yours")
+    return found
 
 
 def build(
@@ -138,9 +158,9 @@ def build(
     clip_checkpoint, sam2_checkpoint: explicit weight files (or folders of weights), which must exist.
     sam3_checkpoint: SAM 3's folder in the hub's layout, for label_filter presence.
     clip_download_root: weights folder or hub cache, for all models. model_cfg: SAM 2.1 size, or YAML.
-    mask_generator: "preset" or "sam2" is the preset's SAM 2, "slic" superpixels; "sam2-hf", "sam3", "eomt" models of
-        transformers, whose weights (a folder in the hub's layout) sam2_checkpoint gives; None for given masks only; or
-        a generator of your own.
+    mask_generator: "preset" is the preset's source, "sam2" its SAM 2, "slic" superpixels; "sam2-hf", "sam3", "eomt"
+        models of transformers, whose weights (a folder in the hub's layout) sam2_checkpoint gives; None for given masks
+        only; or a generator of your own.
     random_weights: the real architectures without any file, the same every time; results mean nothing.
     fast: other settings that take less time and give other results (`fast_preset`, `fast_dtype`); options win over it.
     options: those of Sam2MaskGenerator (points_per_side, …) and of the segmenter (scale, device, …); they override the
@@ -161,7 +181,9 @@ def build(
             {*CONFIG_OPTIONS, *own, *MASK_OPTIONS, *signature(build).parameters} - {"segmenter_class", "name"}
         )
         raise InputError(f"unknown options {', '.join(unknown)}; expected some of {', '.join(known)}")
-    if isinstance(mask_generator, str) and mask_generator not in (FROM_PRESET, "sam2"):
+    if mask_generator == FROM_PRESET:
+        mask_generator = preset.mask_source
+    if isinstance(mask_generator, str) and mask_generator != "sam2":
         source = find_source(mask_generator)
         if source.repository and random_weights:
             raise InputError(f"random weights are not for the mask source {mask_generator}; give its weights")

@@ -10,9 +10,10 @@ from eval import model, tasks
 from eval.journal import Journal
 from textregion.cli.arguments import parse_arguments
 from textregion.cli.jobs import ImageJob, job_fingerprint, run_settings
-from textregion.concepts import ConceptLabeller
+from textregion.concepts import THRESHOLDS, ConceptLabeller
 from textregion.config import SegmenterConfig
 from textregion.errors import InputError
+from textregion.index.memory import RegionMemory
 from textregion.masks import Sam2MaskGenerator, SlicMasks
 from textregion.segmenter import TextRegionSegmenter
 
@@ -67,6 +68,38 @@ def test_every_option_that_decides_results_counts(identity, option, tmp_path):
     job = ImageJob(Path("photo.png"), ("cat",))
     program = [job_fingerprint(one["program"], job, "image") for one in (plain, identity({}, {}), changed)]
     assert program[0] == program[1] != program[2]
+
+
+@pytest.mark.parametrize("option", THRESHOLDS)
+def test_every_option_of_sam3_concepts_counts(option, tmp_path):
+    def told(**thresholds) -> tuple[dict, str]:
+        labeller = ConceptLabeller(tiny_transformers.sam3_concepts(), **thresholds)
+        shell = model.TextRegionModel(segmenter=labeller, method="sam3-concepts", classes=["cat", "sky"])
+        settings = run_settings(labeller, parse_arguments(["--method", "sam3-concepts"]), "sam3-concepts")
+        return model.describe(shell), job_fingerprint(settings, ImageJob(Path("photo.png"), ("cat",)), "image")
+
+    (plain, program), (changed, other) = told(), told(**{option: 0.7})
+    assert program == told()[1] != other
+    Journal.start(tmp_path, plain).close()
+    Journal.start(tmp_path, told()[0], resume=True).close()
+    with pytest.raises(InputError, match=rf"made with other settings \(.*{option}"):
+        Journal.start(tmp_path, changed, resume=True)
+
+
+def test_the_program_knows_a_memory_by_its_content():
+    """Alpha and K are options of SegmenterConfig; tests/eval/test_region_memory.py asks the benchmarks' record."""
+
+    class Bank(RegionMemory):
+        def __init__(self, content: str) -> None:
+            self.content = content
+
+        def settings(self) -> dict:
+            return {"content": self.content}
+
+    labeller = ConceptLabeller(tiny_transformers.sam3_concepts())
+    job, words = ImageJob(Path("photo.png"), ("cat",)), parse_arguments([])
+    settings = [run_settings(labeller, words, "tiny", bank) for bank in (None, Bank("one"), Bank("two"))]
+    assert len({job_fingerprint(one, job, "image") for one in settings}) == 3
 
 
 def test_another_mask_source_counts_and_speed_does_not(identity):

@@ -1,6 +1,7 @@
 """Presets: what each name builds, the published programs' flags, the table, and files in their original formats."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -9,14 +10,14 @@ import tiny_models
 import torch
 from huggingface_hub import constants
 
-from textregion import weights
+from textregion import presets, weights
 from textregion.backbones import SPECS, ClipBackbone, find_spec
 from textregion.backbones.loading import build_model
 from textregion.errors import InputError
 from textregion.masks import Sam2MaskGenerator, SlicMasks
 from textregion.masks.sam2_model import build_sam2
 from textregion.pooling import RECIPES
-from textregion.presets import find_preset, preset_for, preset_names
+from textregion.presets import assets_of, find_preset, preset_for, preset_names
 from TextRegionSegmenter import TextRegionSegmenter
 
 IMAGE = np.random.default_rng(6).integers(0, 256, (61, 97, 3), dtype=np.uint8)
@@ -46,9 +47,34 @@ def test_every_backbone_row_is_a_preset_and_every_preset_is_complete():
         assert preset.options["recipe"] in RECIPES
         assert preset.masks["points_per_side"] == 16
         if name != "tiny":
+            assert find_spec(preset.backbone).name == preset.backbone
+            assert preset.sam2 == "large"
+        if name in SPECS:
             assert preset.backbone == name
-            assert (preset.sam2, preset.options["recipe"]) == ("large", "demo")
-            assert find_spec(preset.backbone).name == name
+            assert (preset.mask_source, preset.options["recipe"]) == ("sam2", "demo")
+
+
+def test_a_presets_own_mask_source_is_made_and_another_wins_over_it(monkeypatch):
+    combined = replace(find_preset("tiny"), mask_source="slic")
+    monkeypatch.setattr(presets, "find_preset", lambda name: combined)
+    assert isinstance(TextRegionSegmenter.from_preset("x", device="cpu").mask_generator, SlicMasks)
+    explicit = TextRegionSegmenter.from_preset("x", device="cpu", mask_generator="sam2")
+    assert isinstance(explicit.mask_generator, Sam2MaskGenerator)
+    assert TextRegionSegmenter.from_preset("x", device="cpu", mask_generator=None).mask_generator is None
+
+
+def test_combinations_name_published_methods_pieces():
+    for name, backbone, source in (
+        ("clip-vit-b16-eomt", "clip-vit-b16", "eomt"),
+        ("clip-vit-l14-336-eomt", "clip-vit-l14-336", "eomt"),
+        ("pe-core-l14-336-sam3", "pe-core-l14-336", "sam3"),
+    ):
+        preset = find_preset(name)
+        assert (preset.backbone, preset.mask_source, preset.with_memory) == (backbone, source, True)
+        assert preset.options["mode_per_mask"] is True
+        assert assets_of(name) == assets_of(backbone)[:-1], "no SAM 2.1 is fetched"
+    assert find_preset("clip-vit-b16-eomt").options["recipe"] == "corrclip"
+    assert "random weights are not for the mask source eomt" in refusal("clip-vit-b16-eomt", random_weights=True)
 
 
 def test_an_unknown_preset_lists_the_valid_ones():

@@ -9,13 +9,18 @@ from textregion.cli.command_line import BOOLEAN, Parser, positive
 from textregion.cli.datasets import EXPORTED
 from textregion.cli.engine_flags import add_engine_flags
 from textregion.cli.flags import (
+    CONCEPT_OPTIONS,
+    add_concept_flags,
     add_memory_flags,
     add_model_flags,
     add_option_flags,
     add_regionspot_flags,
     chosen_preset,
+    default_source,
     mask_source_flag,
 )
+from textregion.concepts import SAM3_CONCEPTS
+from textregion.errors import InputError
 from textregion.images import MAX_PIXELS, MAX_SIDE
 from textregion.labels import MOST_LABELS
 from textregion.outputs.export import EXPORTERS
@@ -24,6 +29,12 @@ from textregion.regionspot.loading import METHODS
 from textregion.web.cached_segmenter import MEGABYTE, Limits
 from textregion.web.server import DEFAULT_PORT
 
+OF_CONCEPTS = ("sam3_checkpoint", *(field.name for field in CONCEPT_OPTIONS), "unlabelled")  # options it has
+WITH_CONCEPTS = (  # all flags that mean something with it
+    *("images", "image", "image_list", "labels", "labels_file", "image_query_cfg", "method", *OF_CONCEPTS),
+    *("clip_download_root", "device", "engine", "address", "workers"),
+    *("output", "resume", "export", "export_of", "no_pictures"),
+)
 DESCRIPTION = (
     "Label every pixel of an image with your own words. Without arguments: a drawn scene and tiny embedded models, no "
     "download. With images and --labels: your photos and real weights."
@@ -62,14 +73,35 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = "TextReg
     add_option_flags(parser)
     add_memory_flags(parser)
     add_regionspot_flags(parser)
+    add_concept_flags(parser)
     add_engine_flags(parser)
     _add_outputs(parser)
     _add_page(parser)
     args = parser.parse_args(arguments)
+    _check_concepts(args, parser, arguments)
     args.prog = prog if prog.startswith("textregion") else f".venv/bin/python {prog}"
     args.preset, args.clip_pretrained, args.clip_architecture = chosen_preset(args), None, None
+    args.masks = args.masks or default_source(args)
     args.image_list = [*getattr(args, "images", []), *([args.image] if args.image else []), *(args.image_list or [])]
     return args
+
+
+def _check_concepts(args: argparse.Namespace, parser: Parser, arguments: Sequence[str] | None) -> None:
+    """InputError for a flag that is given and that --method has no use for, as far as sam3-concepts goes."""
+    blank = argparse.Namespace(**dict.fromkeys(vars(args)))  # so that no flag has its default
+    given = {name for name, value in vars(parser.parse_args(arguments, blank)).items() if value is not None}
+    if args.method != SAM3_CONCEPTS:
+        if wrong := [field.name for field in CONCEPT_OPTIONS if field.name in given]:
+            raise InputError(f"got --{wrong[0]} without --method {SAM3_CONCEPTS}, which it is for; add it")
+        return
+    own = ", ".join(f"--{name}" for name in OF_CONCEPTS)
+    for name in vars(args):
+        if name in given and name not in WITH_CONCEPTS:
+            raise InputError(
+                f"got --{name} with --method {SAM3_CONCEPTS}, which has no use for it; leave it out (it has {own})"
+            )
+    if args.export_of == "regions":
+        raise InputError(f"got --export_of regions with --method {SAM3_CONCEPTS}, which has none; leave it out")
 
 
 def _add_inputs(parser: Parser) -> None:
@@ -97,19 +129,19 @@ def _add_inputs(parser: Parser) -> None:
 
 def _add_sources(parser: Parser) -> None:
     group = parser.add_argument_group("which regions")
-    more = ", or a file or folder of masks: PNG (black and white, or labels), COCO JSON, npy, npz (sam2)"
-    mask_source_flag(group, more, default="sam2")
+    more = ", or a file or folder of masks: PNG (black and white, or labels), COCO JSON, npy, npz (the preset's)"
+    mask_source_flag(group, more)
     boxes = (
         "boxes x1,y1,x2,y2 in pixels, or one FILE of them (COCO annotations or results, a detector's dict by "
         f"image, a JSON list, CSV), at most {MOST_BOXES} an image: "
         "SAM segments each, nothing else; boxes.json and boxes.png say what is in them"
     )
     method = (
-        "what recognises --boxes: textregion (default, training-free) or regionspot, a trained head: shipped for "
-        "preset tiny, else --regionspot_checkpoint"
+        "textregion (default): region tokens; regionspot: --boxes recognised by a trained head, shipped for preset "
+        f"tiny, else --regionspot_checkpoint; {SAM3_CONCEPTS}: SAM 3 asked for the words, without regions"
     )
     group.add_argument("--boxes", nargs="+", metavar="BOX", help=boxes)
-    group.add_argument("--method", choices=METHODS, default="textregion", help=method)
+    group.add_argument("--method", choices=(*METHODS, SAM3_CONCEPTS), default="textregion", help=method)
 
 
 def _add_outputs(parser: Parser) -> None:

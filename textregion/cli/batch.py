@@ -21,12 +21,16 @@ from tqdm import tqdm
 
 from textregion.boxes import BoxesFile
 from textregion.cli.datasets import export
+from textregion.cli.flags import concept_thresholds
 from textregion.cli.jobs import EXTRAS, ImageJob, job_fingerprint, run_settings
 from textregion.cli.words import encode_words
+from textregion.concepts import SAM3_CONCEPTS, ConceptLabeller
+from textregion.devices import resolve_device
 from textregion.engines import Engine, Lost
 from textregion.errors import InputError
 from textregion.images import ImageInput, load_image
 from textregion.index.memory import RegionMemory
+from textregion.labeling import unlabel
 from textregion.labels import LabelPrompts
 from textregion.masks import automatic_sources, read_masks
 from textregion.outputs.annotations import label_shares, no_region, no_region_note, told_labels, unlabelled_share
@@ -157,6 +161,12 @@ class Settings:
 
     def build(self) -> DemoRun:
         """Load the models, and the memory before them, which may not fit."""
+        if self.args.method == SAM3_CONCEPTS:
+            thresholds = concept_thresholds(self.args)
+            labeller = ConceptLabeller.from_weights(
+                self.args.sam3_checkpoint, self.args.clip_download_root, **thresholds
+            )
+            return ConceptRun(labeller.to(resolve_device(self.args.device)), self.args)
         memory = None
         if self.args.memory is not None:
             key = {"key": self.args.memory_key} if self.args.memory_key else {}
@@ -167,6 +177,26 @@ class Settings:
         if memory is not None:
             memory.check(segmenter)
         return DemoRun(segmenter, self.args, self.preset, self.boxes, memory)
+
+
+class ConceptRun(DemoRun):
+    """The same with SAM 3 asked for the words (`--method sam3-concepts`): labels without regions.
+
+    labeller: in the place of a segmenter, whose records and times it has too.
+    """
+
+    def __init__(self, labeller: ConceptLabeller, args: argparse.Namespace) -> None:
+        super().__init__(labeller, args, SAM3_CONCEPTS)
+        self.note = "SAM 3 asked for the words, without regions"
+
+    def photograph(self, job: ImageJob, folder: Path) -> tuple[LabelledImage, dict]:
+        """Label one image and write its folder, without files of regions; as of DemoRun."""
+        before, pixels, content = dict(self.segmenter.timer.seconds), load_image(job.image), file_hash(job.image)
+        result = self.segmenter.segment(pixels, job.labels)
+        if self.args.unlabelled:
+            result = unlabel(result, result.region_map < 0)
+        image = LabelledImage(job.image.name, pixels, None, result, job.labels, self.note, source=job.image)
+        return image, self.write(job, image, content, folder, before)
 
 
 class JobWorker:
@@ -215,7 +245,7 @@ def single(run: DemoRun, job: ImageJob, folder: Path) -> int:
         return 0
     image, written = run.photograph(job, folder)
     made = "" if run.args.no_pictures else f" -> {folder / 'picture.png'}"
-    print(f"{job.image}: {len(image.tokens)} regions{made}")
+    print(f"{job.image}: {'labelled' if image.tokens is None else f'{len(image.tokens)} regions'}{made}")
     if BOXES_FILE in image.more_files:
         print_boxes(image.more_files[BOXES_FILE]["boxes"])
     print_shares(image.result, image.tokens)
@@ -272,7 +302,7 @@ def attempt(run: DemoRun, job: ImageJob, folder: Path) -> "Outcome":
     return Outcome.of_run(str(job.image), str(folder), status, written, time.perf_counter() - start)
 
 
-def print_shares(result: Segmentation, tokens: RegionTokens) -> None:
+def print_shares(result: Segmentation, tokens: RegionTokens | None) -> None:
     """A line per label with its share of the pixels, and one for pixels that no region covers, be it all of them."""
     if nothing := no_region_note(result, tokens):
         print(f"  {nothing}")
@@ -288,8 +318,9 @@ def print_shares(result: Segmentation, tokens: RegionTokens) -> None:
     bare = float(((result.region_map < 0) & (result.label_map >= 0)).mean())
     if bare > 0 and not nothing:
         first = f"counted as {result.labels[0]}, the first label"
-        how = first if tokens.dense is None else "labelled from dense features"
-        print(f"  ({bare:.1%} of the pixels lie in no region: {how})")
+        how = first if tokens is None or tokens.dense is None else "labelled from dense features"
+        why = "reach --fallback_thresh with no label" if tokens is None else "lie in no region"
+        print(f"  ({bare:.1%} of the pixels {why}: {how})")
 
 
 def print_boxes(rows: Sequence[dict]) -> None:
@@ -322,7 +353,8 @@ def print_files(folder: Path, run: Mapping) -> None:
 class Outcome:
     """What became of one image of a batch, as summary.csv has it.
 
-    status: done, resumed or failed; message: why, or where an earlier run is kept. seconds: of this run.
+    status: done, resumed or failed; message: why, or where an earlier run is kept. regions: None of a method without
+    them. seconds: of this run.
     """
 
     image: str
@@ -330,7 +362,7 @@ class Outcome:
     status: str
     width: int = 0
     height: int = 0
-    regions: int = 0
+    regions: int | None = 0
     labels: str = ""
     seconds: float = 0.0
     message: str = ""
@@ -338,8 +370,9 @@ class Outcome:
     @classmethod
     def of_run(cls, image: str, folder: str, status: str, run: Mapping, seconds: float) -> "Outcome":
         """From what run.json holds."""
-        sizes = {name: int(run[name]) for name in ("width", "height", "regions")}
-        labels = ", ".join(f"{name} {share:.0%}" for name, share in run["shares"][:3]) or no_region(run["regions"])
+        sizes = {name: run[name] for name in ("width", "height", "regions")}
+        nothing = "no label" if run["regions"] is None else no_region(run["regions"])
+        labels = ", ".join(f"{name} {share:.0%}" for name, share in run["shares"][:3]) or nothing
         kept = f"an earlier run is kept as {run['kept']}" if "kept" in run else ""
         message = "; ".join(filter(None, [run["note"], kept]))
         return cls(image, folder, status, **sizes, labels=labels, seconds=seconds, message=message)
@@ -348,12 +381,14 @@ class Outcome:
         """The outcome as one line of running text."""
         if self.status == "failed":
             return f"skipped: {self.message}"
-        head = f"{self.image}: {self.regions} regions -> {self.folder}"
+        regions = "" if self.regions is None else f": {self.regions} regions"
+        head = f"{self.image}{regions} -> {self.folder}"
         return f"{head} ({'; '.join(filter(None, [self.status, self.labels, f'{self.seconds:.2f} s', self.message]))})"
 
     def cells(self) -> list[str]:
         """The columns of HEADER; the messages stand in lines above the table on the screen."""
-        size, regions = (f"{self.width} x {self.height}", str(self.regions)) if self.width else ("", "")
+        size = f"{self.width} x {self.height}" if self.width else ""
+        regions = "" if self.regions is None or not self.width else str(self.regions)
         return [self.image, size, regions, self.labels, f"{self.seconds:.2f} s", self.status]
 
 

@@ -9,16 +9,20 @@ from types import UnionType
 from typing import Any, get_args
 
 from textregion.cli.command_line import BOOLEAN, Parser, Sides
+from textregion.concepts import THRESHOLDS, ConceptLabeller
 from textregion.config import SegmenterConfig
-from textregion.errors import InputError
+from textregion.errors import InputError, fraction
 from textregion.masks import automatic_sources
-from textregion.presets import MASK_FIELDS, preset_for
+from textregion.presets import MASK_FIELDS, find_preset, preset_for
 
 WEIGHTS = {
     "clip_checkpoint": ("FILE", "image-text weights on disk"),
     "clip_download_root": ("DIR", "where weights are looked for and kept"),
     "sam2_checkpoint": ("FILE", "SAM 2.1 weights on disk"),
-    "sam3_checkpoint": ("DIR", "SAM 3's folder in the hub's layout, for label_filter presence"),
+    "sam3_checkpoint": (
+        "DIR",
+        "SAM 3's folder in the hub's layout, for label_filter presence, --method sam3-concepts",
+    ),
     "model_cfg": ("SIZE|YAML", "SAM 2.1 tiny, small, base+ or large, or the file's own configuration"),
 }
 REGIONSPOT = ("regionspot_checkpoint", "sam1_checkpoint", "regionspot_side", "regionspot_isolate")
@@ -30,6 +34,7 @@ PARSING = {
     tuple: {"nargs": "+", "action": Sides, "metavar": "N"},
 }
 OPTIONS = (*fields(SegmenterConfig), *MASK_FIELDS)
+CONCEPT_OPTIONS = tuple(f for f in fields(ConceptLabeller) if f.name in THRESHOLDS)
 
 
 def add_model_flags(parser: Parser, default_preset: str = "clip-vit-l14-336") -> None:
@@ -69,6 +74,23 @@ def add_regionspot_flags(parser: Parser) -> None:
     add("--regionspot_isolate", **BOOLEAN, help=isolate)
 
 
+def add_concept_flags(parser: Parser) -> None:
+    """The thresholds of --method sam3-concepts; its weights are --sam3_checkpoint."""
+    group = parser.add_argument_group("with --method sam3-concepts")
+    for field in CONCEPT_OPTIONS:
+        group.add_argument(
+            f"--{field.name}", type=float, metavar="X", help=f"{field.metadata['help']} ({field.default})"
+        )
+
+
+def concept_thresholds(args: argparse.Namespace) -> dict[str, float]:
+    """Those that the user gave, as arguments of a ConceptLabeller; InputError before its weights are read."""
+    given = {f.name: value for f in CONCEPT_OPTIONS if (value := getattr(args, f.name)) is not None}
+    for name, value in given.items():
+        fraction(name, value)
+    return given
+
+
 def add_memory_flags(parser: Parser) -> None:
     """--memory and what its keys are; alpha and K are options of SegmenterConfig."""
     add = parser.add_argument_group("with a region memory").add_argument
@@ -92,6 +114,11 @@ def chosen_preset(args: argparse.Namespace) -> str | None:
     if args.preset:
         raise InputError("give either --preset or --clip_pretrained/--clip_architecture, not both")
     return preset_for(args.clip_pretrained, args.clip_architecture)
+
+
+def default_source(args: argparse.Namespace) -> str:
+    """Where regions come from without --masks: as the preset has it; InputError for one that does not exist."""
+    return find_preset(args.preset).mask_source if args.preset else "sam2"
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:

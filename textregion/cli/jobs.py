@@ -19,7 +19,8 @@ import numpy as np
 
 from textregion.boxes import ANY_IMAGE, BoxesFile, GivenBoxes, read_boxes
 from textregion.cli.class_lists import LISTS, SIGN, expand, read_labels_file, text_cache
-from textregion.cli.flags import REGIONSPOT, given_options
+from textregion.cli.flags import REGIONSPOT, default_source, given_options
+from textregion.concepts import SAM3_CONCEPTS, ConceptLabeller
 from textregion.config import fingerprint
 from textregion.errors import InputError
 from textregion.images import format_and_orientation
@@ -237,9 +238,10 @@ def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:
     named = {word for text in args.labels or [] for word in split_labels(text)}
     if named & {SIGN + name for name in LISTS} and (folder := text_cache()) is not None:
         options["text_cache"] = folder
-    if args.boxes and args.masks != "sam2":
+    own = default_source(args)
+    if args.boxes and args.masks != own:
         raise InputError("got --boxes and --masks, which exclude each other; leave one out")
-    if args.masks != "sam2":
+    if args.masks != own:
         options["mask_generator"] = args.masks if args.masks in automatic_sources() else None
     if args.method == "regionspot" and args.sam1_checkpoint is not None:
         options["mask_generator"] = None  # SAM v1 makes the masks, so no SAM 2 is fetched
@@ -247,7 +249,10 @@ def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_settings(
-    segmenter: TextRegionSegmenter, args: argparse.Namespace, preset: str, memory: RegionMemory | None = None
+    segmenter: TextRegionSegmenter | ConceptLabeller,
+    args: argparse.Namespace,
+    preset: str,
+    memory: RegionMemory | None = None,
 ) -> dict[str, Any]:
     """All settings of a run but the image and its labels, as JSON has them."""
     settings = {
@@ -257,7 +262,7 @@ def run_settings(
         "model_cfg": args.model_cfg,
         "random_weights": args.random_weights,
         "fast": args.fast,
-        "mask_source": args.masks,
+        "mask_source": args.masks if args.method != SAM3_CONCEPTS else None,
         "memory": memory and memory.settings(),
         "boxes": args.boxes and [file_hash(box) if isfile(box) else box for box in args.boxes],
         "method": args.method,
@@ -271,7 +276,7 @@ def run_settings(
 def job_fingerprint(settings: Mapping, job: ImageJob, image: str) -> str:
     """Short hash of all that the result of one image of a run depends on; image: its content hash."""
     source, masks = settings["mask_source"], None
-    if source not in automatic_sources() and (path := mask_file(source, job.image)) is not None:
+    if source not in (None, *automatic_sources()) and (path := mask_file(source, job.image)) is not None:
         masks = file_hash(path)
     content = {"format": FORMAT, "settings": settings, "labels": job.labels, "image": image, "masks": masks}
     return fingerprint(content)

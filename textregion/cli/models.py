@@ -7,7 +7,7 @@ from textregion.backbones import find_spec
 from textregion.cli.command_line import Parser, run_program
 from textregion.errors import InputError
 from textregion.masks.sam2_model import find_size
-from textregion.presets import TINY_WORLD, assets_of, find_preset, preset_names
+from textregion.presets import TINY_WORLD, assets_of, find_preset, needs_of, preset_names
 from textregion.render import markdown_table, text_table
 from textregion.tiny.models import clip_config
 from textregion.weights import CHECKSUMS, fetch, verify
@@ -21,23 +21,38 @@ WEIGHTS_HELP = """Fetching the weights of presets for machines without internet.
 Environment: TEXTREGION_CLIP and TEXTREGION_SAM2 name a weight file, or a folder made by `--to`, of the
 image-text model and of SAM 2. HF_HUB_OFFLINE=1 never asks the network; HF_HOME moves the cache.
 """
-COLUMNS = ("preset", "open_clip model", "D", "crop", "SAM 2.1", "points", "download", "published result (theirs)")
+COLUMNS = (
+    "preset",
+    "open_clip model",
+    "D",
+    "crop",
+    "masks",
+    "points",
+    "download",
+    "needs",
+    "published result (theirs)",
+)
 
 
 def preset_row(name: str) -> tuple[str, ...]:
-    """A preset under COLUMNS: name, model, embedding width D, crop side in pixels, SAM 2.1 size, points per side,
-    download size of everything, figures of the paper (theirs, not measured here).
+    """A preset under COLUMNS: name, model, embedding width D, crop side in pixels, mask source with the size of its SAM
+    2.1, points per side (– where nobody clicks), download size, what it needs besides, figures of papers (theirs, not
+    measured here). The size of masks of transformers is not in the download.
     """
     preset = find_preset(name)
-    points = str(preset.masks["points_per_side"])
+    points = str(preset.masks["points_per_side"]) if preset.mask_source != "eomt" else "–"
     if preset.backbone == TINY_WORLD:
         config = clip_config()
         sizes = str(config["embed_dim"]), str(config["vision_cfg"]["image_size"])
-        return name, "tiny world", *sizes, "tiny world", points, "none", "–"
-    spec, sam2 = find_spec(preset.backbone), find_size(preset.sam2)
-    download = f"{(spec.megabytes + sam2.megabytes) / 1000:.1f} GB"
+        return name, "tiny world", *sizes, "tiny world", points, "none", "–", "–"
+    spec, masks, megabytes = find_spec(preset.backbone), preset.mask_source, 0
+    if masks == "sam2":
+        sam2 = find_size(preset.sam2)
+        masks, megabytes = f"SAM 2.1 {sam2.name}", sam2.megabytes
+    download = f"{(spec.megabytes + megabytes) / 1000:.1f} GB"
+    needs = "; ".join(needs_of(name)) or "–"
     sizes = str(spec.width), str(spec.crop_size)
-    return name, " ".join(spec.open_clip), *sizes, sam2.name, points, download, preset.published or "–"
+    return name, " ".join(spec.open_clip), *sizes, masks, points, download, needs, preset.published or "–"
 
 
 def list_presets() -> str:

@@ -24,6 +24,7 @@ from textregion.cli.jobs import (
 )
 from textregion.cli.models import list_presets
 from textregion.cli.words import encode_words, templates_option
+from textregion.concepts import SAM3_CONCEPTS, ConceptLabeller
 from textregion.errors import InputError, at_least
 from textregion.index.region_index import RegionIndex
 from textregion.labeling import mean_iou
@@ -37,6 +38,8 @@ from textregion.web.server import serve
 def run(args: argparse.Namespace, segmenter_class: type) -> int:
     """Do what the command line asks; returns the exit code. Raises InputError for anything the user can put right."""
     jobs = gather_jobs(args)
+    if args.method == SAM3_CONCEPTS:
+        return label_by_concepts(args, jobs)
     preset = args.preset or ("clip-vit-l14-336" if jobs else "tiny")
     output = output_folder(args.output)
     if args.visualize_global_patch and args.remove_global_patch is False:
@@ -51,6 +54,16 @@ def run(args: argparse.Namespace, segmenter_class: type) -> int:
         return photographs(settings, jobs, output, engine_of(args))
     drawn_scene(settings.build(), args.seed, output)
     return 0
+
+
+def label_by_concepts(args: argparse.Namespace, jobs: Sequence[ImageJob]) -> int:
+    """SAM 3 asked for the words of every image; returns the exit code."""
+    if not jobs:
+        raise InputError(f"got --method {SAM3_CONCEPTS} but no image; add --image PHOTO and --labels")
+    output = output_folder(args.output)
+    check_export(args, jobs)
+    check_images(jobs)
+    return photographs(Settings(ConceptLabeller, args, SAM3_CONCEPTS, {}), jobs, output, engine_of(args))
 
 
 def drawn_scene(run: DemoRun, seed: int, output: Path) -> None:

@@ -13,6 +13,7 @@ from textregion.cli.flags import (
     add_model_flags,
     add_option_flags,
     chosen_preset,
+    default_source,
     given_options,
     mask_source_flag,
 )
@@ -87,7 +88,7 @@ def index_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_engine_flags(parser)
     add_batch_flag(parser)
     add_model_flags(parser, DEFAULT_PRESET)
-    mask_source_flag(parser.add_argument_group("which regions"), " (sam2)", choices=automatic_sources())
+    mask_source_flag(parser.add_argument_group("which regions"), " (the preset's)", choices=automatic_sources())
     add_option_flags(parser)
     args = parser.parse_args(arguments)
     args.preset, args.clip_pretrained, args.clip_architecture = chosen_preset(args), None, None
@@ -105,7 +106,7 @@ def run_index(args: argparse.Namespace) -> int:
     from textregion.index.keys import load_tower
 
     options = {**given_options(args), "device": args.device}
-    if args.masks not in (None, "sam2"):
+    if args.masks not in (None, default_source(args)):
         options["mask_generator"] = args.masks
     engine = engine_of(args)
     exists = Tables.exist(args.to)

@@ -48,6 +48,7 @@ class SourceWithoutModel:
 class MaskSource:
     """A kind of mask generator. needs: what its constructor must be given; '' if nothing. repository: the hub's
     "owner/name" whose weights it takes where none are given; its class then has `from_weights(where, root, **options)`.
+    gated: whether the hub gives them to those alone who have asked for them.
 
     The generator's class has `example(sam2, image_size)`, a small instance on which tests ask the contract; sam2 is a
     SAM 2 model.
@@ -57,6 +58,7 @@ class MaskSource:
     generator: type[MaskGenerator]
     needs: str = ""
     repository: str = ""
+    gated: bool = False
 
     def make(self, weights: str | Path | None = None, root: str | Path | None = None, **options: Any) -> MaskGenerator:
         """One that needs the image alone. weights, root: of a source with a repository; options: its fields.
@@ -74,11 +76,13 @@ class MaskSource:
 SOURCES: dict[str, MaskSource] = {}
 
 
-def register_mask_source(name: str, needs: str = "", repository: str = "") -> Callable[[Source], Source]:
+def register_mask_source(
+    name: str, needs: str = "", repository: str = "", gated: bool = False
+) -> Callable[[Source], Source]:
     """Class decorator: make a mask generator known by name."""
 
     def add(generator: Source) -> Source:
-        SOURCES[name] = MaskSource(name, generator, needs, repository)
+        SOURCES[name] = MaskSource(name, generator, needs, repository, gated)
         return generator
 
     return add

@@ -26,6 +26,7 @@ from textregion.masks.coco_masks import read_coco
 from textregion.storage import reading
 from textregion.types import RegionMasks
 
+GROUND_TRUTH = "ground-truth"
 IGNORED = 255  # the value of "no class" in benchmark label maps; in masks that users give it is white, or a label
 PARTS = ("class", "component")
 SUFFIXES = (".safetensors", ".npz", ".npy", ".json", ".png")
@@ -77,7 +78,7 @@ def label_masks(
     return stacked, np.array(owners, dtype=np.int64)
 
 
-@register_mask_source("ground-truth", needs="a label map: array (H, W) of integers or the path of a PNG")
+@register_mask_source(GROUND_TRUTH, needs="a label map: array (H, W) of integers or the path of a PNG")
 @dataclass(eq=False)
 class GroundTruthMasks(SourceWithoutModel):
     """A benchmark's label map as mask source: (H, W) integers of the original image's size, or the path of such a PNG.

@@ -15,7 +15,7 @@ WHAT = "the mask source sam3"
 HALF = (0.5, 0.5, 0.5)
 
 
-@register_mask_source("sam3", needs="a Sam3TrackerModel of transformers", repository="facebook/sam3")
+@register_mask_source("sam3", needs="a Sam3TrackerModel of transformers", repository="facebook/sam3", gated=True)
 @dataclass(eq=False)
 class Sam3MaskGenerator(TransformersClickGenerator):
     """Proposes regions with a Sam3TrackerModel of transformers: 1008 px, mean and standard deviation 0.5."""

@@ -23,10 +23,11 @@ TOP = 5  # labels told of a region
 DIGITS = 5  # of every score in JSON: enough to compare, short enough to read
 
 
-def label_shares(result: Segmentation, tokens: RegionTokens) -> list[tuple[str, float]]:
+def label_shares(result: Segmentation, tokens: RegionTokens | None) -> list[tuple[str, float]]:
     """(label, share of pixels) in the order of the labels; unlike `Segmentation.shares` with duplicate labels.
 
-    tokens: what was labelled. Empty where no pixel has a label that means anything (`is_labelled`).
+    tokens: what was labelled, None of pixels labelled without regions, here as in all that follows. Empty where no
+    pixel has a label that means anything (`is_labelled`).
     """
     if not is_labelled(result, tokens):
         return []
@@ -34,17 +35,18 @@ def label_shares(result: Segmentation, tokens: RegionTokens) -> list[tuple[str, 
     return [(name, n / result.label_map.size) for name, n in zip(result.labels, counts, strict=True)]
 
 
-def is_labelled(result: Segmentation, tokens: RegionTokens) -> bool:
-    """Whether any pixel has a label that means anything: of a region, or of dense features where no region lies.
+def is_labelled(result: Segmentation, tokens: RegionTokens | None) -> bool:
+    """Whether any pixel has a label that means anything: of a region, or of dense features where no region lies, or
+    without regions at all.
 
     Otherwise the label map holds the first label everywhere (method 8.4), which files and pictures must not tell.
     """
-    return tokens.dense is not None or bool((result.region_map >= 0).any())
+    return tokens is None or tokens.dense is not None or bool((result.region_map >= 0).any())
 
 
-def no_region_note(result: Segmentation, tokens: RegionTokens) -> str:
+def no_region_note(result: Segmentation, tokens: RegionTokens | None) -> str:
     """What every file and picture says of an image without a region; nothing where some region covers a pixel."""
-    if bool((result.region_map >= 0).any()):
+    if tokens is None or bool((result.region_map >= 0).any()):
         return ""
     if bool((result.label_map < 0).all()):
         return f"{no_region(len(tokens))}: no pixel has a label"
@@ -66,11 +68,11 @@ def told_labels(shares: Sequence[tuple[str, float]], most: int) -> list[int]:
     return sorted(sorted(present, key=lambda i: -shares[i][1])[:most])
 
 
-def labels_json(result: Segmentation, tokens: RegionTokens, note: str = "") -> dict:
+def labels_json(result: Segmentation, tokens: RegionTokens | None, note: str = "") -> dict:
     """What the pixel values of a label map mean, and how much each label has.
 
     {"image": {"width", "height"}, "regions": how many, "note", "unlabelled": share of pixels without a label, where
-    there are any, "uncovered": share of pixels in no region, "labels":
+    there are any, "uncovered": share of pixels in no region (None of both without regions), "labels":
     [{"index", "name", "colour": "#rrggbb", "pixels", "share": of the pixels in [0, 1], "confidence": mean probability
     or None}]}, every label in the order asked for, also those without a pixel.
 
@@ -92,10 +94,11 @@ def labels_json(result: Segmentation, tokens: RegionTokens, note: str = "") -> d
         }
         for i, (name, colour) in enumerate(zip(result.labels, result.palette, strict=True))
     ]
-    head = {**image_json(result.label_map.shape), "regions": len(tokens), "note": note}
+    regions = None if tokens is None else len(tokens)
+    head = {**image_json(result.label_map.shape), "regions": regions, "note": note}
     if bare := unlabelled_share(result):
         head["unlabelled"] = bare
-    return {**head, "uncovered": uncovered_share(result), "labels": labels}
+    return {**head, "uncovered": uncovered_share(result, tokens), "labels": labels}
 
 
 def image_json(size: tuple[int, int]) -> dict:
@@ -103,9 +106,9 @@ def image_json(size: tuple[int, int]) -> dict:
     return {"image": {"width": size[1], "height": size[0]}}
 
 
-def uncovered_share(result: Segmentation) -> float:
-    """Share of the pixels that lie in no region, in [0, 1]."""
-    return round(float((result.region_map < 0).mean()), DIGITS)
+def uncovered_share(result: Segmentation, tokens: RegionTokens | None) -> float | None:
+    """Share of the pixels that lie in no region, in [0, 1]; None without regions."""
+    return None if tokens is None else round(float((result.region_map < 0).mean()), DIGITS)
 
 
 def unlabelled_share(result: Segmentation) -> float:
@@ -199,7 +202,7 @@ def _best(names: Sequence[str], by: np.ndarray, top: int, **columns: Float[np.nd
     return [{"index": i, "name": names[i], **row} for i, row in zip(best, told, strict=True)]
 
 
-def coco_json(images: Sequence[tuple[str, Segmentation, RegionTokens]], note: str = "") -> dict:
+def coco_json(images: Sequence[tuple[str, Segmentation, RegionTokens | None]], note: str = "") -> dict:
     """A COCO file of label maps: one annotation per label present in each (file name, result, what was labelled).
 
     Masks are compressed RLE as pycocotools writes it. Category ids start at 1 and follow the first mention of a

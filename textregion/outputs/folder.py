@@ -78,7 +78,8 @@ class OutputError(InputError):
 class LabelledImage:
     """One image and what the segmenter made of it.
 
-    name: the image's file name. labels: as asked for, with synonyms. note: the line under picture.png. caution: what
+    name: the image's file name. tokens: None where pixels were labelled without regions; files of regions are then not
+    written. labels: as asked for, with synonyms. note: the line under picture.png. caution: what
     every picture and file has to say of these results; nothing mostly. source: the image's file, where it has one.
     least, absent: regions whose best label has a smaller probability, or is one of these names, have no label.
     more_panels: of picture.png. more_files: further pictures (PNG) and dictionaries (JSON) by file name.
@@ -86,7 +87,7 @@ class LabelledImage:
 
     name: str
     pixels: RgbImage
-    tokens: RegionTokens
+    tokens: RegionTokens | None
     result: Segmentation
     labels: Sequence[str]
     note: str = ""
@@ -114,43 +115,42 @@ def write_results(
 ) -> dict:
     """Write all files of one image into its folder; returns what run.json holds.
 
-    segmenter: the TextRegionSegmenter that made the result. run: at least {"fingerprint"}; the rest is added.
-    The flags ask for the further files of RESULT_FILES; top: labels told of every region (None: 5, in the picture 3);
-    only_masks: for nothing but LABEL_MASKS and REGION_MASKS.
+    segmenter: the TextRegionSegmenter that made the result, or the ConceptLabeller. run: at least {"fingerprint"}; the
+    rest is added. The flags ask for the further files of RESULT_FILES; top: labels told of every region (None: 5, in
+    the picture 3); only_masks: for nothing but LABEL_MASKS and REGION_MASKS.
     OutputError when something cannot be written; the folder is then as it was before.
     """
-    prompts = LabelPrompts.parse(image.labels)
-    text = segmenter.encode_text(prompts.queries)
+    prompts, tokens = LabelPrompts.parse(image.labels), image.tokens
+    text = None if tokens is None else segmenter.encode_text(prompts.queries)
     with segmenter.timer("write"), finished_folder(folder, run) as place:
-        crops = crop_regions(image.tokens.masks)
-        nothing = annotations.no_region_note(image.result, image.tokens)
+        crops = None if tokens is None else crop_regions(tokens.masks)
+        nothing = annotations.no_region_note(image.result, tokens)
         said = "; ".join(filter(None, [nothing, image.caution]))
-        if only_masks:
-            rows = annotations.region_rows(image.tokens, text, prompts, crops=crops)
-            for name, content in _mask_files(image, image.name, said, rows, prompts, crops):
-                write_file(place / name, content)
-        else:
-            file_name = write_image(place, image)
-            for name, content in _files(image, file_name, said, text, prompts, crops, top):
-                write_file(place / name, content)
+        file_name = image.name if only_masks else write_image(place, image)
+        for name, content in _label_files(image, file_name, said, crops, only_masks):
+            write_file(place / name, content)
+        if not only_masks:
             image.result.save_png(place / "labels.png")
-        scores, threshold = image.tokens.patch_scores, segmenter.config.global_patch_threshold
-        if visualize_global_patch and scores is not None and threshold is not None:
-            picture = pictures.global_patch_picture(image.pixels, scores.cpu().numpy(), threshold, said)
-            write_file(place / "global_patches.png", picture)
-        if save_tokens:
-            image.tokens.save(place / "tokens.safetensors")
-        if similarity_maps:
-            run["similarity_maps"] = _write_similarity(place / "similarity", image, said, text, prompts, crops)
+        if tokens is not None:
+            for name, content in _region_files(image, file_name, said, text, prompts, crops, top, only_masks):
+                write_file(place / name, content)
+            scores, threshold = tokens.patch_scores, segmenter.config.global_patch_threshold
+            if visualize_global_patch and scores is not None and threshold is not None:
+                picture = pictures.global_patch_picture(image.pixels, scores.cpu().numpy(), threshold, said)
+                write_file(place / "global_patches.png", picture)
+            if save_tokens:
+                tokens.save(place / "tokens.safetensors")
+            if similarity_maps:
+                run["similarity_maps"] = _write_similarity(place / "similarity", image, said, text, prompts, crops)
         height, width = image.pixels.shape[:2]
-        shares = sorted(annotations.label_shares(image.result, image.tokens), key=lambda item: -item[1])
+        shares = sorted(annotations.label_shares(image.result, tokens), key=lambda item: -item[1])
         run |= {
             "width": width,
             "height": height,
-            "regions": len(image.tokens),
+            "regions": None if tokens is None else len(tokens),
             "note": said,
             "shares": [[name, round(float(share), annotations.DIGITS)] for name, share in shares[:10] if share > 0],
-            "uncovered": annotations.uncovered_share(image.result),
+            "uncovered": annotations.uncovered_share(image.result, tokens),
             "versions": package_versions(),
             "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         }
@@ -198,39 +198,43 @@ def turned_format(path: Path) -> str | None:
     return (form if form in Image.SAVE else "PNG") if orientation != 1 else None
 
 
-def _files(
+def _label_files(
+    image: LabelledImage, file_name: str, said: str, crops: Crops | None, only_masks: bool
+) -> Iterator[tuple[str, Image.Image | dict]]:
+    """Names and contents of what is written of the labels. crops: where the regions lie, of tokens that are not None.
+
+    file_name: of the image in this folder. said: what all files say of these results.
+    """
+    pixels, tokens, result = image.pixels, image.tokens, image.result
+    yield LABEL_MASKS, annotations.coco_json([(file_name, result, tokens)], said)
+    if not only_masks:
+        note = pictures.sentences(said, image.note)
+        yield "picture.png", pictures.main_picture(pixels, tokens, result, crops, note, image.more_panels)
+        yield "overlay.png", pictures.overlay_picture(pixels, result, tokens, said)
+        yield "labels.json", annotations.labels_json(result, tokens, said)
+        yield from image.more_files.items()
+
+
+def _region_files(
     image: LabelledImage,
     file_name: str,
     said: str,
     text: Text,
     prompts: LabelPrompts,
     crops: Crops,
-    top: int | None = None,
-) -> Iterator[tuple]:
-    """Names and contents of what is always written. crops: where the regions lie. top: as of `write_results`.
-
-    file_name: of the image in this folder. said: what all files say of these results.
-    """
-    pixels, tokens, result = image.pixels, image.tokens, image.result
-    note = pictures.sentences(said, image.note)
-    yield "picture.png", pictures.main_picture(pixels, tokens, result, crops, note, image.more_panels)
-    yield "overlay.png", pictures.overlay_picture(pixels, result, tokens, said)
-    yield "labels.json", annotations.labels_json(result, tokens, said)
+    top: int | None,
+    only_masks: bool,
+) -> Iterator[tuple[str, Image.Image | dict]]:
+    """Names and contents of what is written of the regions. top: as of `write_results`; the rest: `_label_files`."""
+    tokens = image.tokens
     rows = annotations.region_rows(tokens, text, prompts, top or annotations.TOP, crops)
-    yield "regions.json", {**annotations.image_json(pixels.shape[:2]), "note": said, "regions": rows}
-    yield "regions.png", pictures.region_sheet(pixels, rows, crops, result.palette, said, lines=top or pictures.LINES)
-    yield from _mask_files(image, file_name, said, rows, prompts, crops)
-    yield from image.more_files.items()
-
-
-def _mask_files(
-    image: LabelledImage, file_name: str, said: str, rows: Sequence[dict], prompts: LabelPrompts, crops: Crops
-) -> Iterator[tuple[str, dict]]:
-    """Names and contents of LABEL_MASKS and REGION_MASKS. rows: from `annotations.region_rows`; the rest: `_files`."""
-    yield LABEL_MASKS, annotations.coco_json([(file_name, image.result, image.tokens)], said)
     none = {"least": image.least, "absent": image.absent}
-    content = annotations.coco_regions_json(file_name, image.tokens, rows, prompts.names, crops, said, **none)
-    yield REGION_MASKS, content
+    yield REGION_MASKS, annotations.coco_regions_json(file_name, tokens, rows, prompts.names, crops, said, **none)
+    if not only_masks:
+        size = annotations.image_json(image.pixels.shape[:2])
+        yield "regions.json", {**size, "note": said, "regions": rows}
+        colours, lines = image.result.palette, top or pictures.LINES
+        yield "regions.png", pictures.region_sheet(image.pixels, rows, crops, colours, said, lines=lines)
 
 
 def _write_similarity(

@@ -103,7 +103,7 @@ def draw_box(
 
 
 def legend(
-    result: Segmentation, tokens: RegionTokens, most: int = MOST_IN_LEGEND
+    result: Segmentation, tokens: RegionTokens | None, most: int = MOST_IN_LEGEND
 ) -> tuple[list[tuple[np.ndarray, str]], str]:
     """(colour, "label share") of the labels in order, of very many the largest only, and of pixels without one; a note
     about the others.
@@ -124,7 +124,7 @@ def sentences(*notes: str) -> str:
     return " ".join(f"{note[0].upper()}{note[1:].removesuffix('.')}." for note in notes if note)
 
 
-def labels_over(image: RgbImage, result: Segmentation, tokens: RegionTokens, factor: int = 1) -> RgbImage:
+def labels_over(image: RgbImage, result: Segmentation, tokens: RegionTokens | None, factor: int = 1) -> RgbImage:
     """The labels over the image, `factor` times as large; the bare image in grey where no label means anything."""
     image = scaled(image, factor)
     if not is_labelled(result, tokens):
@@ -139,27 +139,36 @@ def enlarged(values: np.ndarray, factor: int) -> np.ndarray:
 
 
 def main_picture(
-    image: RgbImage, tokens: RegionTokens, result: Segmentation, crops: Crops, note: str, more_panels: Panels = ()
+    image: RgbImage,
+    tokens: RegionTokens | None,
+    result: Segmentation,
+    crops: Crops | None,
+    note: str,
+    more_panels: Panels = (),
 ) -> Image.Image:
-    """Image, regions, labels (and further panels) side by side, with a legend and a note."""
+    """Image, regions (of tokens that are not None), labels and further panels side by side, a legend and a note."""
     factor = max(int(shown_factor(image.shape)), 1)  # outlines are thin at the size they are shown at
-    regions = draw_regions(image, tokens.masks, crops=crops, factor=factor)
-    labels = labels_over(image, result, tokens, factor)
-    panels = [("image", image), ("regions", regions), ("labels", labels), *more_panels]
+    panels = [("image", image)]
+    if tokens is not None:
+        panels.append(("regions", draw_regions(image, tokens.masks, crops=crops, factor=factor)))
+    panels += [("labels", labels_over(image, result, tokens, factor)), *more_panels]
     entries, missing = legend(result, tokens)
-    return sheet(panels, entries, sentences(missing, faint_note(result), note))
+    return sheet(panels, entries, sentences(missing, faint_note(result, tokens), note))
 
 
-def overlay_picture(image: RgbImage, result: Segmentation, tokens: RegionTokens, note: str = "") -> Image.Image:
+def overlay_picture(image: RgbImage, result: Segmentation, tokens: RegionTokens | None, note: str = "") -> Image.Image:
     """The labels over the image in the image's own size, the legend and a note below."""
     entries, missing = legend(result, tokens)
-    return with_footer(labels_over(image, result, tokens), entries, sentences(missing, faint_note(result), note))
+    return with_footer(
+        labels_over(image, result, tokens), entries, sentences(missing, faint_note(result, tokens), note)
+    )
 
 
-def faint_note(result: Segmentation) -> str:
-    """What paler labels mean, where some pixels of a label lie in no region and others do not."""
+def faint_note(result: Segmentation, tokens: RegionTokens | None) -> str:
+    """What paler labels mean, where some pixels are paler and others are not. tokens: None without regions."""
     bare = result.region_map < 0
-    return "fainter: in no region" if bool((bare & (result.label_map >= 0)).any()) and not bare.all() else ""
+    why = "no label is sure enough" if tokens is None else "in no region"
+    return f"fainter: {why}" if bool((bare & (result.label_map >= 0)).any()) and not bare.all() else ""
 
 
 def global_patch_picture(image: RgbImage, scores: PatchScores, threshold: float, note: str = "") -> Image.Image:

@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import tiny_transformers
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from torch import nn
 from torch.nn import functional as F
 from transformers import Tipsv2Config, Tipsv2Model
 
@@ -84,6 +86,50 @@ def test_regions_are_the_block_on_their_mean_values(backbone):
     torch.testing.assert_close(found[1], features.dense[0].flatten(1).T[7], rtol=0, atol=1e-5)
     with pytest.raises(InputError, match="the ablation exists for CLIP only"):
         backbone.encode_crops(CROPS, pool_feature="input")
+
+
+def timm_tower(visual) -> nn.Module:
+    """timm's tower of the same weights: the class token has its position in it, q, k, v and both gates are joined."""
+    state = {name: value for name, value in visual.state_dict().items() if "mask_token" not in name}
+    swiglu = "encoder.layer.0.mlp.gate_proj.weight" in state
+    hidden = len(state[f"encoder.layer.0.mlp.{'gate_proj' if swiglu else 'fc1'}.weight"]) * (1 + swiglu)
+    size = {"img_size": 70, "embed_dim": 24, "depth": 3, "num_heads": 2, "mlp_ratio": hidden / 24}
+    tower = timm.create_model(f"vit_{'giant' if swiglu else 'base'}_patch14_reg1_tipsv2", **size).eval()
+    positions = state["embeddings.position_embeddings"]
+    made = {"cls_token": state["embeddings.cls_token"] + positions[:, :1], "pos_embed": positions[:, 1:]}
+    made["reg_token"] = state["embeddings.register_tokens"]
+    for part in ("weight", "bias"):
+        made |= {f"patch_embed.proj.{part}": state[f"embeddings.patch_embeddings.projection.{part}"]}
+        made |= {f"norm.{part}": state[f"layernorm.{part}"]}
+        for n in range(3):
+            old, new = f"encoder.layer.{n}.", f"blocks.{n}."
+            qkv = [state[f"{old}attention.{letter}_proj.{part}"] for letter in "qkv"]
+            made |= {
+                f"{new}attn.qkv.{part}": torch.cat(qkv),
+                f"{new}attn.proj.{part}": state[f"{old}attention.o_proj.{part}"],
+            }
+            made |= {f"{new}{norm}.{part}": state[f"{old}{norm}.{part}"] for norm in ("norm1", "norm2")}
+            first, last = (["gate_proj", "up_proj"], "down_proj") if swiglu else (["fc1"], "fc2")
+            made[f"{new}mlp.fc1.{part}"] = torch.cat([state[f"{old}mlp.{name}.{part}"] for name in first])
+            made[f"{new}mlp.fc2.{part}"] = state[f"{old}mlp.{last}.{part}"]
+    scales = {
+        f"blocks.{n}.ls{i}.gamma": state[f"encoder.layer.{n}.layer_scale{i}.lambda1"] for n in range(3) for i in (1, 2)
+    }
+    tower.load_state_dict({**made, **scales}, strict=True)
+    return tower
+
+
+def test_the_tower_is_timms_on_the_same_weights(backbone):
+    tower, kept = timm_tower(backbone.model.visual), []
+    tower.blocks[-1].register_forward_pre_hook(lambda _module, given: kept.append(given[0]))
+    with torch.no_grad():
+        found = backbone.model.visual(CROPS).last_hidden_state
+        torch.testing.assert_close(found, tower.forward_features(CROPS), rtol=0, atol=1e-5)
+        block, x = tower.blocks[-1], kept[0]
+        y = x + block.ls1(block.attn.proj(block.attn.qkv(block.norm1(x))[..., 48:]))
+        y = F.normalize(tower.norm(y + block.ls2(block.mlp(block.norm2(y))))[:, 2:], dim=-1)
+    dense = backbone.encode_crops(CROPS, dense=True).dense
+    torch.testing.assert_close(dense.flatten(2).transpose(1, 2), y, rtol=0, atol=1e-5)
 
 
 def test_an_image_goes_through_as_with_every_backbone(backbone):

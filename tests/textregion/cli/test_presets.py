@@ -15,14 +15,28 @@ def test_the_table_has_a_row_for_every_preset_and_quotes_published_figures_only(
         "ViT-B-16-quickgelu openai",
         "512",
         "336",
-        "large",
+        "SAM 2.1 large",
         "16",
         "1.5 GB",
+        "–",
         "VOC21 70.9, COCO-Stuff 28.7, ADE20K 22.8, average of eight 46.6 mIoU",
     )
     assert rows["tiny"][2:4] == ("128", "96")
     published = {name for name, row in rows.items() if row[-1] != "–"}
-    assert published == {"clip-vit-b16", "openclip-vit-h14"}
+    assert published == {"clip-vit-b16", "openclip-vit-h14", "clip-vit-b16-eomt"}
+
+
+def test_what_a_preset_needs_besides_its_files_is_told():
+    assert preset_row("clip-vit-l14-336-eomt")[4:8] == (
+        "eomt",
+        "–",
+        "1.7 GB",
+        "setup_env.sh --transformers; tue-mps/coco_panoptic_eomt_large_640; a --memory of yours",
+    )
+    assert preset_row("pe-core-l14-336-sam3")[4] == "sam3"
+    assert "facebook/sam3 (gated: your token)" in preset_row("pe-core-l14-336-sam3")[7]
+    assert preset_row("tipsv2-b14")[7] == "setup_env.sh --transformers"
+    assert preset_row("siglip2-b16")[7] == "–"
 
 
 def test_the_markdown_table_is_a_table(capsys):
