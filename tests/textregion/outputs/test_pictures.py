@@ -125,10 +125,11 @@ def test_the_legend_tells_what_grey_and_pale_mean():
     found = labelled(label_map, ("a", "b"))
     entries, _ = legend(found, TOKENS)
     assert [words for _, words in entries] == ["a 25%", "b 25%", "grey: no label 50%"]
-    assert faint_note(found) == ""
+    assert faint_note(found, TOKENS) == ""
     half = replace(found, region_map=np.where(np.arange(4) > 0, 0, -1) + label_map * 0)
-    assert faint_note(half) == "fainter: in no region"
-    assert faint_note(replace(half, label_map=np.where(half.region_map < 0, -1, 1))) == ""
+    assert faint_note(half, TOKENS) == "fainter: in no region"
+    assert faint_note(half, None) == "fainter: no label is sure enough"
+    assert faint_note(replace(half, label_map=np.where(half.region_map < 0, -1, 1)), TOKENS) == ""
 
 
 def test_panels_have_the_images_size_or_a_multiple_that_is_said():
