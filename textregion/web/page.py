@@ -195,7 +195,7 @@ def build_search(table: TableView, uploads: Uploads) -> None:
         quiet = {"show_label": False, "container": False}
         words = gr.Textbox(placeholder="a red mug", **quiet, elem_id="search-words", scale=5, min_width=160)
         without = gr.Textbox(placeholder="but not …", **quiet, elem_id="search-not", scale=2, min_width=100)
-        single = gr.Checkbox(label="one hit an image", container=False, elem_id="search-single", scale=1, min_width=120)
+        single = gr.Checkbox(label="one hit an image", container=False, elem_id="search-single", scale=0, min_width=185)
         button = gr.Button("Search", variant="primary", elem_id="search-go", scale=1, min_width=80)
     notice = gr.HTML(views.notice(f"{EMPTY} ({table.title})", "hint"), elem_id="search-notice", padding=False)
     frame = {"show_label": False, "interactive": False, "format": "png", "buttons": []}
