@@ -21,6 +21,7 @@ from torchvision.transforms.functional import normalize
 
 from textregion.crops import CropGrid, cut_crops, fuse_crops
 from textregion.tiny.models import TOKEN_IDS, build_clip, clip_config, read_clip, save_weights, tokenizer
+from textregion.tiny.painting import COLOURS, SHAPES
 from utils.tiny import data
 from utils.tiny.data import (
     COLOUR_OF,
@@ -103,7 +104,7 @@ def same_colour_logits(features: Tensor, things: Tensor, bank: Tensor, scale: Te
     """
     colours, shapes = (torch.from_numpy(values)[things] for values in (COLOUR_OF, SHAPE_OF))
     chosen = colours >= 0
-    names = bank[torch.from_numpy(NAME_ROWS)].unflatten(0, (COLOUR_OF.max() + 1, -1))
+    names = bank[torch.from_numpy(NAME_ROWS)].unflatten(0, (len(COLOURS), len(SHAPES)))
     return scale * torch.einsum("nd,nsd->ns", features[chosen], names[colours[chosen]]), shapes[chosen]
 
 
@@ -161,7 +162,7 @@ class SideHeads(nn.Module):
         self.patch = patch
         self.objectness = nn.Linear(width, patch * patch)
         self.geometry = nn.Linear(width, 3)
-        self.shape = nn.Linear(width, SHAPE_OF.max() + 1)
+        self.shape = nn.Linear(width, len(SHAPES))
 
     def forward(self, features: VisionFeatures, region_ids: Tensor, things: Tensor, shares: Tensor) -> Tensor:
         """Sum of the side losses; region ids (B, S, S), things (B, 9)."""
