@@ -78,7 +78,7 @@ def encode_scenes(segmenter: TextRegionSegmenter, count: int, easy: bool = True)
     scenes = (draw_scene(EVALUATION_SEED + index, easy=easy) for index in range(count))
     return [
         EncodedScene(scene, segmenter.encode_image(scene.image), segmenter.encode_image(scene.image, scene.masks))
-        for scene in tqdm(scenes, "encoding scenes", count, leave=False)
+        for scene in tqdm(scenes, "encoding scenes", count, disable=None, leave=False)
     ]
 
 
@@ -206,7 +206,7 @@ def score_maps(segmenter: TextRegionSegmenter, encoded: Sequence[EncodedScene]) 
     is asked for CLASS_NAMES. "true masks" are the scene's own, without it those that SAM 2 makes.
     """
     maps = defaultdict(list)
-    for scene, generated, exact in tqdm(encoded, "naming pixels", leave=False):
+    for scene, generated, exact in tqdm(encoded, "naming pixels", disable=None, leave=False):
         tasks = ("own labels", scene.labels, scene.label_map), ("17 classes", list(CLASS_NAMES), scene.class_map)
         for task, labels, label_map in tasks:
             places = np.array([NAMES.index(label) for label in labels])
