@@ -138,15 +138,16 @@ def plan_of(options: argparse.Namespace) -> Plan:
     return plan
 
 
-def make_model(options: argparse.Namespace, dropout: float) -> RegionSpot:
+def make_model(options: argparse.Namespace, dropout: float, segmenter: TextRegionSegmenter | None = None) -> RegionSpot:
     """The frozen CLIP, the SAM that answers with tokens, and the head to train, on the CPU.
 
-    The head is that of --init, or has PyTorch's starting values, all layers alike.
+    The head is that of --init, or has PyTorch's starting values, all layers alike. segmenter: as for `train`.
     """
     given = given_options(options)
     if (sam1 := given.pop("sam1_checkpoint", None)) is not None:
         given["mask_generator"] = None
-    segmenter = TextRegionSegmenter.from_preset(chosen_preset(options) or PRESET, device="cpu", **given)
+    if segmenter is None:
+        segmenter = TextRegionSegmenter.from_preset(chosen_preset(options) or PRESET, device="cpu", **given)
     backbone = segmenter.backbone
     check_backbone(backbone)
     source = Sam2BoxTokens(segmenter.mask_generator) if sam1 is None else Sam1BoxTokens(load_sam1(sam1))
@@ -243,18 +244,21 @@ def hold(accelerator: "Accelerator", folder: Path, stack: ExitStack) -> None:
         raise InputError(told[0])
 
 
-def train(options: argparse.Namespace) -> None:
-    """The whole program: caches, training, head, curve, scores. InputError for bad input."""
+def train(options: argparse.Namespace, segmenter: TextRegionSegmenter | None = None) -> None:
+    """The whole program: caches, training, head, curve, scores. InputError for bad input.
+
+    segmenter: whose CLIP and SAM 2 are taken instead of those that the options name.
+    """
     with needs("training", layer="eval"):
         import accelerate  # noqa: F401
     plan = plan_of(options)
     options.cache = options.cache or options.output / "cache"
     output_folder(options.output)
     with resumable(), ExitStack() as stack:
-        _train(options, plan, stack)
+        _train(options, plan, stack, segmenter)
 
 
-def _train(options: argparse.Namespace, plan: Plan, stack: ExitStack) -> None:
+def _train(options: argparse.Namespace, plan: Plan, stack: ExitStack, segmenter: TextRegionSegmenter | None) -> None:
     """As `train`, its folder held by the stack for as long as it works."""
     import accelerate
 
@@ -266,7 +270,7 @@ def _train(options: argparse.Namespace, plan: Plan, stack: ExitStack) -> None:
         raise InputError(f"got --batch {plan.batch} for {processes} processes, expected one each")
     hold(accelerator, options.output, stack)
     torch.manual_seed(plan.seed)  # the same starting values in every process
-    model = make_model(options, plan.dropout)
+    model = make_model(options, plan.dropout, segmenter)
     caches = fill_caches(accelerator, model, options.data, options)
     with accelerator.main_process_first():
         texts = [name_vectors(options.cache, model.backbone, cache.dataset.names) for cache in caches]

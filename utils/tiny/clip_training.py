@@ -1,6 +1,8 @@
 """Trains the tiny CLIP: captions against crops, and a dense loss that makes value pooling work.
 
-Region shares of patches, (B, 9, P): how much of each patch belongs to each region of the crop.
+A step sees random crops, and whole scenes as the segmenter of preset `tiny` sees them: the picture and its tiles, their
+values fused and summed over the regions. Region shares of patches, (B, 9, P): how much of each patch belongs to each
+region of the crop.
 """
 
 from collections.abc import Sequence
@@ -10,25 +12,40 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip import CLIP, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.pos_embed import get_2d_sincos_pos_embed
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.transforms.functional import normalize
 
+from textregion.crops import CropGrid, cut_crops, fuse_crops
 from textregion.tiny.models import TOKEN_IDS, build_clip, clip_config, read_clip, save_weights, tokenizer
+from textregion.tiny.painting import COLOURS, SHAPES
 from utils.tiny import data
-from utils.tiny.data import IS_OBJECT, LABEL_SETS, Mention, SceneCrop, SceneSet, random_crop, region_shares
+from utils.tiny.data import (
+    COLOUR_OF,
+    IS_OBJECT,
+    LABEL_SETS,
+    NAME_ROWS,
+    SHAPE_OF,
+    Mention,
+    SceneCrop,
+    SceneSet,
+    random_crop,
+    region_shares,
+)
 
-BATCH = 128
+BATCH = 128  # crops
+SCENE_EVERY = 8  # crops of a step for each whole scene in it, which takes five
 PATCH_SAMPLES = 400  # crops whose patches the patch embedding is computed from
 FROM_SCRATCH_RATE, CONTINUED_RATE = 1e-3, 5e-4
-WEIGHTS = {"contrastive": 0.5, "patches": 0.5, "regions": 0.5, "side": 2.0}
+WEIGHTS = {"contrastive": 0.5, "patches": 0.5, "regions": 0.5, "scenes": 1.0, "side": 2.0}
 MAX_LOGIT_SCALE = 4.6052  # log 100, as in CLIP
 MIDDLE_BLOCK = 1  # the block whose output the objectness side loss reads
 CLEAR_PATCH = 0.6  # a patch is labelled when one region covers at least this share of it
 MIN_PATCHES = 0.8  # a region is pooled when it covers at least this many patches
+SHAPE_SHARE = 0.2  # of the patches' shape among the side losses
 OFFSET_UNIT, EXTENT_UNIT = 24.0, 32.0  # pixels; they bring the side targets to about one
 
 
@@ -72,9 +89,31 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, matches: Tens
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def encode_texts(model: CLIP, tokens: Tensor) -> Tensor:
+    """Unit vectors (N, D) of token ids (N, L), without the padding that all of them have; ends are the largest ids."""
+    length = int(tokens.argmax(1).max()) + 1
+    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return F.normalize(x[torch.arange(len(x)), tokens.argmax(1)] @ model.text_projection, dim=-1).float()
+
+
+def same_colour_logits(features: Tensor, things: Tensor, bank: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the objects among unit vectors (N, D): logits (n, 10) of the names of their own colour, shapes (n,).
+
+    These names differ in the shape's word alone.
+    """
+    colours, shapes = (torch.from_numpy(values)[things] for values in (COLOUR_OF, SHAPE_OF))
+    chosen = colours >= 0
+    names = bank[torch.from_numpy(NAME_ROWS)].unflatten(0, (len(COLOURS), len(SHAPES)))
+    return scale * torch.einsum("nd,nsd->ns", features[chosen], names[colours[chosen]]), shapes[chosen]
+
+
 def label_loss(features: Tensor, things: Tensor, bank: Tensor, scale: Tensor) -> Tensor:
-    """Cross-entropy of unit vectors (N, D) whose things (N,) are known, summed over all label sets."""
-    loss = features.new_zeros(())
+    """Cross-entropy of unit vectors (N, D) whose things (N,) are known, summed over all questions (`LABEL_SETS`, and
+    the shape where the colour is told).
+    """
+    logits, shapes = same_colour_logits(features, things, bank, scale)
+    loss = F.cross_entropy(logits, shapes, reduction="sum") / max(1, len(shapes))
     for labels in LABEL_SETS:
         target = torch.from_numpy(labels.of_thing)[things]
         chosen = target >= 0
@@ -92,12 +131,11 @@ def clear_patches(shares: Tensor, things: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pooling_weights(shares: Tensor, things: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Regions worth pooling: crop index (N,), weights (N, P) that sum to one, things (N,)."""
+    """Regions worth pooling: crop index (N,), weights (N, P), which are summed with (method 7.1), things (N,)."""
     is_object = torch.from_numpy(IS_OBJECT)[things]
     chosen = (shares.sum(2) >= MIN_PATCHES) & (things >= 0) & (~is_object | (visible > 0.2))
     crop, region = torch.nonzero(chosen, as_tuple=True)
-    weights = shares[crop, region]
-    return crop, weights / weights.sum(1, keepdim=True), things[crop, region]
+    return crop, shares[crop, region], things[crop, region]
 
 
 def geometry_targets(shares: Tensor, things: Tensor, patch: int) -> tuple[Tensor, Tensor]:
@@ -117,16 +155,17 @@ def geometry_targets(shares: Tensor, things: Tensor, patch: int) -> tuple[Tensor
 
 
 class SideHeads(nn.Module):
-    """Training-only heads that make the patches know objects: per-pixel objectness, centre and size."""
+    """Training-only heads that make the patches know objects: per-pixel objectness, centre, size and shape."""
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
         self.patch = patch
         self.objectness = nn.Linear(width, patch * patch)
         self.geometry = nn.Linear(width, 3)
+        self.shape = nn.Linear(width, len(SHAPES))
 
     def forward(self, features: VisionFeatures, region_ids: Tensor, things: Tensor, shares: Tensor) -> Tensor:
-        """Sum of both side losses; region ids (B, S, S), things (B, 9)."""
+        """Sum of the side losses; region ids (B, S, S), things (B, 9)."""
         is_object = torch.from_numpy(IS_OBJECT)[torch.gather(things, 1, region_ids.flatten(1))]
         pixels = is_object.view(region_ids.shape)[:, None].float()
         pixels = F.unfold(pixels, self.patch, stride=self.patch).transpose(1, 2)  # (B, P, patch * patch)
@@ -134,7 +173,12 @@ class SideHeads(nn.Module):
         targets, chosen = geometry_targets(shares, things, self.patch)
         error = F.smooth_l1_loss(self.geometry(features.last[:, 1:].float()), targets, reduction="none").mean(-1)
         geometry = (error * chosen).sum() / chosen.sum().clamp(min=1)
-        return F.binary_cross_entropy_with_logits(logits, pixels) + geometry
+        share, region = shares.max(1)
+        shape = torch.from_numpy(SHAPE_OF)[torch.gather(things, 1, region)]
+        clear = (share >= CLEAR_PATCH) & (shape >= 0)
+        named = F.cross_entropy(self.shape(features.last[:, 1:][clear].float()), shape[clear], reduction="sum")
+        objectness = F.binary_cross_entropy_with_logits(logits, pixels)
+        return objectness + geometry + SHAPE_SHARE * named / clear.sum().clamp(min=1)
 
 
 def patch_filters(patches: Tensor, width: int) -> Tensor:
@@ -159,6 +203,38 @@ def _pixels(crops: Sequence[SceneCrop]) -> Tensor:
     """The crops' images as CLIP takes them: (B, 3, S, S) float32."""
     images = torch.from_numpy(np.stack([crop.image for crop in crops])).permute(0, 3, 1, 2)
     return normalize(images.float() / 255, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+
+
+class WholeScenes(NamedTuple):
+    """N scenes as the segmenter sees them: crops (N * T, 3, s, s), T of each; shares (N, 9, P) of the fused patches,
+    things (N, 9), and how the crops lie.
+    """
+
+    crops: Tensor
+    shares: Tensor
+    things: Tensor
+    grid: CropGrid
+
+    def fuse(self, values: Tensor) -> Tensor:
+        """Values (N * T, p, C) of the crops' patches, summed over regions: (N, 9, C) (methods 4 and 7.1)."""
+        side = round(values.shape[1] ** 0.5)
+        maps = values.float().transpose(1, 2).unflatten(2, (side, side)).unflatten(0, (len(self.things), -1))
+        fused = torch.stack([fuse_crops(own, self.grid) for own in maps])
+        return torch.einsum("nrp,ncp->nrc", self.shares, fused.flatten(2))
+
+
+def whole_scenes(scenes: SceneSet, count: int, size: int, patch: int, rng: np.random.Generator) -> WholeScenes:
+    """Random scenes, mirrored half the time. size: of a crop. patch: side of its patches, in pixels."""
+    chosen, steps = rng.integers(len(scenes), size=count), rng.choice((-1, 1), size=count)
+    images = [scenes.images[index][:, ::step] for index, step in zip(chosen, steps, strict=True)]
+    ids = np.stack([scenes.region_ids[index][:, ::step] for index, step in zip(chosen, steps, strict=True)])
+    grid = CropGrid(*ids.shape[1:], size)
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    crops = torch.cat([cut_crops(image, grid.crops, size) for image in pixels])
+    cell = ids.shape[1] // grid.patch_shape(size // patch)[0]
+    shares = region_shares(torch.from_numpy(ids[:, ::2, ::2].astype(np.int64)), cell // 2)  # every fourth pixel will do
+    things = torch.from_numpy(scenes.things[chosen].astype(np.int64))
+    return WholeScenes(normalize(crops, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD), shares, things, grid)
 
 
 class ClipTraining:
@@ -195,9 +271,11 @@ class ClipTraining:
         self.groups = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
 
     def loss(self, progress: float, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Contrastive, dense and side losses of one batch."""
+        """Contrastive, dense and side losses of one batch; also shown: shapes told among names of one colour."""
+        scenes = self.batch // SCENE_EVERY
+        whole = whole_scenes(self.scenes, scenes, self.image_size, self.patch, rng)
         batch: list[tuple[SceneCrop, str, list[Mention]]] = []
-        while len(batch) < self.batch:
+        while len(batch) < self.batch - len(whole.crops):
             crop = random_crop(self.scenes, self.image_size, rng)
             text, said = data.describe(crop, rng)
             if said:
@@ -211,22 +289,28 @@ class ClipTraining:
         shares = region_shares(region_ids, self.patch)
         patches, patch_things = clear_patches(shares, things)
         owner, weights, region_things = pooling_weights(shares, things, visible)
+        seen = (whole.shares.sum(2) >= MIN_PATCHES) & (whole.things >= 0)
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # fastest on a CPU here
-            features = vision_features(visual, _pixels(crops))
+            found = vision_features(visual, torch.cat([_pixels(crops), whole.crops]))
+            features = VisionFeatures(*(part[: len(crops)] for part in found))
             class_token = visual.ln_post(visual.transformer.resblocks[-1](features.last))[:, 0]
             images = F.normalize(class_token @ visual.proj, dim=-1).float()
             tokens = torch.searchsorted(self.token_ids, tokenizer()([*captions, *data.bank_phrases(rng)]))
-            texts, bank = F.normalize(self.model.encode_text(tokens), dim=-1).float().tensor_split([len(captions)])
+            texts, bank = encode_texts(self.model, tokens).tensor_split([len(captions)])
             single = embed_values(visual, features.values.flatten(0, 1)[patches])
             pooled = embed_values(visual, torch.einsum("np,npc->nc", weights, features.values.float()[owner]))
-            losses = {
-                "patches": label_loss(single, patch_things, bank, scale),
-                "regions": label_loss(pooled, region_things, bank, scale),
-            }
-        losses["contrastive"] = contrastive_loss(images, texts, scale, matches)
-        losses["side"] = self.heads(features, region_ids, things, shares)
+            fused = embed_values(visual, whole.fuse(found.values[len(crops) :])[seen])
+        losses = {
+            "patches": label_loss(single, patch_things, bank, scale),
+            "regions": label_loss(pooled, region_things, bank, scale),
+            "scenes": label_loss(fused, whole.things[seen], bank, scale),
+            "contrastive": contrastive_loss(images, texts, scale, matches),
+            "side": self.heads(features, region_ids, things, shares),
+        }
         total = sum(WEIGHTS[name] * value for name, value in losses.items())
-        return total, {name: value.item() for name, value in losses.items()}
+        logits, shapes = same_colour_logits(fused, whole.things[seen], bank, scale)
+        right = (logits.argmax(1) == shapes).sum() / max(1, len(shapes))
+        return total, {**{name: value.item() for name, value in losses.items()}, "shapes told": right.item()}
 
     def after_step(self) -> None:
         """Keeps the temperature in CLIP's range."""

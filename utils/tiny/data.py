@@ -141,6 +141,11 @@ def _label_set(attribute: str) -> LabelSet:
 
 
 LABEL_SETS = tuple(map(_label_set, ("shape", "name", "class_name", "texture")))
+NAME_ROWS = LABEL_SETS[1].rows[: len(COLOURS) * len(SHAPES)]  # all pairs, those of a colour side by side
+COLOUR_OF, SHAPE_OF = (  # (len(THINGS),) int64, places in COLOURS and SHAPES; -1 for grounds
+    np.array([names.index(value) if (value := getattr(thing, attribute)) in names else -1 for thing in THINGS])
+    for names, attribute in (([*COLOURS], "colour"), ([*SHAPES], "shape"))
+)
 
 
 def vocabulary() -> Tensor:
@@ -169,7 +174,7 @@ def draw_scene_set(count: int) -> SceneSet:
     """Draws the training scenes with seeds 0 to count - 1; ValueError for more than there are."""
     if not 0 < count <= EVALUATION_SEED:
         raise ValueError(f"got {count} scenes, expected 1 to {EVALUATION_SEED}")
-    seeds = tqdm(range(count), "drawing scenes", leave=False)
+    seeds = tqdm(range(count), "drawing scenes", disable=None, leave=False)
     scenes = [draw_scene(seed, easy=seed % HARD_EVERY != 0) for seed in seeds]
     things = np.full((count, MAX_REGIONS), -1, np.int16)
     for row, scene in zip(things, scenes, strict=True):

@@ -1,35 +1,31 @@
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 
+from textregion.regionspot.loading import load_head
+from textregion.storage import file_hash
 from textregion.tiny.models import CLIP_WEIGHTS, SAM2_WEIGHTS, load_clip, load_sam2
+from utils.regionspot.training import read_log
+from utils.tiny import train as program
 from utils.tiny.clip_training import ClipTraining, patch_filters
 from utils.tiny.sam2_training import Phase, Sam2Training, draw_batch
-from utils.tiny.train import (
-    FINAL_RATE,
-    main,
-    make_optimizer,
-    parse_arguments,
-    rate,
-    starting_weights,
-    train,
-    train_step,
-)
+from utils.tiny.train import FINAL_RATE, WEIGHTS, Schedule, main, make_optimizer, means, rate, train_step
+
+MINIATURE = ["--scenes", "3", "--clip_steps", "4", "--clip_batch", "8", "--sam2_steps", "4", "--sam2_batch", "1"]
+MINIATURE += ["--box_scenes", "2", "--head_steps", "2", "--scored", "1", "--score_every", "4", "--one_process"]
 
 
 def clip_training(scene_set, weights=CLIP_WEIGHTS):
-    return ClipTraining(scene_set, weights, batch=4)
+    torch.manual_seed(0)
+    return ClipTraining(scene_set, weights, batch=8)
 
 
 def sam2_training(scene_set, weights=SAM2_WEIGHTS):
     torch.manual_seed(0)
-    return Sam2Training(scene_set, weights, images=1, points=3)
-
-
-def assert_finite(training):
-    assert all(parameter.isfinite().all() for parameter in training.modules.parameters())
+    return Sam2Training(scene_set, weights, batch=1)
 
 
 @pytest.mark.parametrize("make", [clip_training, sam2_training])
@@ -41,20 +37,9 @@ def test_steps_stay_finite_and_move_weights(make, continued, scene_set):
     for step, progress in enumerate((0.0, 0.2, 0.6)):  # all phases of a run from scratch
         shown = train_step(training, optimizer, progress, step, seed=0)
         assert all(math.isfinite(value) for value in shown.values())
-    assert_finite(training)
+    assert all(parameter.isfinite().all() for parameter in training.modules.parameters())
     after = training.model.parameters()
     assert any(not old.equal(new) for old, new in zip(before, after, strict=True))
-
-
-def test_checkpoint_resumes_where_it_stopped(scene_set, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.tiny.train.CHECKPOINT_SECONDS", -1)
-    checkpoint = tmp_path / "sam2.checkpoint.pt"
-    first = sam2_training(scene_set)
-    assert train(first, 0, 60.0, checkpoint, steps=2) == 2
-    second = sam2_training(scene_set)
-    assert train(second, 0, 60.0, checkpoint, resume=True, steps=2) == 2
-    state = second.modules.state_dict()
-    assert all(state[name].equal(value) for name, value in first.modules.state_dict().items())
 
 
 def test_trained_weights_load(scene_set, tmp_path):
@@ -73,11 +58,11 @@ def test_clip_training_refuses_another_vocabulary(scene_set, monkeypatch):
 def test_phases(scene_set):
     assert sam2_training(scene_set).phase(0.0) is Phase.BEST
     scratch = sam2_training(scene_set, None)
-    assert [scratch.phase(progress) for progress in (0.1, 0.2, 0.5)] == [*Phase]
+    assert [scratch.phase(progress) for progress in (0.05, 0.2, 0.5)] == [*Phase]
 
 
 def test_points_lie_on_their_targets(scene_set):
-    images, points, target = draw_batch(scene_set, 2, 5, np.random.default_rng(1))
+    images, points, _, target = draw_batch(scene_set, 2, 5, np.random.default_rng(1))
     assert images.shape == (2, 3, 256, 256)
     assert target.shape == (10, 1, 64, 64)
     x, y = (points.flatten(0, 1).long() // 4).T
@@ -101,20 +86,82 @@ def test_rate_rises_and_falls():
     assert rate(1.0, 900, 100) == FINAL_RATE
 
 
-def test_command_line(tmp_path):
-    options = parse_arguments(["clip", "--minutes", "3", "--init", "none"])
-    assert (options.minutes, options.threads, options.scenes) == (3, 1, 4000)
-    assert starting_weights("clip", options.init) is None
-    assert starting_weights("sam2", None) == SAM2_WEIGHTS
-    with pytest.raises(FileNotFoundError, match="expected a file"):
-        starting_weights("clip", str(tmp_path / "nothing.safetensors"))
+def test_means_are_of_the_lines_that_have_a_number():
+    assert means([{"a": 1.0}, {"a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
 
 
-@pytest.mark.parametrize("model", ["clip", "sam2"])
-def test_program_trains_saves_and_scores(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("utils.tiny.train.SCORED_SCENES", 1)
-    assert main([model, "--minutes", "0.01", "--scenes", "4", "--cache", str(tmp_path)]) == 0
-    assert (tmp_path / f"tiny_{model}.safetensors").is_file()
-    steps, scores = capsys.readouterr().out.splitlines()
-    assert "steps, saved" in steps
-    assert ("colour accuracy" if model == "clip" else "objects covered") in scores
+class Killed(BaseException):
+    """The end of a process, as far as files can tell."""
+
+
+def killed_at(monkeypatch, model, step):
+    """From now on the program dies before this step of a model."""
+
+    def dying(training, optimizer, progress, number, seed):
+        if isinstance(training, model) and number == step:
+            raise Killed
+        return train_step(training, optimizer, progress, number, seed)
+
+    monkeypatch.setattr(program, "train_step", dying)
+
+
+def hashes(folder):
+    return [file_hash(folder / name) for name in WEIGHTS.values()]
+
+
+def test_all_from_nothing_and_gone_on_with_gives_the_same_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(program, "LOG_EVERY", 2)
+    monkeypatch.setattr(program, "CHECKPOINT_SECONDS", -1)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(["all", "--output", str(whole), *MINIATURE]) == 0
+    report = (whole / "report.txt").read_text()
+    assert capsys.readouterr().out.endswith(report)
+    for name, digest in zip(WEIGHTS.values(), hashes(whole), strict=True):
+        assert f"sha256 {digest}  {name}" in report
+    assert len(re.findall(r"  box IoU +\d\.\d{3}$", report, re.MULTILINE)) == 2
+    assert "shape accuracy, equal colours" in report
+    load_clip(whole / WEIGHTS["clip"])
+    load_sam2(whole / WEIGHTS["sam2"])
+    load_head(whole / WEIGHTS["head"])
+
+    monkeypatch.setattr(program, "short_scores", lambda *_: {})
+    monkeypatch.setattr(program, "all_scores", lambda *_: "")
+    for model, step in ((ClipTraining, 3), (Sam2Training, 1), (Sam2Training, 3)):
+        killed_at(monkeypatch, model, step)
+        with pytest.raises(Killed):
+            main(["all", "--output", str(killed), *MINIATURE])
+    monkeypatch.setattr(program, "train_step", train_step)
+    assert main(["all", "--output", str(killed), *MINIATURE]) == 0
+    assert hashes(killed) == hashes(whole)
+    for model in ("clip", "sam2"):
+        logs = [[(line["step"], line["loss"]) for line in read_log(run / model)] for run in (whole, killed)]
+        assert [step for step, _ in logs[0]] == [2, 4]
+        assert logs[0] == logs[1]
+
+    capsys.readouterr()
+    assert main(["all", "--output", str(killed), *MINIATURE, "--seed", "1"]) == 2
+    assert "is of another run (schedule.seed: was 0, now 1" in capsys.readouterr().err
+
+
+def test_two_processes_train_beside_each_other_and_a_failure_is_told(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(program.sys, "executable", "false")
+    assert main(["all", "--output", str(tmp_path), *MINIATURE[:-1]]) == 2
+    assert "training of clip and sam2 stopped" in capfd.readouterr().err
+
+
+def test_every_flag_is_a_field_of_the_schedule(tmp_path):
+    options = program.make_parser_of_all().parse_args(["sam2", "--output", str(tmp_path), "--sam2_steps", "7"])
+    assert options.sam2_steps == 7
+    assert options.clip_steps == Schedule.clip_steps
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["all", "--init", "nothing.safetensors"], "got --init nothing.safetensors, expected a file"),
+        (["clip", "--clip_batch", "7"], "got --clip_batch 7, expected at least 8"),
+    ],
+)
+def test_bad_input_is_one_line(flags, told, capsys):
+    assert main(flags) == 2
+    assert capsys.readouterr().err.startswith(f"error: {told}")
