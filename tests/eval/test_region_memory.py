@@ -92,7 +92,7 @@ def quick():
 
 
 def test_a_memory_does_not_lower_the_mean_iou_of_the_tiny_world(quick):
-    """Of 5 scenes and a bank of 24, their superpixels: docs/region-memory.md has the figures of 40, 500 and SAM 2."""
+    """Of 5 scenes and a bank of 24, their superpixels: docs/methods.md has the figures of 40, 500 and SAM 2."""
     scenes = [draw_scene(EVALUATION_SEED + n) for n in range(5)]
     tokens = [quick.encode_image(scene.image) for scene in scenes]
     memory = draw_bank(quick, 24)

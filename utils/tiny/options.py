@@ -1,6 +1,6 @@
 """What each option beyond the paper does to the tiny world: python -m utils.tiny.options --scenes 40 --bank 500
 
-Mean IoU of fresh scenes by the segmenter of preset `tiny`, one row an option (docs/region-memory.md). The region memory
+Mean IoU of fresh scenes by the segmenter of preset `tiny`, one row an option (docs/methods.md). The region memory
 is of other scenes, unlabelled. It says nothing about photographs.
 """
 
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     clicks = "clicks a side, of SAM 2 (default: the preset's)"
     parser.add_argument("--points_per_side", type=positive, help=clicks)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument("--markdown", action="store_true", help="print the table as it stands in docs/region-memory.md")
+    parser.add_argument("--markdown", action="store_true", help="print the table as it stands in docs/methods.md")
     options = parser.parse_args(arguments)
     return run_program(lambda: _run(options))
 
