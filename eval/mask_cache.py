@@ -1,7 +1,7 @@
-"""Masks kept on disk, so that the second backbone on a benchmark does not run SAM 2 again.
+"""Masks kept on disk, so that the second backbone on a benchmark does not run SAM 2, or another source, again.
 
-One file per image: the low-res masks as far as they decide anything, losslessly compressed, with everything they
-depend on in the name: the image's pixels, SAM 2's weights, the generator's options, sizes and arithmetic.
+One file per image: the masks as they are stored, as far as they decide anything, losslessly compressed, with everything
+they depend on in the name: the image's pixels, the model's weights, the generator's options, sizes and arithmetic.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from torch.nn import functional as F
 
 from textregion.devices import dtype_name
 from textregion.errors import InputError
-from textregion.masks.base import MaskGenerator
+from textregion.masks.base import MaskGenerator, describe_source
 from textregion.storage import load_tensors, save_tensors
 from textregion.types import LOGIT_CUT, MAX_SOFT_VALUE, RegionMasks
 
 KIND = "CachedMasks"
-FORMAT = 2
+FORMAT = 3
 LEVEL = 6
 SMALL = ("group", "boxes", "predicted_iou", "stability")
 RgbImage = UInt8[np.ndarray, "h w 3"]
@@ -152,11 +152,10 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def generator_identity(generator: MaskGenerator) -> str:
-    """Hash of a generator's class, plain options, device type and model weights."""
-    options = {k: v for k, v in vars(generator).items() if k not in ("model", "points_per_batch", "_shared")}
+    """Hash of all that decides a generator's masks (`describe_source`), of its device type and its model's weights."""
     device = torch.device(getattr(generator, "device", "cpu")).type
-    plain = json.dumps(options, sort_keys=True, default=lambda value: getattr(value, "__qualname__", str(value)))
-    digest = hashlib.sha256(json.dumps([type(generator).__name__, device, plain]).encode())
+    described = {"class": type(generator).__name__, "device": device, **describe_source(generator)}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     if (model := getattr(generator, "model", None)) is not None:
         for name, tensor in sorted(model.state_dict().items()):
             digest.update(name.encode())

@@ -67,7 +67,7 @@ class TextRegionModel(BaseModel):
     method: "textregion", or "sam3-concepts", SAM 3 asked with the words (textregion/concepts.py), for which all options
         of backbone, masks and regions are without meaning.
     concepts: its thresholds, {"score_thresh", "fallback_thresh"}. sam3_checkpoint: its folder; for label_filter too.
-    mask_cache: folder that keeps SAM 2's masks, None for none.
+    mask_cache: folder that keeps the masks that are made, None for none.
     memory: a table of `textregion index` whose regions support an image's (memory_alpha, memory_neighbours are among
     the options), which are left out themselves by the hash of its file. memory_key: "token", or a timm tower;
     memory_key_checkpoint: its weights. memory_may_overlap: take a table that has images of the benchmark, too.
@@ -147,7 +147,7 @@ class TextRegionModel(BaseModel):
                 )
             self.memory = self._open_memory(device=segmenter.device)
             self.memory.check(segmenter)
-        if self.mask_cache is not None and self.masks == "sam2" and self.method != SAM3_CONCEPTS:
+        if self.mask_cache is not None and self.masks != GROUND_TRUTH and self.method != SAM3_CONCEPTS:
             segmenter.mask_generator = CachedMasks(segmenter.mask_generator, self.mask_cache)
 
     def to(self, *args: object, **kwargs: object) -> "TextRegionModel":

@@ -93,7 +93,7 @@ def _shared_arguments(parser: Parser) -> Parser:
     mask_source_flag(group, " or ground-truth, an ablation (default: the preset's, mostly sam2)", choices=choices)
     method = "textregion, or sam3-concepts: SAM 3 asked with the words, without regions (default: textregion)"
     add("--method", choices=LABELLERS, help=method)
-    add("--mask-cache", metavar="DIR", help="keep SAM 2's masks there and use those that are there")
+    add("--mask-cache", metavar="DIR", help="keep the masks there and use those that are there")
     add("--names", choices=("published", "natural"), help="spelling of the prompt words (default: published)")
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="K=V", help="override config values")
     add_memory_flags(parser)

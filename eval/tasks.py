@@ -358,7 +358,7 @@ def shared_arguments(parser: Parser, published: str, proposes: bool = True) -> N
     add("--save-predictions", action="store_true", help=predictions)
     add("--visualize", type=positive, default=0, metavar="N", help="contact sheets of up to N right and N wrong cases")
     if proposes:
-        add("--mask-cache", type=Path, metavar="DIR", help="keep SAM 2's masks, and use those that are there")
+        add("--mask-cache", type=Path, metavar="DIR", help="keep the masks, and use those that are there")
     add("--launcher", choices=LAUNCHERS, help="default: pytorch when torchrun started this, else none")
     add("--local-rank", type=int, help=argparse.SUPPRESS)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from eval.mask_cache import CachedMasks, decisive, generator_identity, load_masks, save_masks
-from textregion.masks import Sam2MaskGenerator, SlicMasks
+from textregion.masks import SOURCES, Sam2MaskGenerator, SlicMasks, automatic_sources
 from textregion.tiny.models import load_sam2
 from textregion.tiny.scenes import draw_scene
 from textregion.types import RegionMasks
@@ -47,6 +47,17 @@ def test_the_second_time_nothing_is_computed_and_all_is_equal(generator, image, 
     assert torch.equal(first.boxes, uncached.boxes)
     cached.generate(image, (128, 128), (128, 128))
     assert (cached.hits, cached.misses) == (1, 1)
+
+
+@pytest.mark.parametrize("name", automatic_sources())
+def test_masks_of_every_source_are_kept(name, tiny_sam2, tmp_path):
+    pixels, sizes = np.random.default_rng(1).integers(0, 256, (62, 86, 3), dtype=np.uint8), ((31, 43), (62, 86))
+    source = SOURCES[name].generator.example(tiny_sam2, (31, 43))
+    caches = [CachedMasks(source, tmp_path), CachedMasks(source, tmp_path)]
+    first, second = (cached.generate(pixels, *sizes) for cached in caches)
+    assert (caches[0].misses, caches[1].hits) == (1, 1)
+    assert_equal(first, second)
+    assert torch.equal(second.full(), source.generate(pixels, *sizes).full())
 
 
 def test_masks_without_a_region_are_kept_too(generator, tmp_path):
