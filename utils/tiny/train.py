@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -136,7 +137,7 @@ def load_checkpoint(path: Path, training: Training, optimizer: AdamW, settings: 
             training.modules.load_state_dict(state["modules"])
             optimizer.load_state_dict(state["optimizer"])
             return state["step"], state["seconds"]
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, UnpicklingError) as error:
         raise InputError(f"{path} is damaged ({first_line(error, 160)}); delete it to begin again") from error
     raise InputError(f"{path} is of another run ({'; '.join(changed[:3])}); repeat that, or choose another --output")
 
@@ -197,6 +198,7 @@ def train_model(model: str, schedule: Schedule, output: Path, init: Path | None 
     weights = output / WEIGHTS[model]
     settings = {"model": model, "schedule": asdict(schedule), "init": file_hash(init) if init else None}
     settings |= {"code": sources_hash(), "versions": package_versions()}
+    settings = json.loads(json.dumps(settings))  # plain types alone are read from a checkpoint
     torch.manual_seed(schedule.seed)
     with held(output / model, "--output"):
         training = TRAININGS[model](training_scenes(schedule.scenes, output), init, batch)

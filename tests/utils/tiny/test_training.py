@@ -141,6 +141,9 @@ def test_all_from_nothing_and_gone_on_with_gives_the_same_files(tmp_path, monkey
     capsys.readouterr()
     assert main(["all", "--output", str(killed), *MINIATURE, "--seed", "1"]) == 2
     assert "is of another run (schedule.seed: was 0, now 1" in capsys.readouterr().err
+    (killed / "clip" / "checkpoint.pt").write_bytes(b"damaged")
+    assert main(["all", "--output", str(killed), *MINIATURE]) == 2
+    assert "checkpoint.pt is damaged" in capsys.readouterr().err
 
 
 def test_two_processes_train_beside_each_other_and_a_failure_is_told(tmp_path, monkeypatch, capfd):
