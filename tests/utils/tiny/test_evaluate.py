@@ -129,4 +129,5 @@ def test_program_prints_every_score(capsys):
     scores = [line for line in lines if line.startswith("  ")]
     assert all(math.isfinite(float(line.split()[-1])) for line in scores)
     assert len(scores) >= 22
+    assert {"box IoU", "shape accuracy, equal colours"} < {line[:38].strip() for line in scores}
     assert scores[-1].startswith("  RegionSpot's head, tokens shuffled")
