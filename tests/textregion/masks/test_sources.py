@@ -78,7 +78,7 @@ def test_contract(name, tiny_sam2):
 
 def test_sam2_is_described_by_every_option_but_those_of_speed(tiny_sam2):
     described = describe_source(Sam2MaskGenerator(tiny_sam2, 7, min_size=3))
-    expected = {"source": "sam2", "points_per_side": 7, "min_size": 3, "dtype": "torch.bfloat16", "fuse_mask": True}
+    expected = {"source": "sam2", "points_per_side": 7, "min_size": 3, "dtype": "bfloat16", "fuse_mask": True}
     assert expected.items() <= described.items()
     options = {field.name for field in fields(Sam2MaskGenerator)} - {"model", "points_per_batch"}
     assert described.keys() == {"source"} | options
