@@ -240,7 +240,11 @@ def _run_all(options: argparse.Namespace) -> int:
             raise InputError(f"unknown data set {name!r}; expected some of {', '.join(known)}")
     from eval.data import check_folders
     from eval.semantic import load_config
+    from textregion.index.store import Tables
 
+    for table in {row.options(options).memory for row in rows} - {None}:
+        if not Tables.exist(table):
+            raise InputError(f"no region index at {table}; make one: textregion index PHOTOS --to {table}")
     outcome = Outcome()
     there = []
     for name in options.datasets:

@@ -128,3 +128,10 @@ def test_published_rows_name_all_methods_as_published():
         "SegEarth-OV3, SAM 3, asked for words": "63.0",
     }
     assert averages.items() <= published.items()
+
+
+def test_a_memory_that_is_not_there_is_told_before_anything_runs(tmp_path, capsys):
+    words = ["--presets", "tiny", "--datasets", "tiny", "--memories", "none", str(tmp_path / "{preset}.lance")]
+    assert main_all([*words, "--work-dir", str(tmp_path / "out")]) == 2
+    assert f"no region index at {tmp_path / 'tiny.lance'}; make one" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -109,7 +109,7 @@ def _add_inputs(parser: Parser) -> None:
     size = f"at most {MAX_PIXELS // 10**6} million pixels, {MAX_SIDE} on a side"
     image = f"an image (PNG, JPEG, WebP, …; {size}), a folder of images or a glob in quotes"
     labels = (
-        """labels, also as "dog, sofa"; with a comma of its own '"red, round star"'; synonyms as "sofa; couch"'; """
+        """labels, also as "dog, sofa"; with a comma of its own '"red, round star"'; synonyms as "sofa; couch"; """
         f"whole lists by name: {', '.join(SIGN + name for name in LISTS)}, @FILE; at most {MOST_LABELS}"
     )
     add("--image", metavar="FILE", help=image)

@@ -107,7 +107,10 @@ def check_images(jobs: Sequence[ImageJob]) -> None:
 
 
 def check_masks(source: str, jobs: Sequence[ImageJob]) -> None:
-    """InputError when one file of a folder of masks would serve two images, as a.npy a.png and a.jpg."""
+    """InputError when one file of a folder of masks would serve two images, as a.npy a.png and a.jpg.
+
+    One file that is given for all images serves them all, as those of a camera that stands still.
+    """
     if source in automatic_sources() or not os.path.isdir(source):
         return
     image_of: dict[Path, Path] = {}
@@ -115,8 +118,9 @@ def check_masks(source: str, jobs: Sequence[ImageJob]) -> None:
         if (file := mask_file(source, image)) is None:
             continue
         if (other := image_of.setdefault(file, image)) != image:
-            names = f"{other.name}.png and {image.name}.png" if other.name != image.name else "the images differently"
-            raise InputError(f"got {file} as masks of {other} and of {image}, expected a file for each; name {names}")
+            files = [f"{other.name}{file.suffix}", f"{image.name}{file.suffix}"]
+            remedy = "name the images differently" if files[0] == files[1] else f"name them {' and '.join(files)}"
+            raise InputError(f"got {file} as masks of {other} and of {image}, expected a file for each: {remedy}")
 
 
 def find_images(sources: Sequence[str]) -> list[Path]:

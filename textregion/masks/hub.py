@@ -73,5 +73,5 @@ def _download(repository: str, what: str, root: str | Path | None) -> Path:
         reason = why or first_line(error)
         raise InputError(
             f"{what} needs the weights of {repository}, which are not in the hub's cache and not to be had: {reason}; "
-            "download that repository where there is internet (a gated one with your token) and give its folder"
+            "download that repository elsewhere (a gated one with your token) and give its folder as the checkpoint"
         ) from error

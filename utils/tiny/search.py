@@ -29,7 +29,7 @@ from utils.tiny.data import DEFAULT_CACHE
 OBJECTS = ("red star", "red shape", "blue shape", "green shape", "orange shape")
 WORDS = (*OBJECTS, "sky", "brick", "water", "wood", "snow")
 FIRST = 10
-COLUMNS = ("words", "images that have it", f"right of the first {FIRST}", "ms")
+COLUMNS = ("words", "images that have it", f"right of the first {FIRST}", "ms an answer")
 
 
 def region_at(scene: Scene, mask: np.ndarray) -> SceneRegion:
@@ -64,7 +64,7 @@ def measured(index: RegionIndex, scenes: Mapping[str, Scene]) -> list[tuple[str,
         index.search(words, top=FIRST, per_image=1)
         spent = time.perf_counter() - start
         share, having = precision(index, scenes, words)
-        rows.append((words, f"{having}", f"{share:.2f}", f"{1000 * spent:.0f}"))
+        rows.append((words, f"{having}", f"{share:.2f}" if having else "–", f"{1000 * spent:.0f}"))
     return rows
 
 

@@ -78,7 +78,7 @@ def test_a_file_of_masks_serves_one_image(tmp_path):
     jobs = [ImageJob(Path(name), ("a",)) for name in ("photos/x.png", "photos/x.jpg", "photos/y.png", "photos/x.png")]
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(
-        InputError, match=r"got .*x\.npy as masks of photos/x\.png and of photos/x\.jpg, .*name x\.png\.png"
+        InputError, match=r"got .*x\.npy as masks of photos/x\.png and of photos/x\.jpg, .*name them x\.png\.npy and"
     ):
         check_masks(str(tmp_path), jobs)
     with pytest.raises(InputError, match="name the images differently"):
