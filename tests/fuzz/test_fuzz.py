@@ -39,17 +39,8 @@ CASES = 252
 @pytest.mark.slow
 def test_hundreds_of_bad_inputs_work_or_end_in_one_clear_line(tmp_path):
     """The command itself, in a process of its own: without the tests' run-time checks of types."""
-    command = [
-        sys.executable,
-        "-X",
-        "faulthandler",
-        "-m",
-        "tests.fuzz",
-        "--count",
-        str(CASES),
-        "--output",
-        str(tmp_path),
-    ]
+    program = [sys.executable, "-X", "faulthandler", "-m", "tests.fuzz"]
+    command = [*program, "--count", str(CASES), "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (tmp_path / "report.json").is_file(), f"exit code {done.returncode}: {done.stderr[-4000:]}"
     results = json.loads((tmp_path / "report.json").read_text())["results"]
