@@ -243,8 +243,7 @@ def _run_all(options: argparse.Namespace) -> int:
     from textregion.index.store import Tables
 
     for table in {row.options(options).memory for row in rows} - {None}:
-        if not Tables.exist(table):
-            raise InputError(f"no region index at {table}; make one: textregion index PHOTOS --to {table}")
+        Tables.check(table)
     outcome = Outcome()
     there = []
     for name in options.datasets:

@@ -132,11 +132,16 @@ class Tables:
         return there and all(os.path.isdir(os.path.join(path, f"{name}.lance")) for name in NAMES)
 
     @classmethod
+    def check(cls, path: str | Path) -> None:
+        """InputError when there is no index at a path."""
+        if not cls.exist(path):
+            raise InputError(f"no region index at {path}; make one: textregion index PHOTOS --to {path}")
+
+    @classmethod
     def open(cls, path: str | Path) -> "Tables":
         """The index at a path. InputError in one line: none there, damaged, of another format."""
         path = str(path)
-        if not cls.exist(path):
-            raise InputError(f"no region index at {path}; make one: textregion index PHOTOS --to {path}")
+        cls.check(path)
         with lance_errors(f"cannot read the region index {path}, it is damaged"):
             database = lancedb().connect(path)
             return cls(path, {name: database.open_table(name) for name in NAMES})
