@@ -55,10 +55,7 @@ def whole(folder: Path) -> RegionIndex:
 
 
 def damaged(folder: Path, seed: int) -> None:
-    """A copy of which one file is cut off or empty: opened, searched, added to.
-
-    Not with changed bytes: Lance may take them for a length, ask for as much memory and end the process.
-    """
+    """A copy of which one file is cut off, has some bytes changed, is empty or gone: opened, searched, added to."""
     random, place = np.random.default_rng(seed), folder / "damaged.lance"
     model = whole(folder).segmenter()
     shutil.rmtree(place, ignore_errors=True)
@@ -66,8 +63,13 @@ def damaged(folder: Path, seed: int) -> None:
     files = sorted(path for path in place.rglob("*") if path.is_file() and path.stat().st_size)
     victim = files[random.integers(len(files))]
     data = bytearray(victim.read_bytes())
-    data = data[: random.integers(len(data))] if random.integers(2) else bytearray()
-    victim.write_bytes(data)
+    kind = random.choice(["cut", "empty", "gone", "changed"], p=[0.2, 0.1, 0.2, 0.5])
+    if kind == "changed":
+        for at in random.integers(0, len(data), random.integers(1, 4)):
+            data[at] = random.integers(256)
+    victim.write_bytes({"changed": data, "cut": data[: random.integers(len(data))]}.get(kind, b""))
+    if kind == "gone":
+        victim.unlink()
     index = RegionIndex.open(place, device="cpu")
     index.share_words(model)
     for hit in index.search("sky", top=5, where="area > 0"):

@@ -13,13 +13,14 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textregion.errors import InputError, needs
+from textregion.index.checksums import check_files, update_checksums
 from textregion.index.schema import TOKEN, Meta, Regions, arrow, image_schema, region_schema, token_array
 from textregion.index.sources import is_uri
 
@@ -143,6 +144,8 @@ class Tables:
         path = str(path)
         cls.check(path)
         with lance_errors(f"cannot read the region index {path}, it is damaged"):
+            if not is_uri(path):
+                check_files(path)
             database = lancedb().connect(path)
             return cls(path, {name: database.open_table(name) for name in NAMES})
 
@@ -291,6 +294,9 @@ class Writer:
         self.tables._state.add(state.row(), mode="overwrite")
         self._check(self.tables._state)
         self.tables.state = state
+        if not is_uri(self.tables.path):
+            with suppress(OSError):  # a full disk: the commit holds, and the next one writes them
+                update_checksums(self.tables.path)
 
     def _check(self, table: Any) -> None:
         """OSError for files that are shorter than they should be: Lance takes no notice of a disk that gets full."""
