@@ -56,8 +56,12 @@ def preset_row(name: str) -> tuple[str, ...]:
 
 
 def list_presets() -> str:
-    """The table in aligned columns, for a terminal."""
-    return text_table(COLUMNS, map(preset_row, preset_names()))
+    """The table in aligned columns, for a terminal; the two wide columns, mostly empty, as lists below it."""
+    rows, (*narrow, needs, published) = [preset_row(name) for name in preset_names()], COLUMNS
+    told = [text_table(narrow, [row[: len(narrow)] for row in rows])]
+    for heading, place in ((needs, -2), (published, -1)):
+        told += ["", f"{heading}:", *(f"  {row[0]}: {row[place]}" for row in rows if row[place] != "–")]
+    return "\n".join(told)
 
 
 def readme_table() -> str:

@@ -47,7 +47,12 @@ def test_the_markdown_table_is_a_table(capsys):
     assert capsys.readouterr().out == readme_table() + "\n"
     assert presets([]) == 0
     assert capsys.readouterr().out == list_presets() + "\n"
-    assert list_presets().splitlines()[1].split()[:3] == ["tiny", "tiny", "world"]
+    lines = list_presets().splitlines()
+    assert lines[1].split()[:3] == ["tiny", "tiny", "world"]
+    assert max(map(len, lines)) <= 120
+    assert lines[len(preset_names()) + 2] == "needs:"
+    assert "  tipsv2-b14: setup_env.sh --transformers" in lines
+    assert lines[-4] == "published result (theirs):"
 
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "models.md"
