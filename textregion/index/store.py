@@ -23,6 +23,7 @@ from textregion.errors import InputError, needs
 from textregion.index.checksums import check_files, update_checksums
 from textregion.index.schema import TOKEN, Meta, Regions, arrow, image_schema, region_schema, token_array
 from textregion.index.sources import is_uri
+from textregion.storage import delete_unfinished
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -194,6 +195,8 @@ class Tables:
     def writing(self) -> Iterator["Writer"]:
         """The only writer, from the last commit on. InputError while another process of this machine writes."""
         with self._lock():
+            if not is_uri(self.path):
+                delete_unfinished(Path(self.path))
             self.refresh()
             with lance_errors(f"cannot write to {self.path}"):
                 for table, version in ((self.regions, self.state.regions), (self.images, self.state.images)):

@@ -11,6 +11,7 @@ from index_worlds import write_scenes
 from textregion.errors import InputError
 from textregion.index import RegionIndex, checksums
 from textregion.index.checksums import CHECKSUMS, WRITTEN_ANEW, check_files
+from textregion.index.store import LOCK
 
 
 def files_of(table):
@@ -61,10 +62,11 @@ def test_files_are_read_again_only_when_their_time_is_another(quick, read, tmp_p
 
 
 def test_without_checksums_a_table_opens_and_the_next_commit_writes_them(quick, tmp_path):
-    (quick / CHECKSUMS).unlink()
+    (quick / CHECKSUMS).rename(quick / f".{CHECKSUMS}.0123abcd")  # as of a writer that was killed meanwhile
     index = RegionIndex.open(quick, device="cpu")
     index.add(write_scenes(tmp_path / "more", [40]))
     assert len(json.loads((quick / CHECKSUMS).read_text())) == len(files_of(quick))
+    assert [path.name for path in quick.glob(".*")] == [LOCK]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"a": 1}', '{"a": {"size": 1}}', '{"a": {"x": 1}}', "\0"])
