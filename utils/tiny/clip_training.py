@@ -39,7 +39,8 @@ from utils.tiny.data import (
 BATCH = 128  # crops
 SCENE_EVERY = 8  # crops of a step for each whole scene in it, which takes five
 PATCH_SAMPLES = 400  # crops whose patches the patch embedding is computed from
-FROM_SCRATCH_RATE, CONTINUED_RATE = 1e-3, 5e-4
+MUON_RATE, OTHERS_RATE = 1e-2, 1e-3  # from scratch: of the blocks' matrices, of all else
+CONTINUED = 0.5  # of these rates when weights are given
 WEIGHTS = {"contrastive": 0.5, "patches": 0.5, "regions": 0.5, "scenes": 1.0, "side": 2.0}
 MAX_LOGIT_SCALE = 4.6052  # log 100, as in CLIP
 MIDDLE_BLOCK = 1  # the block whose output the objectness side loss reads
@@ -252,7 +253,6 @@ class ClipTraining:
         self.token_ids = data.vocabulary()
         self.image_size = clip_config()["vision_cfg"]["image_size"]
         self.model = build_clip(len(self.token_ids))
-        self.learning_rate = FROM_SCRATCH_RATE if weights is None else CONTINUED_RATE
         if weights is None:
             crops = [random_crop(scenes, self.image_size, np.random.default_rng([1, n])) for n in range(PATCH_SAMPLES)]
             initialise_vision(self.model.visual, _pixels(crops))
@@ -264,11 +264,17 @@ class ClipTraining:
         self.patch = self.model.visual.patch_size[0]
         self.heads = SideHeads(self.model.visual.class_embedding.shape[0], self.patch)
         self.modules = nn.ModuleDict({"model": self.model, "heads": self.heads})
-        groups: dict[float, list[nn.Parameter]] = {0.1: [], 0.0: []}
+        groups: dict[str, list[nn.Parameter]] = {"muon": [], "decayed": [], "free": [*self.heads.parameters()]}
         for name, parameter in self.model.named_parameters():
-            groups[0.1 if parameter.ndim >= 2 and "embedding" not in name else 0.0].append(parameter)
-        groups[0.0] += self.heads.parameters()
-        self.groups = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+            matrix = parameter.ndim >= 2 and "embedding" not in name
+            kind = "muon" if matrix and "resblocks" in name else "decayed" if matrix else "free"
+            groups[kind].append(parameter)
+        share = 1.0 if weights is None else CONTINUED
+        self.groups = [
+            {"params": groups["muon"], "lr": share * MUON_RATE, "weight_decay": 0.1, "muon": True},
+            {"params": groups["decayed"], "lr": share * OTHERS_RATE, "weight_decay": 0.1},
+            {"params": groups["free"], "lr": share * OTHERS_RATE, "weight_decay": 0.0},
+        ]
 
     def loss(self, progress: float, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Contrastive, dense and side losses of one batch; also shown: shapes told among names of one colour."""

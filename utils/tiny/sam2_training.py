@@ -302,7 +302,7 @@ class Sam2Training:
     def __init__(self, scenes: SceneSet, weights: Path | None = None, batch: int = BATCH) -> None:
         self.scenes, self.batch = scenes, batch
         self.from_scratch = weights is None
-        self.learning_rate = FROM_SCRATCH_RATE if weights is None else CONTINUED_RATE
+        peak = FROM_SCRATCH_RATE if weights is None else CONTINUED_RATE
         self.model = build_sam2() if weights is None else load_sam2(weights)
         if weights is None:
             initialise(self.model, draw_batch(scenes, batch, 1, np.random.default_rng(0)).images)
@@ -312,7 +312,9 @@ class Sam2Training:
         for name, parameter in self.model.named_parameters():
             decay = 0.0 if parameter.ndim < 2 or "embed" in name or "token" in name else 0.05
             groups.setdefault((_scale(name), decay), []).append(parameter)
-        self.groups = [{"params": group, "scale": key[0], "weight_decay": key[1]} for key, group in groups.items()]
+        self.groups = [
+            {"params": group, "lr": scale * peak, "weight_decay": decay} for (scale, decay), group in groups.items()
+        ]
 
     def phase(self, progress: float) -> Phase:
         """The phase at this share of the run."""

@@ -11,7 +11,7 @@ from utils.regionspot.training import read_log
 from utils.tiny import train as program
 from utils.tiny.clip_training import ClipTraining, patch_filters
 from utils.tiny.sam2_training import Phase, Sam2Training, draw_batch
-from utils.tiny.train import FINAL_RATE, WEIGHTS, Schedule, main, make_optimizer, means, rate, train_step
+from utils.tiny.train import FINAL_RATE, WEIGHTS, Schedule, main, make_optimizers, means, rate, train_step
 
 MINIATURE = ["--scenes", "3", "--clip_steps", "4", "--clip_batch", "8", "--sam2_steps", "4", "--sam2_batch", "1"]
 MINIATURE += ["--box_scenes", "2", "--head_steps", "2", "--scored", "1", "--score_every", "4", "--one_process"]
@@ -31,10 +31,10 @@ def sam2_training(scene_set, weights=SAM2_WEIGHTS):
 @pytest.mark.parametrize("continued", [True, False])
 def test_steps_stay_finite_and_move_weights(make, continued, scene_set):
     training = make(scene_set) if continued else make(scene_set, None)
-    optimizer = make_optimizer(training)
+    optimizers = make_optimizers(training)
     before = [parameter.detach().clone() for parameter in training.model.parameters()]
     for step, progress in enumerate((0.0, 0.2, 0.6)):  # all phases of a run from scratch
-        shown = train_step(training, optimizer, progress, step, seed=0)
+        shown = train_step(training, optimizers, progress, step, seed=0)
         assert all(math.isfinite(value) for value in shown.values())
     assert all(parameter.isfinite().all() for parameter in training.modules.parameters())
     after = training.model.parameters()
@@ -96,10 +96,10 @@ class Killed(BaseException):
 def killed_at(monkeypatch, model, step):
     """From now on the program dies before this step of a model."""
 
-    def dying(training, optimizer, progress, number, seed):
+    def dying(training, optimizers, progress, number, seed):
         if isinstance(training, model) and number == step:
             raise Killed
-        return train_step(training, optimizer, progress, number, seed)
+        return train_step(training, optimizers, progress, number, seed)
 
     monkeypatch.setattr(program, "train_step", dying)
 
