@@ -9,12 +9,13 @@ from textregion.storage import file_hash
 from textregion.tiny.models import CLIP_WEIGHTS, SAM2_WEIGHTS, load_clip, load_sam2
 from utils.regionspot.training import read_log
 from utils.tiny import train as program
-from utils.tiny.clip_training import ClipTraining, patch_filters
+from utils.tiny.clip_training import MUON_RATE, ClipTraining, patch_filters
 from utils.tiny.sam2_training import Phase, Sam2Training, draw_batch
 from utils.tiny.train import FINAL_RATE, WEIGHTS, Schedule, main, make_optimizers, means, rate, train_step
 
 MINIATURE = ["--scenes", "3", "--clip_steps", "4", "--clip_batch", "8", "--sam2_steps", "4", "--sam2_batch", "1"]
 MINIATURE += ["--box_scenes", "2", "--head_steps", "2", "--scored", "1", "--score_every", "4", "--one_process"]
+MATRICES = ("attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
 def clip_training(scene_set, weights=CLIP_WEIGHTS):
@@ -39,6 +40,23 @@ def test_steps_stay_finite_and_move_weights(make, continued, scene_set):
     assert all(parameter.isfinite().all() for parameter in training.modules.parameters())
     after = training.model.parameters()
     assert any(not old.equal(new) for old, new in zip(before, after, strict=True))
+
+
+def test_muon_trains_the_matrices_of_clips_blocks_and_adamw_all_else(scene_set):
+    training = clip_training(scene_set, None)
+    names = {id(parameter): name for name, parameter in training.modules.named_parameters()}
+    adamw, muon = make_optimizers(training)
+    trained = [
+        [names[id(p)] for group in optimizer.param_groups for p in group["params"]] for optimizer in (adamw, muon)
+    ]
+    assert sorted(trained[0] + trained[1]) == sorted(names.values())
+    vision, text = (
+        {f"model.{tower}transformer.resblocks.{block}.{matrix}" for block in range(blocks) for matrix in MATRICES}
+        for tower, blocks in (("visual.", 4), ("", 2))
+    )
+    assert set(trained[1]) == vision | text
+    assert [group["peak"] for group in muon.param_groups] == [MUON_RATE]
+    assert len(make_optimizers(sam2_training(scene_set, None))) == 1
 
 
 def test_trained_weights_load(scene_set, tmp_path):
