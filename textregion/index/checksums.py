@@ -59,7 +59,8 @@ def check_files(folder: str) -> None:
         except FileNotFoundError:  # compacted by another process just now
             continue
         if not same:
-            raise InputError(f"{folder} is damaged: {name} has changed since it was written; index the images again")
+            remedy = "put back a copy, or delete the folder and index the images again"
+            raise InputError(f"{folder} is damaged: {name} has changed since it was written; {remedy}")
 
 
 def _known(folder: str) -> dict[str, Checksum]:

@@ -3,7 +3,7 @@
 Draws scenes, trains CLIP and SAM 2 beside each other, one thread each, then RegionSpot's head on both, and scores them
 on scenes that no training has seen. `clip` and `sam2` train one of the two. Everything is kept in --output; the same
 command goes on where it was stopped, however that was, to the same files bit for bit: what a step does depends on the
-options alone, not on the time it takes.
+options alone, not on the time it takes. It needs torch 2.9 or newer (torch.optim.Muon).
 """
 
 import sys
