@@ -1,5 +1,6 @@
 """Run-time checks of every annotated signature, a place of its own for each test, and the models the tests share."""
 
+import gc
 import itertools
 import os
 import tempfile
@@ -7,8 +8,9 @@ from pathlib import Path
 
 # The models here are tiny: more threads would mostly wait for each other. Programs that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+gc.disable()  # imports leave next to no garbage: looking for it among all they make takes seconds; see below
 
-import isolation
+import isolation  # noqa: E402
 
 # Before anything reads them. This home is that of fixtures which several tests share; see `own_place`.
 HOME = tempfile.TemporaryDirectory(prefix="textregion-tests-", ignore_cleanup_errors=True)
@@ -36,6 +38,18 @@ from textregion.tiny.models import load_clip, load_sam2  # noqa: E402
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=12)
 settings.load_profile("tests")
 NUMBERS = itertools.count()
+gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported by then stays: no collection of garbage looks through these millions of objects again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
