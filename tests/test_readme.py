@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
-from warm_start import run_warm
+from warm_start import WARM, run_warm
 
+from eval import sweep
 from textregion.tiny.scenes import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,8 +101,12 @@ def expand(command: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_research_page_from_sweep_to_figure(folder, monkeypatch):
-    """One test: each step reads what the one before has written. The drawn world is made smaller."""
+def test_the_research_page_from_sweep_to_figure(folder, monkeypatch, capsys):
+    """One test: each step reads what the one before has written. The drawn world is made smaller.
+
+    The sweep works in this process, so that its runs, which are processes of their own, have their imports behind them.
+    """
+    monkeypatch.setattr(sweep, "subprocess", WARM)
     grid, published = blocks("yaml", RESEARCH)
     small = "benchmark.scenes: 2\n  benchmark.size: 64\n  model.scale: [192, 96]"
     assert "benchmark.scenes: 12" in grid
@@ -110,6 +115,12 @@ def test_the_research_page_from_sweep_to_figure(folder, monkeypatch):
     (folder / "grid.yaml").write_text(grid)
     (folder / "published.yaml").write_text(published)
     for command in [*commands(RESEARCH), ".venv/bin/python -m eval.collect out/ --published published.yaml"]:
+        if "-m eval.sweep" in command and "--dry-run" not in command:
+            with monkeypatch.context() as patch:
+                patch.chdir(folder)
+                assert sweep.main(command.split()[3:]) == 0, f"{command}: {capsys.readouterr().err}"
+            assert capsys.readouterr().out
+            continue
         done = run(expand(command, folder), folder)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         assert done.stdout

@@ -4,6 +4,7 @@ Each is forked from that process, which has computed nothing, and has an environ
 own. That programs start from nothing is what the tests that kill them, of packaging and of set-up see to.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -12,12 +13,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO
 
 import torch
 
 IMPORTED = ["torch", "open_clip", "sam2.modeling.sam2_base", "textregion.segmenter", "matplotlib", "skimage"]
 IMPORTED += ["mmengine.runner", "mmseg.models", "mmseg.engine", "mmseg.evaluation"]
+
+
+def warm_context() -> ForkServerContext:
+    """Starts processes from the one that has already imported what they all import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
+
+
+def _started(words: Sequence[str], cwd: Path, env: Mapping[str, str], printed: Sequence[Path]) -> ForkServerProcess:
+    process = warm_context().Process(target=_become, args=(list(words), str(cwd), dict(env), *map(str, printed)))
+    process.start()
+    return process
 
 
 class WarmProgram:
@@ -27,14 +44,10 @@ class WarmProgram:
     """
 
     def __init__(self, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(IMPORTED)
         self.words = list(words)
         self._folder = tempfile.TemporaryDirectory()
         self._printed = [Path(self._folder.name, name) for name in ("out", "err")]
-        paths = map(str, self._printed)
-        self._process = context.Process(target=_become, args=(self.words, str(cwd), dict(env), *paths))
-        self._process.start()
+        self._process = _started(self.words, cwd, env, self._printed)
         self._texts: list[str] = []
 
     def poll(self) -> int | None:
@@ -87,6 +100,41 @@ class WarmProgram:
         return self._texts
 
 
+class WarmPopen:
+    """As subprocess.Popen, for programs that start this Python with output to files: sweeps, tables of many runs.
+
+    stdout, stderr: open files that are written at their end. It inherits no other open file.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        stdout: BinaryIO,
+        stderr: BinaryIO,
+        env: Mapping[str, str] | None = None,
+        **_: object,
+    ) -> None:
+        assert command[0] == sys.executable
+        told = dict(os.environ if env is None else env)
+        self._process = _started(command[1:], Path.cwd(), told, [Path(stdout.name), Path(stderr.name)])
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """As subprocess.Popen has it."""
+        self.returncode = self._process.exitcode
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """As subprocess.Popen has it."""
+        self._process.join(timeout)
+        if (code := self.poll()) is None:
+            raise subprocess.TimeoutExpired("", timeout or 0)
+        return code
+
+
+WARM = SimpleNamespace(Popen=WarmPopen, TimeoutExpired=subprocess.TimeoutExpired)  # instead of a module's `subprocess`
+
+
 def run_warm(
     words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
@@ -96,6 +144,7 @@ def run_warm(
 
 def _become(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
     """Be the program from here on."""
+    gc.freeze()  # what was imported stays: no collection of garbage looks through it
     for number, path in ((1, out), (2, err)):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, number)

@@ -18,8 +18,9 @@ import pytest
 import task_worlds
 import torch
 from small_benchmark import bands, rooms
-from warm_start import WarmProgram
+from warm_start import WARM, WarmProgram
 
+from eval import semantic_cli
 from eval.journal import Journal
 from eval.mm import MODELS, TRANSFORMS, SegDataSample
 from eval.model import TextRegionModel
@@ -491,7 +492,13 @@ def test_only_prediction_exists(shell):
         shell([], mode="loss")
 
 
-def test_all_benchmarks_skip_what_is_missing_and_save_the_table(data, tmp_path, capsys):
+@pytest.fixture
+def warm(monkeypatch):
+    """The runs of eval_all_semantic.py, each still a process of its own, have their imports behind them."""
+    monkeypatch.setattr(semantic_cli, "subprocess", WARM)
+
+
+def test_all_benchmarks_skip_what_is_missing_and_save_the_table(warm, data, tmp_path, capsys):
     flags = ["--presets", "tiny", "--datasets", "voc21", "tiny", "--work-dir", str(tmp_path), "--device", "cpu"]
     assert main_all([*flags, "--limit", "2", "--masks", "slic", "--cfg-options", *as_flags(SMALL)]) == 0
     said = capsys.readouterr().out
@@ -510,7 +517,7 @@ def test_all_benchmarks_skip_what_is_missing_and_save_the_table(data, tmp_path, 
     assert json.loads((tmp_path / "table.json").read_text())["rows"] == [row], "rows of earlier calls stay"
 
 
-def test_a_run_that_measured_nothing_tells_no_number(data, tmp_path, monkeypatch, capsys):
+def test_a_run_that_measured_nothing_tells_no_number(warm, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path / "data"))
     world = scenes_folder(tmp_path / "data" / "tiny_world", 2, 64)
     draw_scenes(world, 2, 64)
@@ -529,7 +536,7 @@ def test_a_run_that_measured_nothing_tells_no_number(data, tmp_path, monkeypatch
     assert "error: nothing was measured: 1 data sets were skipped" in capsys.readouterr().err
 
 
-def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+def test_a_failed_run_does_not_stop_the_others(warm, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path / "data"))
     flags = ["--presets", "clip-vit-b16", "--datasets", "tiny", "--work-dir", str(tmp_path), "--device", "cpu"]
     absent = ["--clip_checkpoint", str(tmp_path / "none.pt")]

@@ -15,7 +15,9 @@ import pytest
 import torch
 import yaml
 from kills import long_form
+from warm_start import WARM
 
+from eval import sweep as sweep_module
 from eval.collect import CELL, as_csv, read_row, read_rows
 from eval.grid import Cell
 from eval.results import ROOT
@@ -225,6 +227,7 @@ def test_runs_killed_twice_are_as_many_single_runs(grid, tmp_path):
 
 def test_nothing_to_show_is_an_error(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TEXTREGION_DATA", str(tmp_path / "none"))
+    monkeypatch.setattr(sweep_module, "subprocess", WARM)
     (tmp_path / "grid.yaml").write_text("benchmarks: [voc21]\ncommon: {device: cpu}\n")
     assert main([str(tmp_path / "grid.yaml"), "--work-dir", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.strip().splitlines()
