@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from warm_start import warm_context
 
-from eval.bench import comparisons
+from eval.bench import comparisons, program
 from eval.bench.comparisons import Options, pooling_inputs, share_of_different, soft_masks
 from eval.bench.program import Cost, Measured, compare, jobs, main, measured, parse_arguments, report, total
 from textregion.errors import InputError
@@ -93,7 +94,13 @@ def test_the_peak_is_what_a_call_takes_beyond_its_inputs():
     assert float(result) == 2**25
 
 
-def test_what_a_process_refuses_is_said_here():
+@pytest.fixture
+def warm(monkeypatch):
+    """The processes of a comparison have their imports behind them."""
+    monkeypatch.setattr(program, "get_context", lambda _: warm_context())
+
+
+def test_what_a_process_refuses_is_said_here(warm):
     with pytest.raises(InputError, match="unknown preset 'no-such'"):
         compare(comparisons.REMOVAL, Options("no-such"), 1)
 
@@ -139,7 +146,7 @@ def test_which_comparisons_are_run():
     assert (options.size, options.limit, options.threads, options.regions) == ((100, 200), 2**29, 3, 100)
 
 
-def test_a_whole_run(tmp_path, capsys):
+def test_a_whole_run(warm, tmp_path, capsys):
     path = tmp_path / "figures.json"
     sizes = ["--regions", "5", "--labels", "3", "--size", "40", "56"]
     assert (
