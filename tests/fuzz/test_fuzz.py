@@ -1,8 +1,7 @@
 """Hundreds of bad inputs end well; and what ends badly is found."""
 
 import json
-import subprocess
-import sys
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from warm_start import run_warm
 
 from tests.fuzz import report
 from tests.fuzz.__main__ import main
@@ -39,9 +39,8 @@ CASES = 252
 @pytest.mark.slow
 def test_hundreds_of_bad_inputs_work_or_end_in_one_clear_line(tmp_path):
     """The command itself, in a process of its own: without the tests' run-time checks of types."""
-    program = [sys.executable, "-X", "faulthandler", "-m", "tests.fuzz"]
-    command = [*program, "--count", str(CASES), "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    code = "import faulthandler, runpy; faulthandler.enable(); runpy.run_module('tests.fuzz', None, '__main__', True)"
+    done = run_warm(["-c", code, "--count", str(CASES), "--output", str(tmp_path)], ROOT, os.environ)
     assert (tmp_path / "report.json").is_file(), f"exit code {done.returncode}: {done.stderr[-4000:]}"
     results = json.loads((tmp_path / "report.json").read_text())["results"]
     assert [f"{r['name']}: {r['message']}" for r in results if r["outcome"] == FAILURE] == []

@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from warm_start import run_warm
 
 from textregion.regionspot.loading import load_head
 from textregion.storage import file_hash
@@ -73,10 +73,10 @@ def test_an_interrupted_run_goes_on_to_the_same_end(world, tmp_path, monkeypatch
 def test_two_processes_equal_one(world, tmp_path):
     same = ("--steps", 3, "--log-every", 1, "--dropout", 0, "--clip-norm", 1e6, "--warm-up", 0)
     assert main(arguments(world, tmp_path / "one", *same)) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "utils.regionspot.train", *arguments(world, tmp_path / "two", *same)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    done = run_warm(command, ROOT, environment)
     assert done.returncode == 0, done.stderr
     one, two = (read_log(tmp_path / name) for name in ("one", "two"))
     assert len(one) == 3
