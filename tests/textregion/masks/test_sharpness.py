@@ -11,7 +11,7 @@ from textregion.tiny.models import load_sam2
 from textregion.tiny.scenes import draw_scene
 from textregion.types import LOGIT_CUT, RegionMasks
 
-SCENES = range(600, 620)
+SCENES = range(600, 610)
 SIZES = (256, 384)  # the model sees 256: of the larger scenes each program makes its own small image
 SIDE = 4  # clicks a side: 48 candidates a scene
 UNFILTERED = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
