@@ -52,6 +52,11 @@ def seed_of(item: pytest.Item) -> int:
     return zlib.crc32(item.nodeid.encode()) + item.config.getoption("randomly_seed", 0)
 
 
+def _figures() -> list[int]:
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    return pyplot.get_fignums() if pyplot else []
+
+
 def _umask() -> int:
     mask = os.umask(0o22)
     os.umask(mask)
@@ -78,6 +83,7 @@ PROCESS_STATE: dict[str, Callable[[], object]] = {
     "sys.argv": lambda: list(sys.argv),
     "sys.excepthook": lambda: sys.excepthook,
     "sys.getrecursionlimit()": sys.getrecursionlimit,
+    "open figures of matplotlib.pyplot": _figures,
     "PIL.Image.MAX_IMAGE_PIXELS": lambda: Image.MAX_IMAGE_PIXELS,
     "PIL.ImageFile.LOAD_TRUNCATED_IMAGES": lambda: ImageFile.LOAD_TRUNCATED_IMAGES,
     "handlers of signals": lambda: [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],

@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 LEAVING = """
 import os, signal, socket, sys, threading
 import jaxtyping, numpy as np, pytest, torch
+from matplotlib import pyplot
 from PIL import Image, ImageFile
 
 KEPT = []
@@ -41,6 +42,7 @@ LEFT = {
     "sys.argv": lambda: sys.argv.append("--more"),
     "sys.excepthook": lambda: setattr(sys, "excepthook", print),
     "sys.getrecursionlimit()": lambda: sys.setrecursionlimit(5000),
+    "open figures of matplotlib.pyplot": lambda: pyplot.figure(),
     "PIL.Image.MAX_IMAGE_PIXELS": lambda: setattr(Image, "MAX_IMAGE_PIXELS", None),
     "PIL.ImageFile.LOAD_TRUNCATED_IMAGES": lambda: setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True),
     "handlers of signals": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),

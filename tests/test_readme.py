@@ -128,7 +128,9 @@ def test_the_research_page_from_sweep_to_figure(folder, monkeypatch, capsys):
     assert (folder / "out/compare/differences.png").is_file()
     monkeypatch.chdir(folder)
     figure = next(block for block in blocks("python", RESEARCH) if "pyplot" in block)
-    exec(compile(figure, "docs/research.md", "exec"), {})
+    names: dict = {}
+    exec(compile(figure, "docs/research.md", "exec"), names)
+    names["pyplot"].close("all")
     assert (folder / "out/points.pdf").stat().st_size > 1000
 
 
